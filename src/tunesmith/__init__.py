@@ -1,0 +1,1 @@
+"""Tunesmith: fine-tune language models, and prove what it did."""
