@@ -1,0 +1,87 @@
+"""The table of metrics: what each is called, what it needs, and which way is better."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tunesmith.errors import UsageError
+from tunesmith.evaluation.metrics import (
+    classification,
+    entities,
+    exact_match,
+    final_number,
+    json_fields,
+    losses,
+    text_overlap,
+    translation,
+)
+from tunesmith.evaluation.metrics.types import Metric, ratio_value
+
+T = TypeVar("T")
+
+
+def _plain(
+    function: Callable[[Sequence[Any], Sequence[Any]], T],
+) -> Callable[[Sequence[Any], Sequence[Any], Sequence[str]], T]:
+    """A function of answers and references as one that is handed the label set too."""
+    return lambda predictions, references, labels: function(predictions, references)  # noqa: ARG005
+
+
+# One object for metrics that share their details, so that they are computed once.
+_SPANS = _plain(entities.span_details)
+_JSON = _plain(json_fields.json_details)
+_TRANSLATION = _plain(translation.translation_details)
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "Accuracy", "share", True, "labels", ratio_value, classification.accuracy_rows,
+               classification.classification_details, proportion=True),
+        Metric("macro_f1", "Macro F1", "share", True, "labels", classification.macro_f1_value,
+               classification.macro_f1_rows, classification.classification_details),
+        Metric("json_exact", "Whole object right", "share", True, "json", ratio_value, _plain(json_fields.json_exact_rows),
+               _JSON, proportion=True),
+        Metric("json_fields", "Fields right", "share", True, "json", ratio_value, _plain(json_fields.json_field_rows), _JSON),
+        Metric("json_valid", "Valid JSON", "share", True, "json", ratio_value, _plain(json_fields.json_valid_rows), _JSON,
+               proportion=True),
+        Metric("exact_match", "Exact match", "share", True, "answers", ratio_value, _plain(exact_match.exact_match_rows),
+               proportion=True),
+        Metric("token_f1", "Token F1", "share", True, "answers", ratio_value, _plain(exact_match.token_f1_rows)),
+        Metric("final_number", "Final number right", "share", True, "number", ratio_value,
+               _plain(final_number.final_number_rows), _plain(final_number.final_number_details), proportion=True),
+        Metric("bleu", "BLEU", "points", True, "text", translation.bleu_value, _plain(translation.bleu_rows),
+               _TRANSLATION),
+        Metric("chrf", "chrF", "points", True, "text", translation.chrf_value, _plain(translation.chrf_rows),
+               _TRANSLATION),
+        Metric("entity_f1", "Entity F1", "share", True, "spans", entities.f1_value, _plain(entities.span_rows), _SPANS),
+        Metric("entity_precision", "Entity precision", "share", True, "spans", entities.precision_value,
+               _plain(entities.span_rows), _SPANS),
+        Metric("entity_recall", "Entity recall", "share", True, "spans", entities.recall_value, _plain(entities.span_rows),
+               _SPANS),
+        Metric("tag_f1", "Entity F1 (tags)", "share", True, "tags", entities.f1_value, _plain(entities.tag_rows),
+               _plain(entities.tag_details)),
+        Metric("rouge_l", "ROUGE-L", "share", True, "text", ratio_value, _plain(text_overlap.rouge_l_rows)),
+        Metric("loss", "Held-out loss", "nats", False, "token_losses", ratio_value),
+        Metric("perplexity", "Perplexity", "ratio", False, "token_losses", losses.perplexity_value),
+    )
+}  # fmt: skip
+
+
+def find_metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        UsageError: ``metrics.unknown``, with the nearest known name.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    near = difflib.get_close_matches(name, METRICS, n=1)
+    known = ", ".join(METRICS)
+    raise UsageError(
+        "no such metric",
+        code="metrics.unknown",
+        value=name,
+        hint=f"did you mean {near[0]}?" if near else f"known metrics: {known}",
+    )
