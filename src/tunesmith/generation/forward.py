@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import DynamicCache
@@ -76,7 +76,7 @@ class SlotRows:
         config = self._model.config.get_text_config()
         rows = len(self._prompts)
         keys = self._cache.prefix_length + widest
-        by_scores = _SCORES_AT_ONCE // (config.num_attention_heads * rows * keys)
+        by_scores: int = _SCORES_AT_ONCE // (config.num_attention_heads * rows * keys)
         return max(1, min(by_scores, _TOKENS_AT_ONCE // rows))
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, lengths: list[int]) -> torch.Tensor:
@@ -127,7 +127,7 @@ class LibraryRows:
         self._lengths = [self._lengths[row] for row in rows]
         index = torch.tensor(rows, device=self._model.device)
         self._mask = self._mask[index]
-        self._cache.reorder_cache(index)
+        self._cache.reorder_cache(cast(torch.LongTensor, index))
 
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         device = self._model.device

@@ -147,22 +147,23 @@ def slot_attention(
         return out.transpose(1, 2), None
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     prefix = slot_cache.prefix[layer] if slot_cache.prefix else None
-    return _shared_attention(query, key, value, prefix, slot_cache.mask(sliding_window), scaling, softcap), None
+    mask = slot_cache.mask(sliding_window)
+    return _shared_attention(query * scaling, key, value, prefix=prefix, mask=mask, softcap=softcap), None
 
 
 def _shared_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    *,
     prefix: KeyValue | None,
     mask: torch.Tensor | None,
-    scaling: float,
     softcap: float | None,
 ) -> torch.Tensor:
     rows, heads, tokens, size = query.shape
     groups = key.shape[1]
     per_group = heads // groups * tokens
-    query = (query * scaling).reshape(rows, groups, per_group, size)
+    query = query.reshape(rows, groups, per_group, size)
     scores = query @ key.transpose(2, 3)
     shared = 0
     if prefix is not None:

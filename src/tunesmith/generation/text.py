@@ -54,9 +54,10 @@ class TextStream:
 
     def _emit(self, fresh: str, *, final: bool) -> str:
         pending = self._held + fresh
-        cuts = [at for at in (pending.find(stop) for stop in self._stop) if at >= 0]
-        if cuts:
-            self.stopped, certain = True, min(cuts)
+        # The stop text that is complete first wins, so the cut does not depend on how the text falls into tokens.
+        met = [(at + len(stop), at) for stop in self._stop if (at := pending.find(stop)) >= 0]
+        if met:
+            self.stopped, certain = True, min(met)[1]
         else:
             certain = len(pending) - (0 if final else self._possible_stop(pending))
         self._held = pending[certain:]
