@@ -1,0 +1,220 @@
+"""The tables behind the result: classes, cost, data, audit, resolved values, environment, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tunesmith.evaluation.report import words
+from tunesmith.evaluation.report.layout import Cell, Section, Table
+from tunesmith.evaluation.report.results import system_label
+from tunesmith.evaluation.report.schema import Report, Side, System
+
+
+def sections(report: Report) -> list[Section]:
+    """Every section that has something to say, in reading order."""
+    every = [
+        *_detail_sections(report),
+        Section("cost", "Cost", _cost(report)),
+        Section("data", "Data", _data(report), _data_note(report)),
+        _audit(report),
+        _resolved(report),
+        Section("environment", "Environment", _pairs(_environment(report))),
+        _warnings(report),
+    ]
+    return [section for section in every if section.table.rows]
+
+
+def _detail_sections(report: Report) -> list[Section]:
+    """Tables of classes, labels and fields: the tuned system's numbers beside the base's."""
+    by_name = {system.name: system for system in report.systems}
+    shown = by_name.get("tuned") or (report.systems[-1] if report.systems else None)
+    if shown is None:
+        return []
+    base = by_name.get("base") if shown.name != "base" else None
+    label = system_label(shown)
+    found = []
+    for key, title, name in (("per_class", "Classes", "label"), ("per_label", "Entity labels", "label")):
+        table = _class_table(shown, base, key, name)
+        found.append(Section(key, title, table, f"Of the {label}, sorted by name.", folded=len(table.rows) > 20))
+    rows = _entries(shown, "per_field")
+    before = {entry.get("field"): entry.get("accuracy") for entry in _entries(base, "per_field")}
+    fields = [
+        [
+            Cell(words.clip(str(entry.get("field")), 160)),
+            Cell(_percent(entry.get("accuracy"))),
+            Cell(_percent(before.get(entry.get("field")))),
+            Cell(words.whole(entry.get("rows"))),
+        ]
+        for entry in rows
+    ]
+    found.append(
+        Section("per_field", "Fields", Table(["Field", "Right", "Base right", "Rows"], fields, frozenset({1, 2, 3})))
+    )
+    found.append(Section("format", "Form of the answers", _format_table(report.systems)))
+    return found
+
+
+def _entries(system: System | None, key: str) -> list[dict[str, Any]]:
+    entries = system.details.get(key) if system else None
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _percent(value: Any) -> str:
+    return f"{100 * value:.1f} %" if isinstance(value, int | float) else words.NOTHING
+
+
+def _class_table(shown: System, base: System | None, key: str, name: str) -> Table:
+    before = {entry.get(name): entry.get("f1") for entry in _entries(base, key)}
+    rows = [
+        [
+            Cell(words.clip(str(entry.get(name)), 160)),
+            Cell(_percent(entry.get("precision"))),
+            Cell(_percent(entry.get("recall"))),
+            Cell(_percent(entry.get("f1"))),
+            Cell(_percent(before.get(entry.get(name)))),
+            Cell(words.whole(entry.get("rows"))),
+        ]
+        for entry in _entries(shown, key)
+    ]
+    return Table(["Label", "Precision", "Recall", "F1", "Base F1", "Rows"], rows, frozenset(range(1, 6)))
+
+
+def _format_table(systems: Sequence[System]) -> Table:
+    rows = []
+    for system in systems:
+        valid, invalid = system.details.get("format_valid"), system.details.get("invalid")
+        signatures = system.details.get("signatures")
+        if valid is None and invalid is None and not signatures:
+            continue
+        note = "; ".join(f"{key}: {text}" for key, text in signatures.items()) if isinstance(signatures, dict) else ""
+        count = words.whole(invalid) if isinstance(invalid, int | float) else words.NOTHING
+        rows.append([Cell(system_label(system), words.clip(note)), Cell(_percent(valid)), Cell(count)])
+    return Table(["System", "Valid answers", "Invalid answers"], rows, frozenset({1, 2}))
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> Table:
+    return Table(["What", "Value"], [[Cell(name), Cell(words.clip(value))] for name, value in pairs])
+
+
+def _cost(report: Report) -> Table:
+    cost = report.cost
+    pairs = [
+        ("Steps", words.whole(cost.steps)),
+        ("Epochs", words.significant(cost.epochs, 3)),
+        ("Trained tokens", words.whole(cost.trained_tokens)),
+        ("Tokens processed", words.whole(cost.tokens)),
+        ("Tokens a second", words.significant(cost.tokens_per_second, 3)),
+        ("Peak memory", words.storage(cost.peak_memory_bytes)),
+        ("Trained parameters", _parameters(cost.trained_parameters, cost.total_parameters)),
+    ]
+    stages = [
+        (f"Wall time, {stage}", words.duration(seconds))
+        for stage, seconds in sorted(cost.wall_seconds.items(), key=lambda item: item[0] != "total")
+    ]
+    answers = [
+        (f"Answering, {system_label(system)}", _answering(system)) for system in report.systems if system.generation
+    ]
+    return _pairs([(name, value) for name, value in [*pairs, *stages, *answers] if value not in ("", words.NOTHING)])
+
+
+def _parameters(trained: int | None, total: int | None) -> str:
+    if trained is None or not total:
+        return words.whole(trained)
+    return f"{trained:,} of {total:,} ({words.share(trained, total)})"
+
+
+def _answering(system: System) -> str:
+    generation = system.generation
+    if generation is None or generation.tokens is None:
+        return ""
+    rows = f" for {generation.rows:,} rows" if generation.rows else ""
+    return f"{generation.tokens:,} tokens{rows} in {words.duration(generation.seconds)}"
+
+
+def _data(report: Report) -> Table:
+    rows = []
+    for name, side in (("Training", report.data.train), ("Validation", report.data.validation)):
+        if side is not None and (side.source or side.files or side.rows is not None):
+            rows.append(_side(name, side))
+            rows.extend(
+                [
+                    Cell("", tone="quiet"),
+                    Cell(words.clip(file.name, 160), f"sha256 {file.sha256}"),
+                    *[Cell("")] * 5,
+                ]
+                for file in side.files
+            )
+    headings = ["Side", "Source and files", "Rows", "Used", "Skipped", "Tokens", "Trained tokens"]
+    return Table(headings, rows, frozenset(range(2, 7)))
+
+
+def _side(name: str, side: Side) -> list[Cell]:
+    counts = (side.rows, side.used_rows, side.skipped_rows, side.tokens, side.trained_tokens)
+    return [Cell(name), Cell(words.clip(side.source, 300)), *[Cell(words.whole(count)) for count in counts]]
+
+
+def _data_note(report: Report) -> str:
+    data = report.data
+    parts = []
+    if data.duplicates is not None:
+        parts.append(f"{data.duplicates:,} duplicate rows")
+    if data.overlap is not None:
+        parts.append(f"{data.overlap:,} validation rows that are also in the training data")
+    note = f"{' and '.join(parts)} were found." if parts else ""
+    return f"{note} Split: {words.clip(data.split)}.".strip() if data.split else note
+
+
+def _audit(report: Report) -> Section:
+    rows = [
+        [
+            Cell("passed" if check.ok else "failed", tone="good" if check.ok else "bad"),
+            Cell(words.clip(check.name, 160)),
+            Cell(words.clip(check.detail)),
+        ]
+        for check in report.audit
+    ]
+    return Section("audit", "Audit of the supervision", Table(["Result", "Check", "Detail"], rows))
+
+
+def _resolved(report: Report) -> Section:
+    rows = [
+        [Cell(words.clip(key, 160)), Cell(words.clip(_plain(item.value))), Cell(words.clip(item.reason))]
+        for key, item in sorted(report.resolved.items())
+    ]
+    return Section("resolved", "Values and why", Table(["Setting", "Value", "Reason"], rows), folded=len(rows) > 30)
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    return str(value)
+
+
+def _environment(report: Report) -> list[tuple[str, str]]:
+    pairs = [
+        (
+            name.removesuffix("_bytes").replace("_", " "),
+            words.storage(value) if name.endswith("_bytes") and isinstance(value, int | float) else _plain(value),
+        )
+        for name, value in report.environment.items()
+    ]
+    model = report.model
+    facts = {
+        "model source": model.source,
+        "model revision": model.revision,
+        "model parameters": None if model.parameters is None else f"{model.parameters:,}",
+        "model licence": model.licence,
+    }
+    return [*pairs, *[(name, value) for name, value in facts.items() if value]]
+
+
+def _warnings(report: Report) -> Section:
+    rows = [[Cell(words.clip(warning))] for warning in report.warnings]
+    return Section("warnings", "Warnings", Table(["Warning"], rows))
