@@ -150,6 +150,7 @@ def _no_layout(
     sample: Sequence[Mapping[str, Any]],
     shape: str | None,
     explicit: Mapping[str, str],
+    table: bool,
 ) -> DataError:
     listed = ", ".join(clip(name) for name in names[:30]) or "none"
     if shape is not None:

@@ -25,6 +25,7 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval"),
 }
+_TIMEOUT_SECONDS = 30.0
 # Where the hub keeps its own Parquet copies of data sets that are stored in other ways.
 _CONVERTED = "refs/convert/parquet"
 
@@ -199,13 +200,13 @@ def _from_hub(wanted: HubName, split: str) -> list[tuple[str, Path]]:
         return Path(api.hf_hub_download(wanted.id, name, repo_type="dataset", revision=revision))
 
     # The commit is fixed once, so that all files are of one state although someone may push meanwhile.
-    info = api.dataset_info(wanted.id)
+    info = api.dataset_info(wanted.id, timeout=_TIMEOUT_SECONDS)
     revision = info.sha or "main"
     names = [item.rfilename for item in info.siblings or ()]
     if not any(_is_data(name) for name in names):
         converted = api.list_repo_refs(wanted.id, repo_type="dataset").converts
         revision = next((ref.target_commit for ref in converted if ref.ref == _CONVERTED), revision)
-        info = api.dataset_info(wanted.id, revision=revision)
+        info = api.dataset_info(wanted.id, revision=revision, timeout=_TIMEOUT_SECONDS)
         names = [item.rfilename for item in info.siblings or ()]
     card = _card(bring("README.md", revision)) if "README.md" in names else None
     return [(name, bring(name, revision)) for name in choose_files(names, card, wanted, split)]
