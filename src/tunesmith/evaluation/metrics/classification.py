@@ -1,7 +1,7 @@
 """Accuracy and macro F1 of generated label strings.
 
-Answers and labels are compared without surrounding white space and without regard to case, unless two labels differ
-in case alone. An answer outside the label set is wrong for its true class and is counted as invalid.
+Answers and labels are compared without surrounding white space and without regard to case, unless two labels of the
+set differ in case alone. An answer outside the label set is wrong for its true class and is counted as invalid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _codes(
     """Predictions and references as class numbers, and the class names; a prediction may be INVALID."""
     check_rows(predictions, references)
     truths = [accepted_answers(reference)[0].strip() for reference in references]
-    key = _key_function([*labels, *truths])
+    key = _key_function(labels or truths)
     names: dict[str, str] = {}
     for label in [*sorted(labels), *sorted(truths)]:
         names.setdefault(key(label), label.strip())

@@ -32,7 +32,7 @@ def _short(text: str) -> str:
     return text if len(text) <= LABEL_CHARACTERS else f"{text[: LABEL_CHARACTERS - 1]}…"
 
 
-def _bars(axes: Axes, groups: Sequence[tuple[str, list[tuple[str, Interval, float]]]], unit: str) -> None:
+def _bars(axes: Axes, groups: Sequence[tuple[str, list[tuple[str, Interval, float]]]], digits: int) -> None:
     """Horizontal bars in groups, with whiskers and the value at the end. Values are scaled by the given factor."""
     position, ticks = 0.0, []
     for label, bars in groups:
@@ -45,9 +45,8 @@ def _bars(axes: Axes, groups: Sequence[tuple[str, list[tuple[str, Interval, floa
             axes.plot([low, high], [position, position], color=INK, linewidth=1.2, solid_capstyle="butt")
             for end in (low, high):
                 axes.plot([end, end], [position - 0.16, position + 0.16], color=INK, linewidth=1.2)
-            text = f"{value:.1f}{unit}" if unit else f"{value:.3g}"
             axes.annotate(
-                text,
+                f"{value:.{digits}f}",
                 (max(value, high), position),
                 xytext=(5, 0),
                 textcoords="offset points",
@@ -80,7 +79,7 @@ def _groups(report: Report, names: Sequence[str]) -> list[tuple[str, list[tuple[
     return groups
 
 
-def _bar_figure(report: Report, names: Sequence[str], unit: str, limit: float | None) -> Figure | None:
+def _bar_figure(report: Report, names: Sequence[str], digits: int, limit: float | None) -> Figure | None:
     groups = _groups(report, names)
     if not groups:
         return None
@@ -88,7 +87,7 @@ def _bar_figure(report: Report, names: Sequence[str], unit: str, limit: float | 
     with styled():
         figure = new_figure(0.9 + 0.27 * count)
         axes = figure.add_subplot()
-        _bars(axes, groups, unit)
+        _bars(axes, groups, digits)
         axes.set_xlim(0, limit)
         if limit is None:
             axes.margins(x=0.18)
@@ -109,7 +108,7 @@ def _legend(figure: Figure, report: Report) -> None:
 
 def _scores(report: Report) -> Picture | None:
     names = [name for name in metric_order(report) if name in METRICS and METRICS[name].unit in ("share", "points")]
-    figure = _bar_figure(report, names, "", 112)
+    figure = _bar_figure(report, names, 1, 112)
     if figure is None:
         return None
     axes = figure.axes[0]
@@ -119,7 +118,7 @@ def _scores(report: Report) -> Picture | None:
 
 
 def _losses(report: Report) -> Picture | None:
-    figure = _bar_figure(report, ["loss"], "", None)
+    figure = _bar_figure(report, ["loss"], 3, None)
     if figure is None:
         return None
     figure.axes[0].set_xlabel("nats a token")

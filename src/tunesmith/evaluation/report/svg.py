@@ -96,7 +96,7 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     rest = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', rest)
     rest = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', rest)
     rest = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", rest)
-    rest = re.sub(r"(font:[^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1system-ui, sans-serif", rest)
+    rest = re.sub(r"font-family: 'DejaVu Sans'[^;\"]*", "font-family: system-ui, sans-serif", rest)
     for stand_in, variable in _VARIABLES.items():
         rest = rest.replace(stand_in, variable)
     label = escape(description, quote=True)
