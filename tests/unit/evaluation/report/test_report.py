@@ -150,6 +150,15 @@ def test_hostile_text_stays_text(report: dict[str, Any]) -> None:
     page.encode()
 
 
+def test_dollar_signs_in_labels_are_no_mathematics(report: dict[str, Any]) -> None:
+    priced = copy.deepcopy(report)
+    priced["systems"][2]["label"] = "$\\bad{$"
+    priced["systems"][2]["details"]["confusion"]["labels"] = [f"$x_{{{n}$" for n in range(8)]
+    text = " ".join(read_page(render_html(priced)).texts)
+    assert "$x_{7$" in text
+    assert "$\\bad{$" in text
+
+
 def test_huge_texts_are_cut_in_sight_and_whole_in_the_json(report: dict[str, Any], tmp_path: Path) -> None:
     huge = copy.deepcopy(report)
     huge["samples"][0]["prompt"] = "word " * 400_000
