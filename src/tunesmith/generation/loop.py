@@ -94,7 +94,7 @@ def stream(
         None,
         row.finish_reason,
         prompt_tokens=len(prompt),
-        completion_tokens=row.completion_tokens,
+        completion_tokens=len(row.tokens),
     )
 
 
@@ -122,7 +122,6 @@ class _Row:
     finish_reason: FinishReason | None = None
     last_text: str = ""
     shared: int = 0
-    completion_tokens: int = 0
 
     @staticmethod
     def of(index: int, prompt: Sequence[int], model: Any, tokenizer: Any, decoding: Decoding) -> _Row:
@@ -133,7 +132,6 @@ class _Row:
 
     def take(self, token: int, stop_token_ids: frozenset[int]) -> str | None:
         """Add a token; the text it brings, or None where it ended the row without a token of its own."""
-        self.completion_tokens += 1
         if token in stop_token_ids:
             self._finish("stop")
             return None

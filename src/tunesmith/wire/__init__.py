@@ -1,0 +1,1 @@
+"""The JSON of OpenAI's chat interface, as far as Tunesmith speaks it, and a small client for it."""

@@ -1,0 +1,114 @@
+"""Start the inference process, talk to it, and be sure that it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunesmith.errors import WorkerError
+from tunesmith.runs.atomic import read_json
+from tunesmith.wire.client import InferenceClient
+
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 10.0
+_TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class InferenceProcess:
+    """A running inference process: its client, the names it serves, where it listens."""
+
+    client: InferenceClient
+    names: tuple[str, ...]
+    base_url: str
+    token: str
+    pid: int
+
+
+@contextmanager
+def start_inference(
+    model_folder: Path, adapters: Sequence[Path], names: Sequence[str], *, timeout_seconds: float = 300.0
+) -> Iterator[InferenceProcess]:
+    """Serve a model folder in a process of its own while the block runs.
+
+    Args:
+        model_folder: Config, weights and tokenizer.
+        adapters: Adapter folders; with any, the model without them is served too, as ``base``.
+        names: One name for each adapter; without adapters the name or names of the model itself.
+        timeout_seconds: How long loading may take.
+
+    Raises:
+        WorkerError: The process ended or was not ready in time; its last lines are in the error.
+    """
+    with tempfile.TemporaryDirectory(prefix="tunesmith-inference-") as scratch:
+        ready_file = Path(scratch) / "ready.json"
+        log = Path(scratch) / "stderr.txt"
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                _command(model_folder, adapters, names, ready_file),
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                # Ctrl-C in the terminal interrupts an answer, not the process that gives it.
+                start_new_session=True,
+            )
+        try:
+            ready = _wait_until_ready(process, ready_file, log, timeout_seconds)
+            base_url = f"http://127.0.0.1:{ready['port']}"
+            with InferenceClient(base_url, str(ready["token"])) as client:
+                served = tuple(client.models())
+                yield InferenceProcess(client, served, base_url, str(ready["token"]), process.pid)
+        finally:
+            _stop(process)
+
+
+def _command(model_folder: Path, adapters: Sequence[Path], names: Sequence[str], ready_file: Path) -> list[str]:
+    command = [sys.executable, "-m", "tunesmith.inference", "--model", str(model_folder)]
+    for adapter in adapters:
+        command += ["--adapter", str(adapter)]
+    for name in names:
+        command += ["--name", name]
+    return [*command, "--ready-file", str(ready_file), "--parent-pid", str(os.getpid())]
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], ready_file: Path, log: Path, timeout_seconds: float
+) -> dict[str, object]:
+    deadline = time.monotonic() + timeout_seconds
+    while not ready_file.exists():
+        code = process.poll()
+        if code is not None:
+            raise WorkerError(
+                f"the inference process ended with code {code}", code="inference.not_started", value=_tail(log)
+            )
+        if time.monotonic() > deadline:
+            raise WorkerError(
+                f"the inference process was not ready after {timeout_seconds:g} s",
+                code="inference.not_ready",
+                value=_tail(log),
+                hint="a large model needs longer to load; allow more time",
+            )
+        time.sleep(_POLL_SECONDS)
+    ready: dict[str, object] = read_json(ready_file)
+    return ready
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join(lines[-_TAIL_LINES:]) or "it printed nothing"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
