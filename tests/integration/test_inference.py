@@ -206,8 +206,7 @@ def test_a_stream_is_finished_before_the_process_ends(folders):
 def test_the_process_ends_with_its_parent(folders):
     script = (
         "import sys, time\n"
-        "from tunesmith.inference.__main__ import served_names
-from tunesmith.jobs.inference_process import start_inference\n"
+        "from tunesmith.jobs.inference_process import start_inference\n"
         "with start_inference(sys.argv[1], [], ['x']) as running:\n"
         "    print(running.pid, flush=True)\n"
         "    time.sleep(600)\n"
