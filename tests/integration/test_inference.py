@@ -32,10 +32,13 @@ GREEDY = {"temperature": 0, "max_tokens": 12}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A base model with a context that a test can not fill, and two adapters on it."""
+    """A base model that never ends a turn, with a context that no test can fill, and two adapters on it."""
     root = tmp_path_factory.mktemp("inference")
     tiny_tokenizer(root / "base")
-    model = tiny_causal_model("llama", root / "base", max_position_embeddings=CONTEXT)
+    model = tiny_causal_model("llama", root / "base", max_position_embeddings=CONTEXT, tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight[model.config.eos_token_id] = 0.0
+    model.save_pretrained(root / "base")
     config = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     torch.manual_seed(1)
     tuned = peft.get_peft_model(model, config, adapter_name="one")
