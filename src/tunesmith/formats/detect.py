@@ -104,7 +104,7 @@ def detect_reading(
             fitting = sum(_fits(layout.shape, fields, resolved, json_cells) for fields in sample)
             candidates.append(_Candidate(layout, resolved, fitting))
     if not candidates:
-        raise _no_layout(place, names, sample, shape, explicit, json_cells)
+        raise _no_layout(place, names, sample, shape=shape, explicit=explicit, table=json_cells)
     chosen = next((found for found in candidates if 2 * found.fitting > len(sample)), None)
     chosen = chosen or max(candidates, key=lambda found: found.fitting)
     unused = tuple(name for name in names if name not in chosen.columns.values())
@@ -148,6 +148,7 @@ def _no_layout(
     place: str,
     names: Sequence[str],
     sample: Sequence[Mapping[str, Any]],
+    *,
     shape: str | None,
     explicit: Mapping[str, str],
     table: bool,

@@ -6,7 +6,8 @@ import difflib
 from pathlib import Path
 
 from tunesmith.errors import DataError
-from tunesmith.formats.hub import HubName, fetch_dataset, parse_hub_name, split_of_name
+from tunesmith.formats.hub import fetch_dataset
+from tunesmith.formats.hub_names import HubName, parse_hub_name, split_of_name
 from tunesmith.formats.kinds import SourceFile, detect_file, extension_kind
 
 _ASIDE = ("readme", "license", "licence", "notice", "changelog", "citation", "contributing")
