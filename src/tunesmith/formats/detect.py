@@ -109,6 +109,9 @@ def detect_reading(
     chosen = chosen or max(candidates, key=lambda found: found.fitting)
     unused = tuple(name for name in names if name not in chosen.columns.values())
     warnings = _warnings(chosen, candidates, len(sample), bool(shape or explicit))
+    if chosen.layout.shape == "text" and unused and not (shape or explicit):
+        # Plain text is what is left when nothing else fits, so a column with the answers may go unnoticed.
+        warnings += (f"read as plain text from `{chosen.columns['text']}`; not used: {', '.join(unused)}",)
     return Reading(chosen.layout.shape, chosen.columns, unused, warnings)
 
 

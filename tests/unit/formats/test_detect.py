@@ -46,6 +46,11 @@ def test_the_majority_of_fitting_rows_decides_and_the_choice_is_told(write: Writ
     )
 
 
+def test_plain_text_names_the_columns_it_leaves_out(write: Write) -> None:
+    warnings = inspect_source(write("rows.jsonl", [{"document": "long", "summary": "short"}])).warnings
+    assert warnings == ("read as plain text from `document`; not used: summary",)
+
+
 def test_rows_after_the_sample_are_checked_too(write: Write) -> None:
     rows: list[object] = [{"text": "t", "label": "l"}] * 150
     rows[140] = {"text": "t"}

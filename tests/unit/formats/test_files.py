@@ -40,6 +40,7 @@ def bad_lines(inspection: Inspection) -> dict[str, list[int]]:
         ("a.json", f"[{ROW}, {ROW}]", "json"),
         ("a.json", f"[\n  {ROW},\n  {ROW}\n]\n", "json"),
         ("a.json", f'{{"version": 1, "data": [{ROW}, {ROW}]}}', "json"),
+        ("a.json", f'{{"data_of": [1], "info": {{"data": [2]}}, "data": [{ROW}, {ROW}], "more": [3]}}', "json"),
         ("a.json", f"{ROW}\n{ROW}\n", "jsonl"),
         ("a.jsonl", f"[{ROW}, {ROW}]", "json"),
         ("a.csv", "text,label\na,x\na,x\n", "csv"),
@@ -136,6 +137,19 @@ def test_jsonl_names_every_bad_line(write: Write) -> None:
         "data_type": [7],
     }
     assert (inspection.rows, inspection.good_rows) == (8, 3)
+
+
+@pytest.mark.parametrize("depth", [150, 100_000])
+def test_deeply_nested_rows_are_bad_rows(write: Write, depth: int) -> None:
+    deep = '{"text": "a", "label": ' + "[" * depth + "]" * depth + "}"
+    for name, content in (("rows.jsonl", f"{ROW}\n{deep}\n{ROW}\n"), ("rows.json", f"[{ROW}, {deep}, {ROW}]")):
+        inspection = inspect_source(write(name, content))
+        assert (bad_lines(inspection), inspection.good_rows) == ({"invalid_json": [2]}, 2)
+
+
+def test_json_objects_over_several_lines_are_explained(write: Write) -> None:
+    with pytest.raises(DataError, match="something follows the end of the JSON; put the rows into one list"):
+        inspect_source(write("rows.jsonl", '{\n "text": "a"\n}\n{\n "text": "b"\n}\n'))
 
 
 def test_csv_names_the_line_on_which_a_row_starts(write: Write) -> None:
