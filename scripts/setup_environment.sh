@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Make or complete the project's virtual environment, with every version pinned by constraints.txt.
+#
+#   scripts/setup_environment.sh          what running Tunesmith needs
+#   scripts/setup_environment.sh test     that, all extras, and the test tools
+#
+# Variables:
+#   PYTHON           the Python to start from (default: python3; 3.11 or later)
+#   VENV             where the environment lies (default: .venv)
+#   TORCH_INDEX_URL  package index to take torch from, for a CPU build on Linux without a GPU (default: pip's own)
+#
+# A stamp in the environment holds a hash of everything that decides its content; while it matches there is nothing
+# to do, and this takes a moment.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+kind="${1:-run}"
+python="${PYTHON:-python3}"
+venv="${VENV:-.venv}"
+case "$kind" in
+  run) target="." ;;
+  test) target=".[all,test]" ;;
+  *) echo "usage: scripts/setup_environment.sh [run|test]" >&2; exit 2 ;;
+esac
+
+hash="$(cat constraints.txt pyproject.toml scripts/setup_environment.sh | cksum)"
+stamp="$venv/.tunesmith-$kind"
+if [ -x "$venv/bin/tunesmith" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$hash" ]; then
+  exit 0
+fi
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  echo "Tunesmith needs Python 3.11 or later; '$python' is not. Name one: make PYTHON=python3.12 ..." >&2
+  exit 1
+fi
+if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+  echo "'$python' cannot make virtual environments; on Debian and Ubuntu install python3-venv." >&2
+  exit 1
+fi
+
+started=$SECONDS
+echo "setting up $venv (once; versions from constraints.txt)" >&2
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+install() {
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"
+}
+
+# On Linux a plain torch brings gigabytes of CUDA, which a machine without a GPU has no use for.
+torch_pin="$(grep '^torch==' constraints.txt)"
+if ! "$venv/bin/python" -m pip show --quiet torch 2>/dev/null \
+  && [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+  if [ -n "${TORCH_INDEX_URL:-}" ]; then
+    # Alone: that index need not have the other pinned versions.
+    install --no-deps --index-url "$TORCH_INDEX_URL" "$torch_pin"
+  else
+    report="$("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --dry-run --no-deps --report - \
+      "$torch_pin")"
+    if grep -q '"nvidia-\|"cuda-' <<<"$report"; then
+      echo "note: pip's torch comes with CUDA, several gigabytes that this machine has no GPU for. To take the CPU" >&2
+      echo "      build, stop here and set TORCH_INDEX_URL to the CPU index that pytorch.org/get-started names." >&2
+    fi
+  fi
+fi
+
+# The build tool is installed first, so that it is the pinned one and not whichever is newest.
+install "$(grep '^hatchling==' constraints.txt)"
+install --no-build-isolation --editable "$target"
+printf '%s' "$hash" >"$stamp"
+echo "set up in $((SECONDS - started)) s" >&2
