@@ -1,0 +1,143 @@
+"""What a task is: how an example becomes a conversation to train on, and the same question to answer at evaluation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from tunesmith.formats.examples import Conversation, Document, Example, Message
+from tunesmith.tasks.answers import rough_tokens
+
+# Raised whenever a task words its prompts differently, so that tokens of older wordings are never taken for new ones.
+VERSION = 1
+MOST_NEW_TOKENS = 1024
+SPARE_TOKENS = 8
+
+Reference = str | tuple[str, ...] | tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One question to put to a model.
+
+    Attributes:
+        messages: The turns before the answer.
+        tools: The tools that the assistant could call.
+        reference: What metrics compare with: a text, accepted texts (first is the one learned), or spans.
+        shown_reference: The reference as one text, for reports; it is also the answer in few-shot prompts.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    reference: Reference
+    shown_reference: str
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task fitted to a data set.
+
+    Attributes:
+        name: text, chat, classification, ner, translation or qa.
+        labels: The label set in a fixed order; empty where the task has none.
+        metrics: Names of the table of metrics, the primary one first; empty where nothing is generated.
+        longest_answer: The longest answer of the sample, for callers that count its tokens exactly.
+        training: Turns an example into what is trained on.
+        evaluation: Turns an example into a question with its reference; None where it holds none.
+        wording: What the prompts depend on, as plain data; part of :attr:`identity`.
+        description: See :meth:`describe`.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    longest_answer: str
+    training: Callable[[Example], Conversation | Document]
+    evaluation: Callable[[Example], EvaluationRow | None]
+    wording: Mapping[str, Any]
+    description: str
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of everything that decides what an example is turned into."""
+        facts = {"name": self.name, "version": VERSION, "wording": dict(self.wording)}
+        return hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Room for the longest sampled answer, without a tokenizer and therefore rather too much than too little."""
+        return self.tokens_to_generate(rough_tokens)
+
+    def tokens_to_generate(self, count_tokens: Callable[[str], int]) -> int:
+        """Room for the longest sampled answer, its end of turn and some more, counted by the model's tokenizer.
+
+        Returns:
+            0 where nothing is generated; at most :data:`MOST_NEW_TOKENS`.
+        """
+        if not self.metrics:
+            return 0
+        needed = count_tokens(self.longest_answer)
+        return min(MOST_NEW_TOKENS, needed + needed // 4 + SPARE_TOKENS)
+
+    def describe(self) -> str:
+        """The task in a sentence or two, for reports and the command line."""
+        return self.description
+
+    def few_shot_messages(self, examples: Sequence[Example], row: EvaluationRow) -> tuple[Message, ...]:
+        """The turns of ``row`` with solved examples before its question, as earlier turns of the same conversation.
+
+        The system message is that of the row; those of the examples are left out. Examples that hold no question are
+        passed over.
+        """
+        system = tuple(message for message in row.messages if message.role in SYSTEM_ROLES)
+        asked = tuple(message for message in row.messages if message.role not in SYSTEM_ROLES)
+        earlier: list[Message] = []
+        for example in examples:
+            solved = self.evaluation(example)
+            if solved is not None:
+                earlier.extend(message for message in solved.messages if message.role not in SYSTEM_ROLES)
+                earlier.append(Message("assistant", solved.shown_reference))
+        return (*system, *earlier, *asked)
+
+
+SYSTEM_ROLES = frozenset(("system", "developer"))
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of one turn with its answer; what tasks other than chat and text make of an example."""
+
+    system: str
+    user: str
+    answer: str
+    reference: Reference
+
+
+def question_task(
+    name: str,
+    ask: Callable[[Example], Question],
+    *,
+    metrics: tuple[str, ...],
+    longest_answer: str,
+    wording: Mapping[str, Any],
+    description: str,
+    labels: tuple[str, ...] = (),
+) -> PreparedTask:
+    """A task whose examples are one question and one answer: trained and asked in the very same words."""
+
+    def prompt(question: Question) -> tuple[Message, ...]:
+        return Message("system", question.system), Message("user", question.user)
+
+    def training(example: Example) -> Conversation:
+        question = ask(example)
+        return Conversation((*prompt(question), Message("assistant", question.answer)))
+
+    def evaluation(example: Example) -> EvaluationRow:
+        question = ask(example)
+        return EvaluationRow(prompt(question), (), question.reference, question.answer)
+
+    return PreparedTask(name, labels, metrics, longest_answer, training, evaluation, wording, description)
