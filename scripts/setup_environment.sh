@@ -39,10 +39,10 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
 fi
 
 started=$SECONDS
-echo "setting up $venv (once; versions from constraints.txt)" >&2
+echo "setting up $venv: this takes some minutes, once (versions: constraints.txt)" >&2
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 install() {
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$@"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint constraints.txt "$@"
 }
 
 # On Linux a plain torch brings gigabytes of CUDA, which a machine without a GPU has no use for.
@@ -53,7 +53,7 @@ if ! "$venv/bin/python" -m pip show --quiet torch 2>/dev/null \
     # Alone: that index need not have the other pinned versions.
     install --no-deps --index-url "$TORCH_INDEX_URL" "$torch_pin"
   else
-    report="$("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --dry-run --no-deps --report - \
+    report="$("$venv/bin/python" -m pip install -qq --disable-pip-version-check --dry-run --no-deps --report - \
       "$torch_pin")"
     if grep -q '"nvidia-\|"cuda-' <<<"$report"; then
       echo "note: pip's torch comes with CUDA, several gigabytes that this machine has no GPU for. To take the CPU" >&2
