@@ -18,6 +18,8 @@ _GOOD_STATES = ("finished", "stopped", "open")
 
 def open_wandb(run_name: str, folder: Path) -> WandbSink:
     """Start a W&B run."""
+    # Nobody else learns of a run unless the user says so; the library reports to its makers otherwise, offline too.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     with telling_output_errors(folder):
