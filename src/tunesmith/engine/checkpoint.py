@@ -1,0 +1,216 @@
+"""Checkpoints: all that a training needs to go on as if it had never stopped.
+
+    step-00000120/
+      weights.safetensors     the trained weights
+      optimizer.safetensors   moments and step counts of the optimizer
+      random.safetensors      torch's random state
+      state.json              counts, time, clock of the schedule, data cursor, identity, versions
+      manifest.json           size and sha256 of each of those, written last
+
+A folder is written aside, flushed and renamed, so it is there whole or not at all; nothing in it is a pickle. What
+does not match its manifest is never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunesmith.engine.schedule import Clock
+from tunesmith.errors import CheckpointError, Problem
+from tunesmith.runs.atomic import (
+    SCRATCH_MARK,
+    new_folder,
+    read_json,
+    remove_scratch,
+    telling_output_errors,
+    write_json,
+)
+from tunesmith.techniques.saving import telling_save_errors
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8,})")
+_TENSOR_PARTS = ("weights", "optimizer", "random")
+_FILES = (*(f"{part}.safetensors" for part in _TENSOR_PARTS), "state.json")
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """A training between two steps: ``step`` steps are done.
+
+    ``cursor`` is all that the data needs: seed and step. ``identity`` holds what must be the same when training goes
+    on; ``versions`` those of the libraries that wrote it.
+    """
+
+    step: int
+    clock: Clock
+    elapsed_seconds: float
+    tokens: int
+    trained_tokens: int
+    cursor: dict[str, int]
+    identity: dict[str, Any]
+    versions: dict[str, str]
+    weights: State = field(repr=False)
+    optimizer: State = field(repr=False)
+    random: State = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest whole checkpoint, or None where there is none at all, and what is wrong with newer ones."""
+
+    path: Path | None
+    broken: tuple[Path, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+class Checkpoints:
+    """The checkpoints of one run; the newest ``keep`` of them stay."""
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def names(self) -> list[str]:
+        """Checkpoints that are there, oldest first, whole or not."""
+        if not self.folder.is_dir():
+            return []
+        found = [(int(match[1]), path.name) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+        return [name for _, name in sorted(found)]
+
+    def save(self, state: CheckpointState) -> Path:
+        """Write a checkpoint; when it is whole on disk, remove those that are too many.
+
+        Raises:
+            OutputError: The disk is full or the folder cannot be written; earlier checkpoints are untouched.
+        """
+        path = self.folder / f"step-{state.step:08d}"
+        with new_folder(path) as scratch:
+            for part in _TENSOR_PARTS:
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in getattr(state, part).items()}
+                with telling_save_errors(path):
+                    save_file(tensors, scratch / f"{part}.safetensors")
+            write_json(scratch / "state.json", _to_json(state))
+            write_json(scratch / "manifest.json", {"format": FORMAT, "files": _describe(scratch)})
+        for name in self.names()[: -max(self.keep, 1)]:
+            self._remove(self.folder / name)
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest whole checkpoint; see :meth:`find`."""
+        return self.find().path
+
+    def find(self) -> Found:
+        """The newest checkpoint that matches its manifest; None where no checkpoint was ever saved.
+
+        Raises:
+            CheckpointError: There are checkpoints, and none of them is whole.
+        """
+        broken: list[Path] = []
+        problems: list[Problem] = []
+        for name in reversed(self.names()):
+            path = self.folder / name
+            wrong = _check(path)
+            if not wrong:
+                return Found(path, tuple(broken), tuple(problems))
+            broken.append(path)
+            problems.extend(wrong)
+        if broken:
+            raise CheckpointError(
+                "no checkpoint of the run is whole",
+                code="checkpoint.broken",
+                place=str(self.folder),
+                hint="remove this folder to start over from the beginning",
+                problems=problems,
+            )
+        return Found(None)
+
+    def load(self, path: Path) -> CheckpointState:
+        """Read a checkpoint.
+
+        Raises:
+            CheckpointError: It does not match its manifest, or is of a later version.
+        """
+        problems = _check(path)
+        if problems:
+            raise CheckpointError("the checkpoint is not whole", place=str(path), problems=problems)
+        raw = read_json(path / "state.json")
+        raw["clock"] = Clock(**raw["clock"])
+        raw |= {part: load_file(path / f"{part}.safetensors") for part in _TENSOR_PARTS}
+        return CheckpointState(**raw)
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a broken checkpoint, so that it neither counts nor stands in the way; returns its new place."""
+        aside = path.with_name(f"broken-{path.name}")
+        with telling_output_errors(path):
+            if aside.exists():
+                shutil.rmtree(aside)
+            return path.rename(aside)
+
+    def clean(self) -> None:
+        """Remove what a killed process left half-written or half-removed."""
+        if self.folder.is_dir():
+            remove_scratch(self.folder)
+
+    def _remove(self, path: Path) -> None:
+        # Under its own name a half-removed checkpoint would look like a broken one.
+        scratch = path.with_name(f".{path.name}{SCRATCH_MARK}{uuid.uuid4().hex[:8]}")
+        with telling_output_errors(path):
+            shutil.rmtree(path.rename(scratch))
+
+
+def _to_json(state: CheckpointState) -> dict[str, Any]:
+    left_out = set(_TENSOR_PARTS)
+    values = {name: value for name, value in vars(state).items() if name not in left_out}
+    return {**values, "clock": asdict(state.clock)}
+
+
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check(folder: Path) -> list[Problem]:
+    """What is wrong with a checkpoint's files; empty where all match the manifest."""
+    try:
+        manifest = read_json(folder / "manifest.json")
+        if manifest["format"] > FORMAT:
+            found = str(manifest["format"])
+            return [Problem("checkpoint.format", "written by a later version", str(folder), f"format {found}")]
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        place = str(folder / "manifest.json")
+        return [Problem("checkpoint.manifest", "the manifest cannot be read", place, str(error))]
+    problems = []
+    for name in _FILES:
+        path = folder / name
+        wrong = _compare(path, files.get(name))
+        if wrong:
+            problems.append(Problem("checkpoint.file", "the file does not match the manifest", str(path), wrong))
+    return problems
+
+
+def _compare(path: Path, expected: tuple[int, str] | None) -> str | None:
+    if expected is None:
+        return "not in the manifest"
+    try:
+        size = path.stat().st_size
+        if size != expected[0]:
+            return f"{size} bytes instead of {expected[0]}"
+        return None if _sha256(path) == expected[1] else "its contents changed (sha256 differs)"
+    except OSError as error:
+        return error.strerror or str(error)

@@ -1,0 +1,339 @@
+"""The training loop: flat, and the same for every technique, objective and strategy."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from tunesmith.data.steps import StepPlan
+from tunesmith.data.types import TokenSet
+from tunesmith.engine.checkpoint import Checkpoints, CheckpointState
+from tunesmith.engine.deadline import Deadline
+from tunesmith.engine.monitor import Speed, peak_memory_bytes
+from tunesmith.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from tunesmith.engine.resume import find_checkpoint, library_versions, training_identity
+from tunesmith.engine.schedule import Clock, rate_share
+from tunesmith.engine.settings import TrainResult, TrainSettings, ValidationLoss
+from tunesmith.engine.step import Outcome, Parts, packs_of_step, run_pack, take_step
+from tunesmith.errors import ModelError, TrainingError
+from tunesmith.objectives.base import Objective
+from tunesmith.runs.control import Wish
+from tunesmith.runs.events import EventWriter
+from tunesmith.strategies.base import Strategy
+from tunesmith.techniques.base import Technique
+
+MOST_REFUSED_IN_A_ROW = 10
+_GUESSED_BYTES_PER_SECOND = 200e6
+
+
+@dataclass
+class _Progress:
+    """What changes while training goes on. ``step`` steps are done; ``saved_step`` has a checkpoint."""
+
+    clock: Clock
+    step: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    earlier_seconds: float = 0.0
+    saved_step: int | None = None
+    refused_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
+class _Training:
+    """All that stays the same while training goes on."""
+
+    parts: Parts
+    technique: Technique
+    checkpoints: Checkpoints
+    events: EventWriter
+    identity: dict[str, Any]
+    now: Callable[[], float]
+    started: float
+
+
+def train(
+    model: nn.Module,
+    *,
+    technique: Technique,
+    objective: Objective,
+    strategy: Strategy,
+    rows: TokenSet,
+    steps: StepPlan,
+    settings: TrainSettings,
+    checkpoints: Checkpoints,
+    events: EventWriter,
+    read_wish: Callable[[], Wish],
+    validate: Callable[[], ValidationLoss] | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> TrainResult:
+    """Train, from the newest checkpoint where there is one.
+
+    The same arguments give the same weights, bit for bit on one process, whether or not training was interrupted;
+    only a deadline makes the number of steps depend on time.
+
+    Args:
+        model: As ``technique.prepare`` gave it, on the strategy's device. Trained in place, left in eval mode.
+        technique: Which weights train.
+        objective: What is minimised.
+        strategy: How ranks share the work.
+        rows: The token rows.
+        steps: Which rows each step learns from.
+        settings: All numbers.
+        checkpoints: Where training goes on from, and saves to.
+        events: Gets ``step``, ``evaluation``, ``checkpoint`` and ``warning`` events; a step event's ``step`` is the
+            number of steps done, its counts and ``seconds`` are those of that step alone.
+        read_wish: Asked before each step: ``pause`` saves and stops, ``cancel`` stops.
+        validate: Gives the loss on held-out rows.
+        now: A clock in seconds.
+
+    Returns:
+        Counts, time and memory of the whole training.
+
+    Raises:
+        TrainingError: Loss or gradient norm is not finite and the settings say stop, or too often in a row.
+        CheckpointError: No checkpoint is whole, or the newest belongs to other settings, data or weights.
+        OutputError: A checkpoint or event cannot be written; earlier checkpoints are whole.
+        ResourceError: Not enough memory.
+        ModelError: The model cannot do activation checkpointing.
+    """
+    optimizer = make_optimizer(technique.parameter_groups(model, settings.weight_decay), settings.learning_rate)
+    model, optimizer = strategy.prepare(model, optimizer)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parts = Parts(model, optimizer, trained, objective, strategy, rows, steps, settings)
+    identity = training_identity(settings, rows, steps, technique.trainable_state(model))
+    training = _Training(parts, technique, checkpoints, events, identity, now, now())
+    progress = _start(training)
+    deadline = _deadline(training)
+    speed = Speed()
+    stopped: Literal["pause", "cancel"] | None = None
+    with _training_mode(model, settings.activation_checkpointing):
+        if deadline is not None and progress.step < progress.clock.total_steps:
+            deadline.note_probe(_probe_seconds(training, progress.step))
+            _keep_deadline(training, progress, deadline)
+        while progress.step < progress.clock.total_steps:
+            wish = read_wish()
+            if wish != "continue":
+                stopped = wish
+                break
+            _one_step(training, progress, speed, deadline)
+            if validate is not None and _due(progress.step, settings.validate_every_steps):
+                _validate(training, progress, validate, deadline)
+            if _due(progress.step, settings.checkpoint_every_steps):
+                _save(training, progress, deadline)
+            if deadline is not None:
+                _keep_deadline(training, progress, deadline)
+    if stopped != "cancel":
+        _save(training, progress, None)
+    return TrainResult(
+        steps=progress.step,
+        total_steps=progress.clock.total_steps,
+        tokens=progress.tokens,
+        trained_tokens=progress.trained_tokens,
+        seconds=_elapsed(training, progress),
+        peak_memory_bytes=peak_memory_bytes(strategy.device),
+        epochs=steps.epoch_of(progress.step),
+        stopped=stopped,
+    )
+
+
+def _start(training: _Training) -> _Progress:
+    """Step 0, or where the newest checkpoint stands, with weights, optimizer and random state put back."""
+    parts = training.parts
+    state = find_checkpoint(training.checkpoints, training.identity, training.events)
+    if state is None:
+        return _Progress(Clock(parts.settings.total_steps))
+    training.technique.load_trainable_state(parts.model, state.weights)
+    load_optimizer_state(parts.model, parts.optimizer, state.optimizer)
+    torch.set_rng_state(state.random["torch"])
+    return _Progress(
+        state.clock, state.step, state.tokens, state.trained_tokens, state.elapsed_seconds, saved_step=state.step
+    )
+
+
+def _one_step(training: _Training, progress: _Progress, speed: Speed, deadline: Deadline | None) -> None:
+    """Take the next step and tell of it."""
+    parts, settings = training.parts, training.parts.settings
+    started = training.now()
+    share = rate_share(progress.clock, progress.step, settings.schedule, settings.warmup)
+    outcome = take_step(parts, progress.step, settings.learning_rate * share)
+    seconds = training.now() - started
+    if not outcome.applied:
+        _refuse(training, progress, outcome)
+    else:
+        progress.refused_in_a_row = 0
+    progress.step += 1
+    progress.tokens += outcome.tokens
+    progress.trained_tokens += outcome.trained_tokens
+    speed.add(outcome.tokens, seconds)
+    if deadline is not None:
+        deadline.note_step(seconds)
+    if outcome.applied and parts.strategy.is_main:
+        training.events.emit(
+            "step",
+            progress.step,
+            loss=outcome.loss,
+            **outcome.metrics,
+            learning_rate=settings.learning_rate * share,
+            gradient_norm=outcome.gradient_norm,
+            tokens=outcome.tokens,
+            trained_tokens=outcome.trained_tokens,
+            seconds=seconds,
+            tokens_per_second=speed.tokens_per_second,
+            memory_bytes=peak_memory_bytes(parts.strategy.device),
+            total_steps=progress.clock.total_steps,
+            eta_seconds=(progress.clock.total_steps - progress.step) * speed.seconds_per_step,
+            epoch=parts.steps.epoch_of(progress.step),
+        )
+
+
+def _refuse(training: _Training, progress: _Progress, outcome: Outcome) -> None:
+    """Stop because of a step whose numbers are not finite, or say that it was skipped."""
+    parts = training.parts
+    progress.refused_in_a_row += 1
+    what = "loss" if not math.isfinite(outcome.loss) else "gradient norm"
+    number = progress.step + 1
+    too_many = progress.refused_in_a_row >= MOST_REFUSED_IN_A_ROW
+    if parts.settings.on_non_finite == "stop" or too_many:
+        rows = parts.steps.rows_of(progress.step).tolist()
+        raise TrainingError(
+            f"the {what} of step {number} is not finite"
+            + (f", and {progress.refused_in_a_row} steps in a row were refused" if too_many else ""),
+            code="training.not_finite",
+            place=", ".join(parts.rows[row].place for row in rows[:3]) + (", ..." if len(rows) > 3 else ""),
+            value=f"loss {outcome.loss}, gradient norm {outcome.gradient_norm}",
+            hint="lower train.learning_rate, look at these rows, or go on without such steps by "
+            "train.on_non_finite=skip",
+        )
+    if parts.strategy.is_main:
+        training.events.emit(
+            "warning",
+            number,
+            code="training.not_finite",
+            message=f"step {number} was skipped: its {what} is not finite; the weights did not change",
+        )
+
+
+def _validate(
+    training: _Training, progress: _Progress, validate: Callable[[], ValidationLoss], deadline: Deadline | None
+) -> None:
+    started = training.now()
+    training.parts.model.eval()
+    result = validate()
+    training.parts.model.train()
+    if training.parts.strategy.is_main:
+        training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)
+    if deadline is not None:
+        deadline.note_validation(training.now() - started)
+
+
+def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -> None:
+    """Save a checkpoint, unless this very step has one."""
+    parts = training.parts
+    if progress.saved_step == progress.step or not parts.strategy.is_main:
+        return
+    started = training.now()
+    state = CheckpointState(
+        step=progress.step,
+        clock=progress.clock,
+        elapsed_seconds=_elapsed(training, progress),
+        tokens=progress.tokens,
+        trained_tokens=progress.trained_tokens,
+        cursor={"seed": parts.settings.seed, "step": progress.step},
+        identity=training.identity,
+        versions=library_versions(),
+        weights=training.technique.trainable_state(parts.model),
+        optimizer=optimizer_state(parts.model, parts.optimizer),
+        random={"torch": torch.get_rng_state()},
+    )
+    path = training.checkpoints.save(state)
+    progress.saved_step = progress.step
+    training.events.emit(
+        "checkpoint",
+        progress.step,
+        path=f"{training.checkpoints.folder.name}/{path.name}",
+        kept=training.checkpoints.names(),
+    )
+    if deadline is not None:
+        deadline.note_checkpoint(training.now() - started)
+
+
+def _deadline(training: _Training) -> Deadline | None:
+    seconds = training.parts.settings.deadline_seconds
+    if seconds is None:
+        return None
+    # Weights and two moments go to disk.
+    saved_bytes = 3 * sum(parameter.nbytes for parameter in training.parts.trained)
+    return Deadline(seconds, checkpoint_seconds=0.5 + saved_bytes / _GUESSED_BYTES_PER_SECOND)
+
+
+def _probe_seconds(training: _Training, step: int) -> float:
+    """Time of one step by a trial: the first pack forward and backward, its gradients thrown away.
+
+    The pack runs twice and the second time counts, because the first one finds every cache cold.
+    """
+    parts = training.parts
+    packs = packs_of_step(parts, step)
+    for _ in range(2):
+        started = training.now()
+        run_pack(parts, packs[0], trained_tokens=max(1, len(packs[0].labels_L)))
+        parts.optimizer.zero_grad(set_to_none=True)
+        seconds = training.now() - started
+    return seconds * sum(pack.tokens for pack in packs) / packs[0].tokens
+
+
+def _keep_deadline(training: _Training, progress: _Progress, deadline: Deadline) -> None:
+    """Move the end of training to where time allows."""
+    asked = training.parts.settings.total_steps
+    planned = progress.clock.total_steps
+    total = deadline.total_steps(progress.step, _elapsed(training, progress), planned, asked)
+    progress.clock = progress.clock.change_total(progress.step, total)
+    if planned == asked and total < asked and training.parts.strategy.is_main:
+        training.events.emit(
+            "warning",
+            progress.step,
+            code="training.deadline",
+            message=f"the time given allows about {total} of {asked} steps; the schedule is fitted to that",
+        )
+
+
+def _elapsed(training: _Training, progress: _Progress) -> float:
+    return progress.earlier_seconds + training.now() - training.started
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0
+
+
+@contextmanager
+def _training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[None]:
+    """Training mode for the block, eval mode and no gradients behind it."""
+    switchable: Any = model
+    if activation_checkpointing:
+        try:
+            # Reentrant checkpointing would need inputs with gradients, which adapters on a frozen model do not have.
+            switchable.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        except (AttributeError, ValueError) as error:
+            raise ModelError(
+                "the model cannot do activation checkpointing",
+                code="model.activation_checkpointing",
+                place="train.activation_checkpointing",
+                value=type(model).__name__,
+                hint="set it to false",
+            ) from error
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+        for parameter in model.parameters():
+            parameter.grad = None
+        if activation_checkpointing:
+            switchable.gradient_checkpointing_disable()

@@ -1,0 +1,37 @@
+"""Supervised fine-tuning: the cross entropy of the tokens that the model should learn to produce.
+
+Shape suffixes: L labels of a pack, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tunesmith.data.types import Pack
+from tunesmith.models.forward import label_logits
+from tunesmith.objectives.base import LossSum
+from tunesmith.objectives.cross_entropy import token_losses
+
+
+@dataclass(frozen=True)
+class Sft:
+    """Cross entropy summed over the labels; ``accuracy`` counts labels that got the highest score."""
+
+    def loss(self, model: nn.Module, pack: Pack) -> LossSum:
+        """As in :class:`tunesmith.objectives.base.Objective`."""
+        losses_L, hits_L = _losses(model, pack)
+        return LossSum(losses_L.sum(), len(pack.labels_L), {"accuracy": hits_L.sum()})
+
+
+@torch.no_grad()
+def label_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
+    """Cross entropy of each label of a pack in nats, ``losses_L`` in fp32 and in the order of ``pack.labels_L``."""
+    return _losses(model, pack)[0]
+
+
+def _losses(model: nn.Module, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+    logits_L_V = label_logits(model, pack)
+    return token_losses(logits_L_V, torch.from_numpy(pack.labels_L).to(logits_L_V.device))

@@ -1,0 +1,47 @@
+"""The techniques by name: one row each, from the recipe's variant to the technique."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tunesmith.errors import RecipeError
+from tunesmith.techniques.base import Technique
+from tunesmith.techniques.full import Full
+from tunesmith.techniques.lora import Lora
+
+
+class TechniqueSpec(Protocol):
+    """A technique as the recipe spells it: its name, and whatever fields its variant has."""
+
+    @property
+    def name(self) -> str:
+        """Key of the table."""
+
+
+def _lora(spec: Any) -> Technique:
+    return Lora(rank=spec.rank, alpha=spec.alpha, targets=spec.targets, dropout=spec.dropout)
+
+
+def _full(_spec: Any) -> Technique:
+    return Full()
+
+
+TECHNIQUES: dict[str, Callable[[Any], Technique]] = {"lora": _lora, "full": _full}
+
+
+def make_technique(spec: TechniqueSpec) -> Technique:
+    """The technique of a recipe.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    if spec.name not in TECHNIQUES:
+        raise RecipeError(
+            "no such technique",
+            code="recipe.technique",
+            place="technique.name",
+            value=spec.name,
+            hint=f"techniques of this version: {', '.join(TECHNIQUES)}",
+        )
+    return TECHNIQUES[spec.name](spec)

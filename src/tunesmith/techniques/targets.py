@@ -1,0 +1,92 @@
+"""Which layers of a model an adapter may be put on, and which of them a recipe means."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from tunesmith.errors import ModelError, Problem
+
+Targets = str | tuple[str, ...] | list[str]
+
+
+def adaptable_layers(model: nn.Module) -> list[str]:
+    """Full names of all linear layers inside the decoder's layers, in the model's order.
+
+    Decoder layers are what lies in a list of modules; so the output head, embeddings and pooling are not among them.
+    """
+    stacks = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and any(name.startswith(stack + ".") for stack in stacks)
+    ]
+
+
+def target_names(model: nn.Module, targets: Targets) -> list[str]:
+    """The names to give to PEFT for ``all-linear``, ``attention``, or a list of layer names.
+
+    A name stands for every layer whose own name ends with it, as PEFT reads it: ``q_proj``, ``self_attn.q_proj`` or
+    ``model.layers.0.self_attn.q_proj``.
+
+    Raises:
+        ModelError: A name matches no adaptable layer of the model; the message lists those that exist.
+    """
+    layers = adaptable_layers(model)
+    if not layers:
+        raise ModelError("the model has no linear layers to adapt", code="model.no_targets", value=type(model).__name__)
+    if targets == "all-linear":
+        return _short_names(model, layers)
+    if targets == "attention":
+        return _attention_names(model, layers)
+    names = [targets] if isinstance(targets, str) else list(dict.fromkeys(targets))
+    existing = ", ".join(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
+    problems = [
+        Problem(
+            "model.target",
+            "no layer of the model has this name",
+            place="technique.targets",
+            value=name,
+            hint=f"layers of this model: {existing}",
+        )
+        for name in names
+        if not any(_matches(layer, name) for layer in layers)
+    ]
+    if problems or not names:
+        raise ModelError(
+            "the technique names layers that the model does not have" if names else "no target layers are named",
+            code="model.target",
+            place="technique.targets",
+            hint=None if names else f"layers of this model: {existing}",
+            problems=problems,
+        )
+    return names
+
+
+def _attention_names(model: nn.Module, layers: list[str]) -> list[str]:
+    chosen = [layer for layer in layers if "attn" in layer or "attention" in layer]
+    if not chosen:
+        raise ModelError(
+            "no layers of the model's attention were recognised",
+            code="model.target",
+            place="technique.targets",
+            value="attention",
+            hint=f"name them; layers of this model: {', '.join(dict.fromkeys(layers))}",
+        )
+    return _short_names(model, chosen)
+
+
+def _short_names(model: nn.Module, chosen: list[str]) -> list[str]:
+    """Last parts of the names where they mean exactly the chosen layers, full names where they would catch more."""
+    wanted = set(chosen)
+    everything = [name for name, _ in model.named_modules()]
+    names: dict[str, None] = {}
+    for layer in chosen:
+        short = layer.rpartition(".")[2]
+        exact = all(name in wanted for name in everything if _matches(name, short))
+        names[short if exact else layer] = None
+    return list(names)
+
+
+def _matches(layer: str, name: str) -> bool:
+    return layer == name or layer.endswith("." + name)
