@@ -1,0 +1,225 @@
+"""The Python door: the same use cases as the command line, in three names.
+
+run = tunesmith.train({"model": "smollm2-135m-instruct", "data": {"train": "train.jsonl"}})
+print(run.metrics)
+with tunesmith.load(run) as model:
+    print(model.generate("Where is my parcel?"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from tunesmith.errors import RunError, Stopped, TunesmithError
+from tunesmith.executors.local import LocalWorker
+from tunesmith.jobs.control import discard_if_refused, start
+from tunesmith.jobs.create import check_inputs, create_run
+from tunesmith.jobs.follow import follow_worker
+from tunesmith.jobs.serving import Speaker, serve
+from tunesmith.runs.atomic import read_json
+from tunesmith.runs.control import write_wish
+from tunesmith.runs.events import Event
+from tunesmith.runs.layout import RunFolder, default_runs_folder, find_run
+
+if TYPE_CHECKING:
+    from tunesmith.recipe.schema import Recipe
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class Run:
+    """A run on disk.
+
+    Args:
+        path: The run's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The before/after report.
+
+        Raises:
+            RunError: The run is not finished.
+        """
+        folder = RunFolder(self.path)
+        if not folder.report_json.exists():
+            raise RunError("the run has no report yet", code="run.no_report", place=self.name)
+        report: dict[str, Any] = read_json(folder.report_json)
+        return report
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Held-out loss and metrics of the tuned model; raises as :attr:`report`."""
+        report = self.report
+        tuned: Mapping[str, Any] = next((item for item in report["systems"] if item["name"] == "tuned"), {})
+        values = {**tuned.get("metrics", {}), **{key: tuned[key] for key in ("loss", "perplexity") if tuned.get(key)}}
+        return {name: value.get("value") for name, value in values.items()}
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter's folder in PEFT's format; None for a technique that trains all weights."""
+        folder = RunFolder(self.path).adapter
+        return folder if folder.exists() else None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+class Model:
+    """A model or a run that answers, in a process of its own that ends with :meth:`close` or the ``with`` block."""
+
+    def __init__(self, speaker: Speaker, stack: ExitStack) -> None:
+        self._speaker = speaker
+        self._stack = stack
+
+    def generate(self, prompt: str | Messages, **options: Any) -> str:
+        """The answer to a prompt, or to the last message of a conversation.
+
+        Args:
+            prompt: A text, or messages with ``role`` and ``content``.
+            **options: ``temperature`` (0 unless given), ``max_tokens``, ``top_p``, ``seed``, ``stop``.
+
+        Raises:
+            UsageError: The request was refused, for instance because it is longer than the context.
+            WorkerError: The process failed.
+        """
+        return self._speaker.client.chat(_messages(prompt), self._speaker.model, **{"temperature": 0.0, **options})
+
+    def chat(self, messages: str | Messages, **options: Any) -> Iterator[str]:
+        """As :meth:`generate`, the answer piece by piece as it comes."""
+        asked = _messages(messages)
+        return self._speaker.client.stream(asked, self._speaker.model, **{"temperature": 0.0, **options})
+
+    def close(self) -> None:
+        """End the process; a second call does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    name: str | None = None,
+    output: str | Path | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train on this machine and wait until the report is written.
+
+    Args:
+        recipe: A recipe, the same as plain data, or the path of a YAML file.
+        name: The run's name; the default is made from task and model.
+        output: The folder of runs; the default is ``runs`` or TUNESMITH_HOME's.
+        **overrides: Parts of the recipe to change: ``train={"epochs": 2}``, ``technique="full"``.
+
+    Raises:
+        TunesmithError: The worker's error, or one of the recipe, the model or the data before it started.
+        Stopped: The run was paused or cancelled; ``tunesmith runs resume`` goes on with it.
+    """
+    parsed = _recipe(recipe, overrides)
+    folder = Path(output) if output is not None else default_runs_folder()
+    check_inputs(parsed, folder)
+    run = create_run(parsed, folder, name)
+    worker = start(run)
+    try:
+        _wait(run, worker)
+    except TunesmithError as error:
+        discard_if_refused(run, error)
+        raise
+    return Run(run.path.resolve())
+
+
+def load(run_or_model: Run | str | Path, *, output: str | Path | None = None) -> Model:
+    """Start a process that answers for a run or a model.
+
+    Args:
+        run_or_model: A run, its name or folder, a catalog id or a hub id.
+        output: The folder of runs, where it is not the default one.
+
+    Raises:
+        ModelError: There is no such model.
+        WorkerError: The process did not start.
+    """
+    name = str(run_or_model.path) if isinstance(run_or_model, Run) else str(run_or_model)
+    folder = Path(output) if output is not None else default_runs_folder()
+    with ExitStack() as stack:
+        speakers = stack.enter_context(serve(name, folder, _ignore))
+        return Model(speakers[-1], stack.pop_all())
+    raise AssertionError("unreachable: the block above returns or raises")
+
+
+def open_run(name: str | Path, *, output: str | Path | None = None) -> Run:
+    """A run that is there already, by name or folder.
+
+    Raises:
+        RunError: There is no such run.
+    """
+    folder = Path(output) if output is not None else default_runs_folder()
+    return Run(find_run(folder, str(name)).path)
+
+
+def _wait(run: RunFolder, worker: LocalWorker) -> None:
+    try:
+        for _ in follow_worker(worker):
+            pass
+    except KeyboardInterrupt:
+        # The worker is a session of its own and would train on unseen.
+        write_wish(run.control, "pause")
+        try:
+            worker.process.wait()
+        except KeyboardInterrupt:
+            worker.terminate()
+        raise Stopped(
+            "interrupted", code="run.paused", place=run.name, hint="resume it with `tunesmith runs resume`"
+        ) from None
+
+
+def _recipe(recipe: Recipe | Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]) -> Recipe:
+    from tunesmith.recipe.load import apply_overrides, parse_recipe, read_mapping
+    from tunesmith.recipe.schema import Recipe as RecipeModel
+
+    if isinstance(recipe, RecipeModel):
+        mapping, place = recipe.model_dump(mode="json"), "recipe"
+    elif isinstance(recipe, Mapping):
+        mapping, place = dict(recipe), "recipe"
+    else:
+        mapping, place = dict(read_mapping(Path(recipe))), str(recipe)
+    settings = [f"{key}={orjson.dumps(value).decode()}" for key, value in _flat(overrides)]
+    return parse_recipe(apply_overrides(mapping, settings), place)
+
+
+def _flat(value: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, item in value.items():
+        name = f"{path}.{key}" if path else key
+        if isinstance(item, Mapping):
+            yield from _flat(item, name)
+        else:
+            yield name, item
+
+
+def _messages(prompt: str | Messages) -> Messages:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def _ignore(_event: Event) -> None:
+    return

@@ -1,0 +1,111 @@
+"""``tunesmith models``: list, show and fetch base models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.cli.lazy import new_app
+from tunesmith.cli.options import AsJson, RunsFolder, runs_folder
+from tunesmith.cli.tables import Cell, Column, print_table
+from tunesmith.cli.terminal import out, out_json, short_path
+from tunesmith.cli.words import scaled
+
+if TYPE_CHECKING:
+    from tunesmith.catalog.entries import CatalogEntry
+
+app = new_app("List, show and fetch base models.")
+
+Name = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog id, a hub id, a folder or a run.")]
+
+
+@app.command("list")
+def list_(*, as_json: AsJson = False) -> None:
+    """List the models of the catalog; any other works by hub id or folder."""
+    from tunesmith.catalog.entries import catalog_entries
+
+    entries = catalog_entries()
+    if as_json:
+        out_json([_data(entry) for entry in entries])
+        return
+    rows: list[list[str | Cell]] = [
+        [
+            entry.id,
+            scaled(entry.parameters),
+            f"{entry.context_length:,}",
+            entry.licence + (", gated" if entry.gated else ""),
+            Cell("yes", "green") if _folder(entry.id) is not None else "",
+        ]
+        for entry in entries
+    ]
+    columns = [Column("model"), Column("parameters", right=True), Column("context", right=True)]
+    print_table([*columns, Column("licence", wrap=True), Column("here")], rows)
+
+
+@app.command()
+def show(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> None:
+    """Show what is known about a model."""
+    from tunesmith.catalog.resolve import resolve_model
+
+    reference = resolve_model(name, runs_folder(output))
+    if reference.entry is not None:
+        data = _data(reference.entry)
+    else:
+        data = {"name": reference.name, "kind": reference.kind, "path": str(reference.path) if reference.path else None}
+    if as_json:
+        out_json(data)
+        return
+    rows = [[key.replace("_", " "), _text(key, value)] for key, value in data.items() if value not in (None, [], ())]
+    print_table([Column(""), Column("", wrap=True)], rows)
+
+
+@app.command()
+def pull(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> None:
+    """Bring a model to this machine; one that is here already is only found."""
+    from tunesmith.catalog.resolve import resolve_model
+    from tunesmith.cli.event_lines import read_event
+    from tunesmith.cli.progress import open_view
+    from tunesmith.jobs.stages import pull as pull_stage
+    from tunesmith.runs.events import Event
+
+    # A wrong name is told at once, not after a worker has loaded its libraries.
+    reference = resolve_model(name, runs_folder(output))
+    with open_view() as view:
+
+        def on_event(event: Event) -> None:
+            shown = read_event(event)
+            if shown is not None:
+                view.show(shown)
+
+        found = pull_stage(str(reference.path) if reference.kind == "run" else name, on_event)
+    if as_json:
+        adapter = str(found.adapter) if found.adapter else None
+        out_json({"model": name, "path": str(found.folder), "adapter": adapter})
+        return
+    out(short_path(found.folder))
+    if found.adapter is not None:
+        out(short_path(found.adapter))
+
+
+def _folder(name: str) -> Any:
+    """Where the model lies on this machine, None where it does not."""
+    from tunesmith.catalog.cache import prepared_folder
+
+    return prepared_folder(name)
+
+
+def _data(entry: CatalogEntry) -> dict[str, Any]:
+    folder = _folder(entry.id)
+    return {**asdict(entry), "path": str(folder) if folder is not None else None}
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "sources":
+        return "; ".join(", ".join(f"{name} {item}" for name, item in source.items() if item) for source in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return ", ".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)

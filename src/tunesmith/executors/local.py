@@ -1,0 +1,184 @@
+"""Run the worker as a process on this machine.
+
+The process is its own session: it outlives the terminal and the command that started it, and Ctrl-C does not reach
+it. What it and its libraries print goes to worker.log; how it goes is told by events.jsonl alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import psutil
+
+from tunesmith.errors import TunesmithError, WorkerError, from_json
+from tunesmith.runs.atomic import telling_output_errors, write_json
+from tunesmith.runs.events import Event
+
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "tunesmith.worker")
+
+LAUNCH = "launch.json"
+_TAIL_LINES = 20
+_TAIL_BYTES = 16_384
+_STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """A worker process that was started for a run or scratch folder."""
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    def exit_code(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self.process.poll()
+
+    def terminate(self) -> None:
+        """Ask the process to end at once, and end it if it does not within some seconds."""
+        if self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def start_worker(
+    folder: Path,
+    *,
+    stage: str = "train",
+    command: Sequence[str] = WORKER_COMMAND,
+    working_folder: Path | None = None,
+) -> LocalWorker:
+    """Start a worker for a folder and return at once.
+
+    Args:
+        folder: A run or scratch folder; it holds what the stage needs.
+        stage: train, audit, evaluate or pull.
+        command: The program; folder and stage are added behind it.
+        working_folder: Where relative paths of the recipe start. The default is where the first worker of this folder
+            was started, so that a run resumes from anywhere; for a new folder it is the current one.
+
+    Raises:
+        OutputError: The log cannot be written.
+    """
+    folder = folder.resolve()
+    directory = _working_folder(folder, working_folder)
+    with telling_output_errors(folder), (folder / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [*command, str(folder), "--stage", stage],
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    worker = LocalWorker(folder, process)
+    try:
+        write_json(
+            folder / LAUNCH,
+            {
+                "host": socket.gethostname(),
+                "pid": process.pid,
+                "started": _start_time(process.pid),
+                "working_folder": str(directory),
+            },
+        )
+    except TunesmithError:
+        worker.terminate()
+        raise
+    return worker
+
+
+def is_launched(folder: Path) -> bool:
+    """Whether the process that was last started for this folder on this machine still lives.
+
+    It tells of a worker that has not yet taken the lease, for loading its libraries takes seconds.
+    """
+    launch = _read_launch(folder)
+    pid, started = launch.get("pid"), launch.get("started")
+    if launch.get("host") != socket.gethostname() or not isinstance(pid, int) or not isinstance(started, float):
+        return False
+    try:
+        process = psutil.Process(pid)
+        # A number is given to another process sooner or later; the time of the start tells them apart.
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def worker_error(folder: Path, exit_code: int, events: Sequence[Event]) -> TunesmithError:
+    """The error of a worker that ended with a code other than 0.
+
+    Args:
+        folder: The run or scratch folder.
+        exit_code: As of subprocess: negative for the signal that ended the process.
+        events: What the worker told, in order; the last error event is the error.
+    """
+    for event in reversed(events):
+        if event.type == "error":
+            return from_json(event.data)
+    hint = f"the whole log is {_shown(folder / 'worker.log')}"
+    if exit_code < 0:
+        name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else str(-exit_code)
+        ended = f"was ended by {name}"
+        if -exit_code == getattr(signal, "SIGKILL", None):
+            hint = f"the system does this when memory runs out; {hint}"
+    else:
+        ended = f"ended with code {exit_code}"
+    return WorkerError(
+        f"the worker {ended} and did not say why; the end of its log",
+        code="worker.died",
+        value=_tail(folder / "worker.log"),
+        hint=hint,
+    )
+
+
+def _working_folder(folder: Path, wanted: Path | None) -> Path:
+    if wanted is not None:
+        return wanted.resolve()
+    known = _read_launch(folder).get("working_folder")
+    return Path(known) if isinstance(known, str) and Path(known).is_dir() else Path.cwd()
+
+
+def _read_launch(folder: Path) -> dict[str, Any]:
+    try:
+        content = orjson.loads((folder / LAUNCH).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _start_time(pid: int) -> float:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return time.time()
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    return "".join(f"\n  {line}" for line in lines[-_TAIL_LINES:]) or "it printed nothing"
+
+
+def _shown(path: Path) -> str:
+    """The path from the current folder where it lies below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,80 @@
+"""Make a run from a recipe, after everything that can be checked without a worker was checked."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.errors import RunError, TunesmithError
+from tunesmith.runs.atomic import write_text
+from tunesmith.runs.layout import RunFolder, check_name, free_name
+from tunesmith.runs.layout import create_run as create_folder
+
+if TYPE_CHECKING:
+    from tunesmith.recipe.schema import Recipe
+
+_MAX_STEM = 60
+
+
+def check_inputs(recipe: Recipe, runs_folder: Path) -> None:
+    """Refuse a model or data that no worker could use, before a run folder exists.
+
+    Raises:
+        ModelError: The model's name means nothing.
+        DataError: A data source is missing, empty, of no known form, or has bad rows that are refused.
+        NetworkError: A source lies on a hub that did not answer.
+    """
+    from tunesmith.catalog.resolve import resolve_model
+    from tunesmith.formats.inspect import inspect_source
+
+    resolve_model(recipe.model, runs_folder)
+    columns = None if recipe.data.columns == "auto" else dict(recipe.data.columns)
+    shape = None if recipe.data.shape == "auto" else recipe.data.shape
+    for source in data_sources(recipe):
+        inspect_source(source, columns=columns, shape=shape).require_usable(recipe.data.on_bad_rows)
+
+
+def data_sources(recipe: Recipe) -> list[str]:
+    """Every training and validation source that a recipe names."""
+    train = recipe.data.train
+    sources = [train] if isinstance(train, str) else [source.path for source in train]
+    return [*sources, recipe.data.validation] if isinstance(recipe.data.validation, str) else sources
+
+
+def name_stem(recipe: Recipe) -> str:
+    """What a run without a name of its own is called, before the number."""
+    model = re.split(r"[/\\]", recipe.model.rstrip("/\\"))[-1]
+    parts = [model] if recipe.task == "auto" else [recipe.task, model]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).strip("-._")[:_MAX_STEM]
+    return stem.lower() or "run"
+
+
+def create_run(recipe: Recipe, runs_folder: Path, name: str | None = None) -> RunFolder:
+    """Make the run folder with its recipe; starts nothing.
+
+    Raises:
+        RunError: The name is taken or not usable.
+        OutputError: The folder cannot be written; nothing is left behind.
+    """
+    from tunesmith.recipe.load import dump_recipe
+
+    run = create_folder(runs_folder, check_name(name)) if name is not None else _create_free(recipe, runs_folder)
+    try:
+        write_text(run.recipe, dump_recipe(recipe))
+    except TunesmithError:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def _create_free(recipe: Recipe, runs_folder: Path) -> RunFolder:
+    """A folder under the first free number; another command may take a number between looking and making."""
+    stem = name_stem(recipe)
+    while True:
+        try:
+            return create_folder(runs_folder, free_name(runs_folder, stem))
+        except RunError as error:
+            if error.code != "run.exists":
+                raise

@@ -1,0 +1,144 @@
+"""Stages that need a tokenizer or weights, each run by a worker in a scratch folder of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tunesmith.errors import SupervisionError, WorkerError
+from tunesmith.executors.local import WORKER_COMMAND, start_worker
+from tunesmith.jobs.follow import follow_worker
+from tunesmith.jobs.prune import SCRATCH_PREFIX, prune_scratch
+from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
+from tunesmith.runs.events import Event
+
+Stage = Literal["audit", "evaluate", "pull"]
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What the audit stage wrote. ``resolved`` is None where the audit refused the data before values were chosen."""
+
+    audit: dict[str, Any]
+    resolved: dict[str, Any] | None
+    error: SupervisionError | None
+
+
+@dataclass(frozen=True)
+class PulledModel:
+    """A model on disk: its folder, and the adapter where the name meant a tuned one."""
+
+    folder: Path
+    adapter: Path | None
+
+
+def audit(
+    recipe_yaml: str,
+    on_event: OnEvent,
+    *,
+    show: int = 0,
+    command: Sequence[str] = WORKER_COMMAND,
+) -> AuditResult:
+    """Audit the supervision of a recipe.
+
+    Args:
+        recipe_yaml: The recipe's text.
+        on_event: Gets every event of the worker.
+        show: How many rows are wanted with their tokens.
+        command: The worker's program.
+
+    Raises:
+        TunesmithError: The worker's error; a SupervisionError only where the worker wrote no audit.json.
+    """
+    with scratch_folder() as folder:
+        write_text(folder / "recipe.yaml", recipe_yaml)
+        write_json(folder / "request.json", {"show": show})
+        error = None
+        try:
+            _run(folder, "audit", on_event, command)
+        except SupervisionError as refused:
+            if not (folder / "audit.json").exists():
+                raise
+            error = refused
+        resolved = folder / "resolved.json"
+        return AuditResult(
+            read_json(_written(folder, "audit.json")), read_json(resolved) if resolved.exists() else None, error
+        )
+
+
+def pull(name: str, on_event: OnEvent, *, command: Sequence[str] = WORKER_COMMAND) -> PulledModel:
+    """Bring a model to this machine, or find it here.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be used.
+        NetworkError: No source answered.
+    """
+    with scratch_folder() as folder:
+        write_json(folder / "request.json", {"model": name})
+        found: dict[str, Any] = {}
+
+        def note(event: Event) -> None:
+            if event.type == "artifact" and event.data.get("kind") == "model":
+                found.update(event.data)
+            on_event(event)
+
+        _run(folder, "pull", note, command)
+        if "path" not in found:
+            raise _missing(folder, "the model's place")
+        adapter = found.get("adapter")
+        return PulledModel(Path(found["path"]), Path(adapter) if adapter else None)
+
+
+@contextmanager
+def evaluate(
+    request: Mapping[str, Any], on_event: OnEvent, *, command: Sequence[str] = WORKER_COMMAND
+) -> Iterator[Path]:
+    """Measure a model on data; the block gets the folder with report.json, .md and .html, which ends with it.
+
+    Raises:
+        TunesmithError: The worker's error.
+    """
+    with scratch_folder() as folder:
+        write_json(folder / "request.json", dict(request))
+        _run(folder, "evaluate", on_event, command)
+        _written(folder, "report.json")
+        yield folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that is removed at the end of the block; ones left by killed commands are removed first."""
+    prune_scratch()
+    place = Path(tempfile.gettempdir())
+    with telling_output_errors(place):
+        holder = tempfile.TemporaryDirectory(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
+    with holder as folder:
+        yield Path(folder)
+
+
+def _run(folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str]) -> None:
+    worker = start_worker(folder, stage=stage, command=command, working_folder=Path.cwd())
+    try:
+        for event in follow_worker(worker):
+            on_event(event)
+    finally:
+        # Nobody reads what a stage writes once its command is gone.
+        worker.terminate()
+
+
+def _written(folder: Path, name: str) -> Path:
+    if not (folder / name).exists():
+        raise _missing(folder, name)
+    return folder / name
+
+
+def _missing(folder: Path, what: str) -> WorkerError:
+    log = folder / "worker.log"
+    value = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else None
+    return WorkerError(f"the worker ended well but did not write {what}", code="worker.incomplete", value=value)
