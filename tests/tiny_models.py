@@ -17,7 +17,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "smollm3")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi3", "smollm3")
 
 VOCABULARY_SIZE = 400
 CONTEXT_LENGTH = 512
@@ -99,6 +99,7 @@ def tiny_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:
         "llama": (transformers.LlamaConfig, {}),
         "qwen2": (transformers.Qwen2Config, {"head_dim": None}),
         "qwen3": (transformers.Qwen3Config, {}),
+        "gemma": (transformers.GemmaConfig, {}),
         "gemma2": (
             transformers.Gemma2Config,
             {**windowed, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.data.packs import SMALLEST_SAVING, lay_out
+from tunesmith.data.types import TokenRow
+from tunesmith.errors import SupervisionError, UsageError
+
+
+def make_row(tokens, first_trained, place="rows.jsonl:1"):
+    tokens = np.array(tokens, dtype=np.int64)
+    return TokenRow(tokens, np.arange(len(tokens)) >= first_trained, place)
+
+
+def prompt_rows(prefix_tokens, own_lengths, first=100):
+    """Rows that begin with the same tokens; each own part is different from its first token on."""
+    prefix = list(range(1, prefix_tokens + 1))
+    rows = []
+    for at, length in enumerate(own_lengths):
+        own = [first + at, *range(5000 + 100 * at, 5000 + 100 * at + length - 1)]
+        rows.append((at, make_row(prefix + own, len(prefix) + length // 2)))
+    return rows
+
+
+@st.composite
+def row_sets(draw):
+    """Rows out of few different tokens and few beginnings, so that many have something in common."""
+    beginnings = draw(st.lists(st.lists(st.integers(0, 2), max_size=30), min_size=1, max_size=4))
+    rows = []
+    for at in range(draw(st.integers(0, 25))):
+        tokens = draw(st.sampled_from(beginnings)) + draw(st.lists(st.integers(0, 2), min_size=1, max_size=12))
+        trained = np.array([False, *draw(st.lists(st.booleans(), min_size=len(tokens) - 1, max_size=len(tokens) - 1))])
+        rows.append((1000 + 7 * at, TokenRow(np.array(tokens, dtype=np.int64), trained, f"row {at}")))
+    return rows
+
+
+def read_back(pack):
+    """Every row of a pack as (tokens, positions), following parents, in the order of ``pack.rows``."""
+    parents = {segment.parent for segment in pack.segments}
+    found = []
+    for at, segment in enumerate(pack.segments):
+        if at in parents:
+            continue
+        pieces = [segment]
+        while pieces[0].parent is not None:
+            assert pieces[0].parent < at
+            pieces.insert(0, pack.segments[pieces[0].parent])
+        where = np.concatenate([np.arange(piece.start, piece.end) for piece in pieces])
+        found.append(where)
+    assert len(found) == len(pack.rows)
+    return found
+
+
+@settings(max_examples=300, deadline=None)
+@given(row_sets(), st.integers(1, 120), st.sampled_from(["packed", "padded"]), st.booleans())
+def test_every_row_and_every_trained_token_is_there_exactly_once(rows, bound, layout, share):
+    packs = lay_out(rows, tokens_per_micro_batch=bound, layout=layout, share_prefix=share)
+    by_index = dict(rows)
+    assert Counter(row for pack in packs for row in pack.rows) == Counter(by_index.keys())
+    for pack in packs:
+        assert [segment.start for segment in pack.segments] == [0, *(s.end for s in pack.segments[:-1])]
+        assert pack.segments[-1].end == pack.tokens == len(pack.position_ids_T)
+        for at, (index, where) in enumerate(zip(pack.rows, read_back(pack), strict=True)):
+            row = by_index[index]
+            assert pack.token_ids_T[where].tolist() == row.token_ids_T.tolist()
+            assert pack.position_ids_T[where].tolist() == list(range(len(where)))
+            mine = pack.label_rows_L == at
+            trained = np.flatnonzero(row.trained_T)
+            assert pack.label_positions_L[mine].tolist() == where[trained - 1].tolist()
+            assert pack.labels_L[mine].tolist() == row.token_ids_T[trained].tolist()
+        assert len(pack.rows) == 1 or pack.tokens <= bound
+        assert layout == "packed" or len(pack.rows) == len(pack.segments) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(row_sets(), st.integers(1, 120))
+def test_sharing_saves_tokens_in_every_group_and_shares_only_what_is_not_trained(rows, bound):
+    by_index = dict(rows)
+    for pack in lay_out(rows, tokens_per_micro_batch=bound, share_prefix=True):
+        for at, segment in enumerate(pack.segments):
+            children = [child for child in pack.segments if child.parent == at]
+            if not children:
+                continue
+            prefix = segment.end - segment.start
+            assert segment.parent is None
+            whole = sum(prefix + child.end - child.start for child in children)
+            assert (len(children) - 1) * prefix >= SMALLEST_SAVING * whole
+            # No label that the prefix predicts belongs to the prefix itself: those are the rows' first own tokens.
+            inside = (pack.label_positions_L >= segment.start) & (pack.label_positions_L < segment.end - 1)
+            assert not inside.any()
+    packs = lay_out(rows, tokens_per_micro_batch=bound, share_prefix=True)
+    assert sum(pack.tokens for pack in packs) <= sum(len(row.token_ids_T) for row in by_index.values())
+
+
+def test_a_long_instruction_is_computed_once_for_all_rows():
+    rows = prompt_rows(570, [27] * 48)
+    [pack] = lay_out(rows, tokens_per_micro_batch=2048, share_prefix=True)
+    assert pack.tokens == 570 + 48 * 27
+    assert len(pack.segments) == 49
+    assert pack.rows == tuple(range(48))
+
+
+def test_rows_that_do_not_fit_behind_one_prefix_go_behind_its_copies():
+    rows = prompt_rows(570, [27] * 48)
+    packs = lay_out(rows, tokens_per_micro_batch=1024, share_prefix=True)
+    assert [len(pack.rows) for pack in packs] == [16, 16, 16]
+    assert {pack.tokens for pack in packs} == {570 + 16 * 27}
+
+
+def test_first_own_tokens_are_predicted_at_the_end_of_the_prefix():
+    rows = [(at, make_row([1, 2, 3, 4, 5, 6, 10 + at, 20], 6)) for at in range(3)]
+    [pack] = lay_out(rows, tokens_per_micro_batch=100, share_prefix=True)
+    assert pack.token_ids_T.tolist() == [1, 2, 3, 4, 5, 6, 10, 20, 11, 20, 12, 20]
+    assert pack.position_ids_T.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 6, 7]
+    assert pack.label_positions_L.tolist() == [5, 6, 5, 8, 5, 10]
+    assert pack.labels_L.tolist() == [10, 20, 11, 20, 12, 20]
+    assert pack.label_rows_L.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_equal_rows_keep_a_token_of_their_own():
+    rows = [(at, make_row([1, 2, 3, 4], 4)) for at in range(3)]  # nothing trained
+    [pack] = lay_out(rows, tokens_per_micro_batch=100, share_prefix=True)
+    assert pack.token_ids_T.tolist() == [1, 2, 3, 4, 4, 4]
+
+
+def test_a_short_common_beginning_is_not_worth_sharing():
+    rows = prompt_rows(20, [200] * 6)
+    [pack] = lay_out(rows, tokens_per_micro_batch=2048, share_prefix=True)
+    assert pack.tokens == 6 * 220
+    assert all(segment.parent is None for segment in pack.segments)
+
+
+def test_rows_with_different_instructions_share_each_their_own():
+    few = [(at, make_row([1, 2, 3, *range(10 * (at % 2), 10 * (at % 2) + 60), 900 + at, 5], 63)) for at in range(10)]
+    [pack] = lay_out(few, tokens_per_micro_batch=1000, share_prefix=True)
+    assert pack.tokens == 2 * 63 + 10 * 2
+    assert pack.rows == (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+
+
+def test_a_row_in_the_middle_does_not_part_those_around_it():
+    """Rows that share much stand between rows that share less, in the order in which groups are looked for."""
+    deep = [make_row([1] * 10 + [5] * 40 + [at, 9], 50) for at in (3, 4, 5)]
+    around = [make_row([1] * 10 + [at, 9], 10) for at in (2, 3, 7, 8)]
+    rows = list(enumerate([*around, *deep]))
+    [pack] = lay_out(rows, tokens_per_micro_batch=1000, share_prefix=True)
+    assert pack.tokens == (50 + 3 * 2) + (10 + 4 * 2)
+
+
+def test_packs_are_filled_by_best_fit():
+    lengths = [6, 3, 5, 4, 2, 7, 3]
+    rows = [(at, make_row([at + 1] * length, 1)) for at, length in enumerate(lengths)]
+    packs = lay_out(rows, tokens_per_micro_batch=10, share_prefix=False)
+    assert sorted(pack.tokens for pack in packs) == [10, 10, 10]
+
+
+def test_a_row_longer_than_the_bound_gets_a_pack_of_its_own():
+    rows = [(0, make_row(range(50), 40)), (1, make_row(range(50), 40)), (2, make_row([7, 8], 1))]
+    packs = lay_out(rows, tokens_per_micro_batch=10, share_prefix=True)
+    assert sorted(pack.rows for pack in packs) == [(0,), (1,), (2,)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(row_sets())
+def test_the_same_rows_are_laid_out_the_same_way(rows):
+    def shown(packs):
+        return [(pack.rows, pack.segments, pack.token_ids_T.tolist(), pack.labels_L.tolist()) for pack in packs]
+
+    again = [(index, TokenRow(row.token_ids_T.copy(), row.trained_T.copy(), "elsewhere")) for index, row in rows]
+    assert shown(lay_out(rows, tokens_per_micro_batch=60)) == shown(lay_out(again, tokens_per_micro_batch=60))
+
+
+def test_many_pairs_are_laid_out_in_a_moment():
+    rng = np.random.default_rng(0)
+    rows = []
+    for _ in range(400):
+        beginning = rng.integers(0, 1000, 30)
+        rows += [make_row([*beginning, *rng.integers(0, 1000, 10)], 30) for _ in range(2)]
+    packs = lay_out(list(enumerate(rows)), tokens_per_micro_batch=4096, share_prefix=True)
+    assert sum(pack.tokens for pack in packs) == 400 * 50
+
+
+def test_what_nothing_predicts_is_refused():
+    with pytest.raises(SupervisionError, match="first token") as caught:
+        lay_out([(0, make_row([1, 2], 0, "a.jsonl:7"))], tokens_per_micro_batch=10)
+    assert caught.value.place == "a.jsonl:7"
+    with pytest.raises(SupervisionError):
+        lay_out([(0, make_row([], 0))], tokens_per_micro_batch=10)
+    with pytest.raises(UsageError):
+        lay_out([], tokens_per_micro_batch=0)
+
+
+def test_no_rows_are_no_packs():
+    assert lay_out([], tokens_per_micro_batch=10) == []
