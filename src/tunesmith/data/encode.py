@@ -9,6 +9,7 @@ Shape suffixes: T tokens of a row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,17 +38,29 @@ def encode_texts(tokenizer: Any, texts: Sequence[tuple[str, Sequence[Span]]], *,
         return []
     if documents:
         return _documents(tokenizer, [text for text, _ in texts])
-    cut = _shared_length(tokenizer, texts)
-    if cut:
-        head, _ = _encode(tokenizer, [texts[0][0][:cut]])[0]
-        rest = _marked(tokenizer, [(text[cut:], [(a - cut, b - cut) for a, b in spans]) for text, spans in texts])
-        joined = [
-            (np.concatenate([head, ids]), np.concatenate([np.zeros(len(head), bool), flags])) for ids, flags in rest
-        ]
-        whole = _marked(tokenizer, texts[:1])[0]
-        if all(np.array_equal(left, right) for left, right in zip(whole, joined[0], strict=True)):
-            return joined
-    return _marked(tokenizer, texts)
+    apart = _apart(tokenizer)
+    cut = _shared_length(apart, texts)
+    return (_joined(tokenizer, apart, texts, cut) if cut else None) or _marked(tokenizer, texts)
+
+
+def _joined(
+    tokenizer: Any, apart: re.Pattern[str] | None, texts: Sequence[tuple[str, Sequence[Span]]], cut: int
+) -> list[Encoded] | None:
+    """Texts encoded as their shared start and their own rests; None where that is not the same as encoding them whole.
+
+    It differs for tokenizers that put a word mark before the very first text only, which shows on a rest that does not
+    begin with a special token.
+    """
+    head, _ = _encode(tokenizer, [texts[0][0][:cut]])[0]
+    rests = _marked(tokenizer, [(text[cut:], [(a - cut, b - cut) for a, b in spans]) for text, spans in texts])
+    blank = np.zeros(len(head), dtype=bool)
+    joined = [(np.concatenate([head, ids]), np.concatenate([blank, flags])) for ids, flags in rests]
+    plain = (row for row, (text, _) in enumerate(texts) if not (apart and apart.match(text, cut)))
+    tried = sorted({0, next(plain, 0)})
+    for row, whole in zip(tried, _marked(tokenizer, [texts[row] for row in tried]), strict=True):
+        if not all(np.array_equal(left, right) for left, right in zip(whole, joined[row], strict=True)):
+            return None
+    return joined
 
 
 def _documents(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
@@ -62,20 +75,20 @@ def _documents(tokenizer: Any, texts: Sequence[str]) -> list[Encoded]:
     return encoded
 
 
-def _shared_length(tokenizer: Any, texts: Sequence[tuple[str, Sequence[Span]]]) -> int:
+def _apart(tokenizer: Any) -> re.Pattern[str] | None:
+    """The special tokens that are cut out of a text before anything else is done to it."""
+    tokens = tokenizer.added_tokens_decoder.values()
+    free = [token for token in tokens if not (token.normalized or token.single_word or token.lstrip or token.rstrip)]
+    return any_of([token.content for token in free if token.special])
+
+
+def _shared_length(apart: re.Pattern[str] | None, texts: Sequence[tuple[str, Sequence[Span]]]) -> int:
     """Characters that all texts begin with, up to the end of a special token and before anything that trains."""
-    if len(texts) < _LEAST_SHARED_ROWS:
+    if apart is None or len(texts) < _LEAST_SHARED_ROWS:
         return 0
-    apart = any_of(
-        [
-            token.content
-            for token in tokenizer.added_tokens_decoder.values()
-            if token.special and not (token.normalized or token.single_word or token.lstrip or token.rstrip)
-        ]
-    )
     shared = _common_start(min(text for text, _ in texts), max(text for text, _ in texts))
     limit = min([len(shared), *(start for _, spans in texts for start, _ in spans)])
-    ends = [match.end() for match in apart.finditer(shared)] if apart else []
+    ends = (match.end() for match in apart.finditer(shared))
     return max((end for end in ends if _LEAST_SHARED_CHARACTERS <= end <= limit), default=0)
 
 

@@ -145,6 +145,10 @@ def _turn(
     if start is not None and upto is not None and text.startswith(upto) and len(upto) > start:
         return (start, start + len(_without_tail(template, upto[start:]))), True
     found = _placed(template, messages, tools, text, number)
+    if found is None and start is not None and messages[number].get("tool_calls"):
+        end = _end_before_next(template, messages, tools, text, number)
+        if end is not None and end > start:
+            return (start, end), True
     if found is None:
         raise SupervisionError(
             "the model's chat template rewrites this conversation, so that an answer cannot be found in the text again",
@@ -182,7 +186,10 @@ def _try_text(
 
 
 def _without_tail(template: ChatTemplate, turn: str) -> str:
-    """A turn without the white space behind its last token; all of it where no token of the template ends it."""
+    """A turn up to its end-of-turn token; all of it where no token of the template ends it."""
+    tail, ends = template.answer_tail, template.end_of_turn
+    if ends is not None and turn.endswith(tail):
+        return turn[: len(turn) - len(tail) + tail.index(ends) + len(ends)]
     stripped = turn.rstrip()
     tokens = template.token_texts.finditer(stripped) if template.token_texts else ()
     return stripped if any(token.end() == len(stripped) for token in tokens) else turn
@@ -211,6 +218,26 @@ def _placed(
         closing = re.match(rf"\s*{re.escape(template.end_of_turn)}", text[end:])
         end += len(closing.group()) if closing else 0
     return start, end
+
+
+def _end_before_next(
+    template: ChatTemplate,
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    text: str,
+    number: int,
+) -> int | None:
+    """Where a turn with calls of tools ends: behind the last end-of-turn token before the next message's content."""
+    if number + 1 == len(messages) or template.end_of_turn is None:
+        return None
+    marked = list(messages)
+    marked[number + 1] = {**messages[number + 1], "content": SENTINEL}
+    around = _try_text(template, marked, tools)
+    if around is None or around.count(SENTINEL) != 1:
+        return None
+    before = around.partition(SENTINEL)[0]
+    at = before.rfind(template.end_of_turn)
+    return at + len(template.end_of_turn) if at >= 0 and text.startswith(before) else None
 
 
 def _notes(template: ChatTemplate, conversation: Conversation, text: str) -> Note:

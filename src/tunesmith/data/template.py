@@ -28,6 +28,7 @@ class ChatTemplate:
     Attributes:
         tokenizer: A fast tokenizer of Transformers.
         end_of_turn: The token text that ends an assistant's turn, or None where the template writes none.
+        answer_tail: All text that the template writes behind an answer that comes last.
         takes_system: False where the template refuses or drops a system message.
         token_texts: Finds the text of any added token; None where the tokenizer has none.
         special_texts: Finds the text of any special token; None where the tokenizer has none.
@@ -35,6 +36,7 @@ class ChatTemplate:
 
     tokenizer: Any
     end_of_turn: str | None
+    answer_tail: str
     takes_system: bool
     token_texts: re.Pattern[str] | None
     special_texts: re.Pattern[str] | None
@@ -89,15 +91,17 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
     )
     token_texts, special_texts = any_of(added), any_of(special)
     turn = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]
-    after = _text(tokenizer, turn).rpartition(SENTINEL)[2]
-    ends = token_texts.match(after.lstrip()) if token_texts else None
+    found, _, tail = _text(tokenizer, turn).rpartition(SENTINEL)
+    # A template that leaves answers out has no tail either; the audit tells.
+    tail = tail if found else ""
+    ends = token_texts.match(tail.lstrip()) if token_texts else None
     try:
         takes_system = SENTINEL in _text(
             tokenizer, [{"role": "system", "content": SENTINEL}, {"role": "user", "content": "Hello"}]
         )
     except SupervisionError:
         takes_system = False
-    return ChatTemplate(tokenizer, ends.group() if ends else None, takes_system, token_texts, special_texts)
+    return ChatTemplate(tokenizer, ends.group() if ends else None, tail, takes_system, token_texts, special_texts)
 
 
 def require_fast(tokenizer: Any) -> None:
