@@ -27,10 +27,11 @@ _WORK = {
 
 @dataclass(frozen=True)
 class Line:
-    """A line that stays."""
+    """A line that stays. ``ends_position``: the work that was shown is over."""
 
     text: str
     style: Style | None = None
+    ends_position: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _status(data: dict[str, Any]) -> Line | None:
     if stage is None:
         return None
     detail = clean(str(data.get("detail") or ""))
-    return Line(f"{stage}: {detail}" if detail else stage, "bold")
+    return Line(f"{stage}: {detail}" if detail else stage, "bold", ends_position=True)
 
 
 def _progress(data: dict[str, Any]) -> Position:
@@ -97,5 +98,5 @@ def _step(step: int, data: dict[str, Any]) -> Position:
     if data.get("memory_bytes") is not None:
         facts.append(storage(data["memory_bytes"]))
     if data.get("eta_seconds") is not None:
-        facts.append(f"{duration(data['eta_seconds'])} left")
+        facts.append(f"{duration(round(data['eta_seconds']))} left")
     return Position("step", step, total, f"{step:,}/{total:,}" if total else f"{step:,}", "  ".join(facts))

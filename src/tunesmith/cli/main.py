@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import tempfile
@@ -87,17 +88,26 @@ def _tell(error: TunesmithError, wants_json: bool, found: Mapping[str, Any] | No
 
 def _usage_error(error: Exception) -> UsageError:
     """The command line library's complaint in our form."""
-    message = str(getattr(error, "message", "") or error)
     format_message = getattr(error, "format_message", None)
-    if callable(format_message):
-        message = str(format_message())
+    message = str(format_message() if callable(format_message) else error)
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "tunesmith"
-    first, _, suggestion = message.rstrip("?.").partition(". Did you mean ")
-    if not suggestion:
-        first, _, suggestion = message.rstrip("?.").partition(" Did you mean ")
-    hint = f"did you mean {suggestion}?" if suggestion else f"see `{path} --help`"
-    return UsageError(first[:1].lower() + first[1:].rstrip("."), code="usage.command_line", hint=hint)
+    hint = f"see `{context.command_path if context is not None else 'tunesmith'} --help`"
+    first, found, suggestion = message.rstrip("?. ").partition(" Did you mean ")
+    near = _nearest_option(error, context)
+    if found or near:
+        hint = f"did you mean {suggestion or near}?"
+    first = first.rstrip(".")
+    return UsageError(first[:1].lower() + first[1:], code="usage.command_line", hint=hint)
+
+
+def _nearest_option(error: Exception, context: Any) -> str | None:
+    """The option of the command that was most likely meant by one that it does not have."""
+    wanted = getattr(error, "option_name", None)
+    if wanted is None or context is None:
+        return None
+    known = [option for parameter in context.command.get_params(context) for option in parameter.opts]
+    near = difflib.get_close_matches(str(wanted), known, n=1, cutoff=0.7)
+    return near[0] if near else None
 
 
 def _tell_unexpected(error: Exception, wants_json: bool) -> int:

@@ -76,6 +76,8 @@ class _BarView:
 
     def show(self, shown: Line | Position) -> None:
         if isinstance(shown, Line):
+            if shown.ends_position:
+                self.close()
             self._print(shown.text, shown.style)
             return
         if self._progress is None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.cli.tables import Cell, Column, print_table
-from tunesmith.cli.terminal import Style, clean, out
+from tunesmith.cli.tables import Cell, Column, print_table, table_width
+from tunesmith.cli.terminal import Style, clean, out, width
 from tunesmith.cli.words import NOTHING, count, duration, number, storage
 
 _LOSSES = ("loss", "perplexity")
@@ -19,21 +20,35 @@ def print_report(report: Mapping[str, Any]) -> None:
     if not systems:
         out("the report measures nothing")
         return
-    names = _metric_names(report, systems)
+    columns, rows = _table(report, systems, apart=False)
+    room = width(sys.stdout)
+    if room is not None and table_width(columns, rows) > room:
+        columns, rows = _table(report, systems, apart=True)
+    print_table(columns, rows)
+    _print_verdict(report)
+    _print_cost(report)
+
+
+def _table(
+    report: Mapping[str, Any], systems: list[Mapping[str, Any]], *, apart: bool
+) -> tuple[list[Column], list[list[str | Cell]]]:
+    """Metrics by systems; ``apart`` puts each interval below its value, for a narrow terminal."""
     before, after = (_by_name(systems, name) for name in ("base", "tuned"))
     columns = [Column(_heading(report)), *(Column(_label(system), right=True) for system in systems)]
     if before and after:
         columns.append(Column("change", right=True))
-    rows = []
-    for name in names:
-        row: list[str | Cell] = [_LABELS.get(name, name)]
-        row += [_value(_measure(system, name)) for system in systems]
-        if before and after:
-            row.append(_change(report, name, _measure(before, name), _measure(after, name)))
-        rows.append(row)
-    print_table(columns, rows)
-    _print_verdict(report)
-    _print_cost(report)
+    rows: list[list[str | Cell]] = []
+    for name in _metric_names(report, systems):
+        measures = [_measure(system, name) for system in systems]
+        change = [_change(report, name, _measure(before, name), _measure(after, name))] if before and after else []
+        if not apart:
+            rows.append([_LABELS.get(name, name), *map(_with_interval, measures), *change])
+            continue
+        rows.append([_LABELS.get(name, name), *(_short(measure.get("value")) for measure in measures), *change])
+        if any(_interval(measure) for measure in measures):
+            intervals = [Cell(_interval(measure), "dim") for measure in measures]
+            rows.append(["", *intervals, *([""] if change else [])])
+    return columns, rows
 
 
 def metrics_of(report: Mapping[str, Any], system: str = "tuned") -> dict[str, float | None]:
@@ -70,16 +85,20 @@ def _metric_names(report: Mapping[str, Any], systems: list[Mapping[str, Any]]) -
     return first + [name for name in _LOSSES if any(system.get(name) for system in systems)]
 
 
-def _value(measure: Mapping[str, Any]) -> str:
-    value, low, high = (measure.get(key) for key in ("value", "low", "high"))
+def _with_interval(measure: Mapping[str, Any]) -> str:
+    interval = _interval(measure)
+    return f"{_short(measure.get('value'))} ({interval})" if interval else _short(measure.get("value"))
+
+
+def _interval(measure: Mapping[str, Any]) -> str:
+    low, high = measure.get("low"), measure.get("high")
+    return f"{_short(low)} to {_short(high)}" if low is not None and high is not None else ""
+
+
+def _short(value: float | None) -> str:
+    """Three digits behind the point say enough beside an interval; large ones need fewer."""
     if value is None:
         return NOTHING
-    text = _short(value)
-    return f"{text} ({_short(low)} to {_short(high)})" if low is not None and high is not None else text
-
-
-def _short(value: float) -> str:
-    """Three digits behind the point say enough beside an interval; large ones need fewer."""
     return f"{value:.3f}" if abs(value) < 10 else number(float(value), 4)
 
 

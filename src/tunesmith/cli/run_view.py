@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from tunesmith.runs.atomic import read_json
 from tunesmith.runs.compare import Comparison, Difference
 from tunesmith.runs.layout import RunFolder
 
+_HASH = re.compile(r"[0-9a-f]{64}")
 _STYLES: dict[State, Style] = {
     "running": "cyan",
     "finished": "green",
@@ -32,7 +34,7 @@ def recipe_of(run: RunFolder) -> dict[str, Any]:
     """The run's recipe as it was given; empty where it cannot be read."""
     try:
         found = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -53,7 +55,7 @@ def print_runs(found: Sequence[tuple[RunFolder, RunStatus]]) -> None:
             ]
         )
     columns = [Column("run"), Column("state"), Column("steps", right=True), Column("model", wrap=True)]
-    print_table([*columns, Column("technique"), Column("tuned")], rows)
+    print_table([*columns, Column("technique"), Column("result")], rows)
 
 
 def print_run(run: RunFolder) -> None:
@@ -76,7 +78,7 @@ def print_run(run: RunFolder) -> None:
         out(f"warning: {clean(warning)}", "yellow")
     out()
     out("recipe", "bold")
-    for line in run.recipe.read_text(encoding="utf-8").splitlines():
+    for line in run.recipe.read_text(encoding="utf-8", errors="replace").splitlines():
         out(f"  {clean(line)}")
     if run.report_json.exists():
         out()
@@ -97,7 +99,7 @@ def print_comparison(found: Comparison) -> None:
         columns = [Column(""), values, Column(found.b, right=values.right, wrap=True)]
         cells = [[row.what, _compared(row.a, row.a_range), _compared(row.b, row.b_range)] for row in rows]
         if section in ("metrics", "cost"):
-            columns.append(Column("difference", right=True))
+            columns.append(Column("change", right=True))
             cells = [[*line, _difference(row)] for line, row in zip(cells, rows, strict=True)]
         print_table(columns, cells, "  ")
 
@@ -148,10 +150,11 @@ def _print_next(run: RunFolder, status: RunStatus) -> None:
 
 
 def _compared(value: Any, interval: tuple[float, float] | None) -> str:
-    text = number(value)
-    if interval is not None and value is not None:
-        return f"{text} ({number(interval[0], 3)} to {number(interval[1], 3)})"
-    return text
+    if isinstance(value, str) and _HASH.fullmatch(value):
+        return f"{value[:12]}..."
+    if interval is None or not isinstance(value, float):
+        return number(value)
+    return f"{number(value, 3)} ({number(interval[0], 3)} to {number(interval[1], 3)})"
 
 
 def _difference(row: Difference) -> str:

@@ -40,6 +40,14 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]],
         out(line)
 
 
+def table_width(columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]]) -> int:
+    """How many columns of a terminal a table takes when nothing is wrapped."""
+    texts = [
+        [column.heading, *(_cell(row[index], column).text for row in rows)] for index, column in enumerate(columns)
+    ]
+    return sum(max(map(cell_len, one)) for one in texts) + len(_GAP) * (len(columns) - 1)
+
+
 def table_lines(
     columns: Sequence[Column], rows: Sequence[Sequence[str | Cell]], stream: TextIO, indent: str = ""
 ) -> list[str]:
@@ -93,4 +101,4 @@ def _row_lines(row: Sequence[Cell], columns: Sequence[Column], widths: Sequence[
 def _wrapped(text: str, size: int) -> list[str]:
     if cell_len(text) <= size:
         return [text]
-    return textwrap.wrap(text, size, break_long_words=True, break_on_hyphens=False) or [""]
+    return textwrap.wrap(text, size, break_long_words=True, break_on_hyphens=True) or [""]

@@ -37,11 +37,11 @@ def storage(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds in the two largest units that say something."""
+    """Seconds in the two largest units that say something; whole numbers stay whole."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
     if seconds < 59.5:
-        return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds < 9.5 and isinstance(seconds, float) else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

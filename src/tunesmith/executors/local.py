@@ -59,7 +59,7 @@ def start_worker(
     folder: Path,
     *,
     stage: str = "train",
-    command: Sequence[str] = WORKER_COMMAND,
+    command: Sequence[str] | None = None,
     working_folder: Path | None = None,
 ) -> LocalWorker:
     """Start a worker for a folder and return at once.
@@ -67,7 +67,7 @@ def start_worker(
     Args:
         folder: A run or scratch folder; it holds what the stage needs.
         stage: train, audit, evaluate or pull.
-        command: The program; folder and stage are added behind it.
+        command: The program, WORKER_COMMAND unless given; folder and stage are added behind it.
         working_folder: Where relative paths of the recipe start. The default is where the first worker of this folder
             was started, so that a run resumes from anywhere; for a new folder it is the current one.
 
@@ -78,7 +78,7 @@ def start_worker(
     directory = _working_folder(folder, working_folder)
     with telling_output_errors(folder), (folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(
-            [*command, str(folder), "--stage", stage],
+            [*(command or WORKER_COMMAND), str(folder), "--stage", stage],
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunesmith.errors import DataError, ModelError, RecipeError, RunError, SupervisionError, TunesmithError, UsageError
-from tunesmith.executors.local import LAUNCH, WORKER_COMMAND, LocalWorker, start_worker
+from tunesmith.executors.local import LAUNCH, LocalWorker, start_worker
 from tunesmith.jobs.states import RESUMABLE, is_alive, run_status
 from tunesmith.runs.control import write_wish
 from tunesmith.runs.events import read_events
@@ -15,7 +15,7 @@ from tunesmith.runs.layout import NAME_PATTERN, RunFolder, find_run, remove_run
 _BAD_INPUT = (UsageError, RecipeError, DataError, SupervisionError, ModelError)
 
 
-def start(run: RunFolder, command: Sequence[str] = WORKER_COMMAND) -> LocalWorker:
+def start(run: RunFolder, command: Sequence[str] | None = None) -> LocalWorker:
     """Start a worker that trains a run, from its last checkpoint where it has one.
 
     Raises:
@@ -26,7 +26,7 @@ def start(run: RunFolder, command: Sequence[str] = WORKER_COMMAND) -> LocalWorke
     return start_worker(run.path, stage="train", command=command)
 
 
-def resume(run: RunFolder, command: Sequence[str] = WORKER_COMMAND) -> LocalWorker | None:
+def resume(run: RunFolder, command: Sequence[str] | None = None) -> LocalWorker | None:
     """Start a worker for a run that stopped; None where a living worker owns it already.
 
     Raises:

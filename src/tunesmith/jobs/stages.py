@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.errors import SupervisionError, WorkerError
-from tunesmith.executors.local import WORKER_COMMAND, start_worker
+from tunesmith.executors.local import start_worker
 from tunesmith.jobs.follow import follow_worker
 from tunesmith.jobs.prune import SCRATCH_PREFIX, prune_scratch
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
@@ -43,7 +43,7 @@ def audit(
     on_event: OnEvent,
     *,
     show: int = 0,
-    command: Sequence[str] = WORKER_COMMAND,
+    command: Sequence[str] | None = None,
 ) -> AuditResult:
     """Audit the supervision of a recipe.
 
@@ -51,7 +51,7 @@ def audit(
         recipe_yaml: The recipe's text.
         on_event: Gets every event of the worker.
         show: How many rows are wanted with their tokens.
-        command: The worker's program.
+        command: The worker's program, the real one unless given.
 
     Raises:
         TunesmithError: The worker's error; a SupervisionError only where the worker wrote no audit.json.
@@ -72,7 +72,7 @@ def audit(
         )
 
 
-def pull(name: str, on_event: OnEvent, *, command: Sequence[str] = WORKER_COMMAND) -> PulledModel:
+def pull(name: str, on_event: OnEvent, *, command: Sequence[str] | None = None) -> PulledModel:
     """Bring a model to this machine, or find it here.
 
     Raises:
@@ -96,9 +96,7 @@ def pull(name: str, on_event: OnEvent, *, command: Sequence[str] = WORKER_COMMAN
 
 
 @contextmanager
-def evaluate(
-    request: Mapping[str, Any], on_event: OnEvent, *, command: Sequence[str] = WORKER_COMMAND
-) -> Iterator[Path]:
+def evaluate(request: Mapping[str, Any], on_event: OnEvent, *, command: Sequence[str] | None = None) -> Iterator[Path]:
     """Measure a model on data; the block gets the folder with report.json, .md and .html, which ends with it.
 
     Raises:
@@ -122,7 +120,7 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run(folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str]) -> None:
+def _run(folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str] | None) -> None:
     worker = start_worker(folder, stage=stage, command=command, working_folder=Path.cwd())
     try:
         for event in follow_worker(worker):

@@ -1,0 +1,13 @@
+"""The command ``tunesmith`` with the fake worker in the place of the real one."""
+
+from __future__ import annotations
+
+import fake_worker
+
+from tunesmith.cli.main import main
+from tunesmith.executors import local
+
+local.WORKER_COMMAND = fake_worker.COMMAND
+
+if __name__ == "__main__":
+    main()
