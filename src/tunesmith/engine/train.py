@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,13 +15,14 @@ from tunesmith.data.steps import StepPlan
 from tunesmith.data.types import TokenSet
 from tunesmith.engine.checkpoint import Checkpoints, CheckpointState
 from tunesmith.engine.deadline import Deadline
+from tunesmith.engine.mode import training_mode
 from tunesmith.engine.monitor import Speed, peak_memory_bytes
 from tunesmith.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from tunesmith.engine.resume import find_checkpoint, library_versions, training_identity
 from tunesmith.engine.schedule import Clock, rate_share
 from tunesmith.engine.settings import TrainResult, TrainSettings, ValidationLoss
 from tunesmith.engine.step import Outcome, Parts, packs_of_step, run_pack, take_step
-from tunesmith.errors import ModelError, TrainingError
+from tunesmith.errors import TrainingError
 from tunesmith.objectives.base import Objective
 from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
@@ -114,7 +114,7 @@ def train(
     deadline = _deadline(training)
     speed = Speed()
     stopped: Literal["pause", "cancel"] | None = None
-    with _training_mode(model, settings.activation_checkpointing):
+    with training_mode(model, settings.activation_checkpointing):
         if deadline is not None and progress.step < progress.clock.total_steps:
             deadline.note_probe(_probe_seconds(training, progress.step))
             _keep_deadline(training, progress, deadline)
@@ -310,30 +310,3 @@ def _elapsed(training: _Training, progress: _Progress) -> float:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-@contextmanager
-def _training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[None]:
-    """Training mode for the block, eval mode and no gradients behind it."""
-    switchable: Any = model
-    if activation_checkpointing:
-        try:
-            # Reentrant checkpointing would need inputs with gradients, which adapters on a frozen model do not have.
-            switchable.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        except (AttributeError, ValueError) as error:
-            raise ModelError(
-                "the model cannot do activation checkpointing",
-                code="model.activation_checkpointing",
-                place="train.activation_checkpointing",
-                value=type(model).__name__,
-                hint="set it to false",
-            ) from error
-    model.train()
-    try:
-        yield
-    finally:
-        model.eval()
-        for parameter in model.parameters():
-            parameter.grad = None
-        if activation_checkpointing:
-            switchable.gradient_checkpointing_disable()

@@ -64,7 +64,7 @@ def without_dropout(model: nn.Module) -> None:
     ``attention_dropout`` that a layer hands to a function.
     """
     for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
+        if isinstance(module, nn.Dropout):
             module.p = 0.0
         for name, value in vars(module).items():
             if isinstance(value, float) and "drop" in name:
