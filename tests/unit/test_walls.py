@@ -1,0 +1,93 @@
+"""The walls of the house: every room is named in the contracts, and nothing light loads what is heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "src" / "tunesmith"
+HEAVY = ("torch", "transformers", "peft", "accelerate", "fastapi", "uvicorn")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONTRACTS = {contract["name"]: contract for contract in PROJECT["tool"]["importlinter"]["contracts"]}
+CONTROL = set(CONTRACTS["CONTROL never imports COMPUTE"]["source_modules"])
+COMPUTE = set(CONTRACTS["COMPUTE never imports CONTROL"]["source_modules"])
+BASE = set(CONTRACTS["BASE imports neither"]["source_modules"])
+
+
+def modules_below(folder: Path) -> list[str]:
+    """Every module of the package below a folder, by its import name."""
+    paths = [path.relative_to(PACKAGE.parent).with_suffix("") for path in folder.rglob("*.py")]
+    return sorted(".".join(path.parts[:-1] if path.name == "__init__" else path.parts) for path in paths)
+
+
+def run_python(program: str) -> str:
+    """What a new interpreter prints that runs the program."""
+    command = [sys.executable, "-W", "error", "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_every_room_is_in_one_of_the_three_parts():
+    rooms = {f"tunesmith.{path.stem}" for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
+    assert rooms - {"tunesmith.__init__", "tunesmith.__pycache__"} == CONTROL | COMPUTE | BASE
+    assert len(CONTROL) + len(COMPUTE) + len(BASE) == len(CONTROL | COMPUTE | BASE)
+
+
+def test_every_contract_names_the_same_rooms():
+    assert set(CONTRACTS["CONTROL never imports COMPUTE"]["forbidden_modules"]) == COMPUTE
+    assert set(CONTRACTS["COMPUTE never imports CONTROL"]["forbidden_modules"]) == CONTROL
+    assert set(CONTRACTS["BASE imports neither"]["forbidden_modules"]) == CONTROL | COMPUTE
+    light = CONTRACTS["BASE and CONTROL never load the training stack or a web server"]
+    assert set(light["source_modules"]) == BASE | CONTROL
+    assert set(light["forbidden_modules"]) == set(HEAVY)
+    assert set(CONTRACTS["The web server is in inference alone"]["source_modules"]) == COMPUTE - {"tunesmith.inference"}
+    assert set(CONTRACTS["Accelerate is in strategies alone"]["source_modules"]) == COMPUTE - {"tunesmith.strategies"}
+    ordered = CONTRACTS["The order of COMPUTE"]["layers"]
+    assert {f"tunesmith.{room.strip()}" for layer in ordered for room in layer.split("|")} == COMPUTE
+
+
+@pytest.mark.parametrize("room", ["techniques", "trackers"])
+def test_every_sibling_is_kept_from_the_others(room):
+    """Files that only define the room's protocol, its table or shared helpers are no siblings."""
+    (contract,) = [one for one in CONTRACTS.values() if one.get("modules", [""])[0].startswith(f"tunesmith.{room}.")]
+    table = (PACKAGE / room / "table.py").read_text(encoding="utf-8")
+    members = {name for name in modules_below(PACKAGE / room) if f"from {name} import" in table}
+    assert members - {f"tunesmith.{room}.base"} == set(contract["modules"])
+
+
+def test_no_module_of_base_or_control_loads_anything_heavy():
+    folders = [PACKAGE / room.partition(".")[2] for room in sorted(BASE | CONTROL)]
+    modules = [name for folder in folders for name in modules_below(folder)]
+    modules += [f"tunesmith.{folder.name}" for folder in folders if not folder.is_dir()]
+    assert len(modules) > len(folders)
+    program = f"""
+import importlib, json, sys
+blame = {{}}
+for name in {["tunesmith", *modules]!r}:
+    importlib.import_module(name)
+    for heavy in {HEAVY!r}:
+        if heavy in sys.modules:
+            blame.setdefault(heavy, name)
+print(json.dumps(blame))
+"""
+    assert json.loads(run_python(program)) == {}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["runs", "list"], ["models", "list"]])
+def test_light_commands_load_nothing_heavy(arguments, tmp_path):
+    program = f"""
+import contextlib, io, os, sys
+os.chdir({str(tmp_path)!r})
+from tunesmith.cli.main import run
+with contextlib.redirect_stdout(io.StringIO()):
+    code = run({arguments!r})
+print(code, [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    assert run_python(program) == "0 []\n"
