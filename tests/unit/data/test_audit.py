@@ -163,6 +163,34 @@ def test_wrong_marks_are_found(
     assert expected <= failed(found)
 
 
+def test_a_turn_of_weight_0_that_trains_is_found(tokenized: Callable[..., tuple[TokenStore, Inspection]]) -> None:
+    weighted = chat("a", "first", "b", "second")
+    weighted["messages"][1]["weight"] = 0
+    _, inspection = tokenized([weighted])
+    store, _ = tokenized([chat("a", "first", "b", "second")])
+    fresh = [(store.place(0), example) for _, example in read_examples(inspection)]
+    found = audit(store, fresh, task_for(inspection), styled_tokenizer("chatml"), inspection)
+    assert failed(found) == {"only_answers_train"}
+
+
+def test_a_call_of_a_tool_that_does_not_train_is_found(
+    tokenized: Callable[..., tuple[TokenStore, Inspection]],
+) -> None:
+    call = {"type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    row = chat("Weather?", "Let me look.")
+    row["messages"][1]["tool_calls"] = [call]
+    store, inspection = tokenized([row], "qwen3")
+    good = audit(store, read_examples(inspection), task_for(inspection), styled_tokenizer("qwen3"), inspection)
+    assert failed(good) == set()
+
+    def change(values: np.ndarray[Any, Any]) -> None:
+        values[np.flatnonzero(values)[-20:-1]] = False
+
+    wrong = damaged(store, "trained", change)
+    found = audit(wrong, read_examples(inspection), task_for(inspection), styled_tokenizer("qwen3"), inspection)
+    assert "only_answers_train" in failed(found)
+
+
 def test_a_wrong_token_is_found(tokenized: Callable[..., tuple[TokenStore, Inspection]]) -> None:
     store, inspection = tokenized(GOOD)
 

@@ -38,8 +38,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"tokens": ["nothing", "here"], "tags": ["O", "O"]},
     ],
     "translation": [
-        {"source": "Good day.", "target": "Guten Tag, meine Damen und Herren.", "source_lang": "en", "target_lang": "de"},
-        {"source": "Thanks.", "target": "Muito obrigado por tudo, meus amigos.", "source_lang": "en", "target_lang": "pt-BR"},
+        {"source": "Good day.", "target": "Guten Tag, liebe Leute da.", "source_lang": "en", "target_lang": "de"},
+        {"source": "Thanks.", "target": "Muito obrigado por tudo.", "source_lang": "en", "target_lang": "pt-BR"},
     ],
     "qa": [
         {"question": "Capital of France?", "context": "Paris is the capital.", "answers": ["Paris", "the city Paris"]},
