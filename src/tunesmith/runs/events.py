@@ -96,7 +96,7 @@ class EventFollower:
 
 
 def _parse(line: bytes) -> Event | None:
-    """One event; None for a line that a crash of the machine left broken. Unknown keys of later versions are ignored."""
+    """One event; None for a line that a crash of the machine left broken. Keys of later versions are ignored."""
     try:
         raw = orjson.loads(line)
         return Event(raw["seq"], raw["attempt"], raw["time"], raw["type"], raw.get("step"), raw.get("data") or {})
