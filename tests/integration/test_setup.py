@@ -1,0 +1,94 @@
+"""scripts/setup_environment.sh, with an environment whose pip writes down what it is asked and installs nothing.
+
+CI runs the script for real; what cannot be had there is a package index with a CUDA build, or an old Python.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "setup_environment.sh"
+CUDA_REPORT = '{"install": [{"metadata": {"version": "2.13.0", "requires_dist": ["nvidia-cublas==13.1"]}}]}'
+CPU_REPORT = '{"install": [{"metadata": {"version": "2.13.0+cpu", "requires_dist": ["sympy"]}}]}'
+STUB = """#!/bin/sh
+echo "$*" >> {log}
+case "$*" in
+  *"pip show"*) exit 1 ;;
+  *--dry-run*) cat {report} ;;
+esac
+"""
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("bash") is None or shutil.which("nvidia-smi") is not None or sys.platform != "linux",
+    reason="the choice of a CPU build is made on Linux without a GPU",
+)
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment with stubs for its programs."""
+    programs = tmp_path / "venv" / "bin"
+    programs.mkdir(parents=True)
+    stub = STUB.format(log=tmp_path / "log", report=tmp_path / "report")
+    for name in ("python", "tunesmith"):
+        (programs / name).write_text(stub, encoding="utf-8")
+        (programs / name).chmod(0o755)
+    return tmp_path / "venv"
+
+
+def set_up(venv: Path, report: str, **variables: str) -> tuple[str, list[str]]:
+    """Run the script; what it said, and what pip was asked."""
+    (venv.parent / "report").write_text(report, encoding="utf-8")
+    environment = {key: value for key, value in os.environ.items() if key != "TORCH_INDEX_URL"}
+    environment |= {"VENV": str(venv), "PYTHON": sys.executable, **variables}
+    result = subprocess.run(
+        ["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    log = venv.parent / "log"
+    return result.stderr, log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+
+
+def test_a_cuda_build_is_announced_before_it_is_installed(venv):
+    said, asked = set_up(venv, CUDA_REPORT)
+    assert "TORCH_INDEX_URL" in said
+    assert asked[-1].endswith("--no-build-isolation --editable .")
+
+
+def test_a_cpu_build_needs_no_words(venv):
+    said, asked = set_up(venv, CPU_REPORT)
+    assert "TORCH_INDEX_URL" not in said
+    assert all("--constraint constraints.txt" in line for line in asked if "install" in line and "dry" not in line)
+
+
+def test_the_index_that_is_named_gives_torch_and_nothing_else(venv):
+    said, asked = set_up(venv, CUDA_REPORT, TORCH_INDEX_URL="http://127.0.0.1:9/cpu")
+    assert "note:" not in said
+    (from_index,) = [line for line in asked if "127.0.0.1:9" in line]
+    assert "--no-deps" in from_index
+    assert from_index.rpartition(" ")[2].startswith("torch==")
+
+
+def test_a_second_time_nothing_is_asked(venv):
+    set_up(venv, CPU_REPORT)
+    (venv.parent / "log").unlink()
+    assert set_up(venv, CPU_REPORT) == ("", [])
+
+
+def test_an_old_python_is_refused_in_words(venv, tmp_path):
+    old = tmp_path / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    old.chmod(0o755)
+    environment = {**os.environ, "VENV": str(venv), "PYTHON": str(old)}
+    result = subprocess.run(
+        ["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 1
+    assert "needs Python 3.11 or later" in result.stderr
