@@ -24,7 +24,7 @@ def schema() -> None:
 @app.command()
 def show(
     arguments: Annotated[
-        list[str], typer.Argument(metavar="RECIPE [KEY=VALUE ...]", help="A recipe file, then values to change.")
+        list[str], typer.Argument(metavar="RECIPE|KEY=VALUE", help="A recipe file, then values to change.")
     ],
     *,
     as_json: AsJson = False,

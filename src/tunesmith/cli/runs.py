@@ -54,7 +54,10 @@ def compare(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Lay two finished runs side by side: what was asked differently, and what came of it."""
+    """Lay two finished runs side by side.
+
+    Of recipe, chosen values, data and machine only the differences are told; metrics and cost always.
+    """
     from tunesmith.cli.run_view import print_comparison
     from tunesmith.runs.compare import compare as compare_reports
 
@@ -68,7 +71,10 @@ def compare(
 
 @app.command()
 def resume(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> None:
-    """Go on with a run from its last checkpoint; one that still runs is followed."""
+    """Go on with a run, or follow one that runs.
+
+    A run that stopped goes on from its last checkpoint, and one that is finished is shown.
+    """
     from tunesmith.cli.outcome import print_outcome, watch
     from tunesmith.jobs.control import resume as resume_run
     from tunesmith.jobs.follow import last_seq

@@ -25,7 +25,7 @@ _SETTING = re.compile(r"[a-z_]+(\.[A-Za-z0-9_]+)*=")
 def train(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RECIPE] [KEY=VALUE ...]", help="A recipe file, then values such as train.epochs=2."),
+        typer.Argument(metavar="RECIPE|KEY=VALUE", help="A recipe file, then values such as train.epochs=2."),
     ] = None,
     *,
     model: Annotated[
