@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from json import dumps, loads
 from typing import Any
 
 import transformers
@@ -22,8 +23,11 @@ CORPUS = [
 
 @dataclass(frozen=True)
 class Style:
-    """A chat template with the tokens that it needs. ``kind`` is bytes, trimmed (bytes whose offsets leave out white
-    space) or words (word marks, as SentencePiece models have them)."""
+    """A chat template with the tokens that it needs.
+
+    ``kind`` is bytes, trimmed (bytes whose offsets leave out white space), words (word marks, as SentencePiece models
+    have them), first (a word mark before the first text only) or few (words without bytes for unknown characters).
+    """
 
     template: str
     tokens: tuple[str, ...]
@@ -106,6 +110,8 @@ STYLES = {
     "qwen3": Style(QWEN3, _CHATML_TOKENS, "<|im_end|>", words=("<think>", "</think>", "<tool_call>", "</tool_call>")),
 }
 FAULTY = {
+    # Right, but for a vocabulary that knows no character beyond its corpus.
+    "few_characters": Style(CHATML, _CHATML_TOKENS, "<|im_end|>", kind="few"),
     # ChatML with another system message than its twin, to stand for a template that changed.
     "chatml_system": Style("{{ '<|im_start|>system\nHm.<|im_end|>\n' }}" + CHATML, _CHATML_TOKENS, "<|im_end|>"),
     "no_end_of_turn": Style(CHATML.replace("<|im_end|>", ""), _CHATML_TOKENS, "<|endoftext|>"),
@@ -131,8 +137,8 @@ def styled_tokenizer(name: str) -> Any:
 
 
 def make_tokenizer(style: Style) -> Any:
-    if style.kind in ("words", "first"):
-        backend = _words(style.tokens)
+    if style.kind in ("words", "first", "few"):
+        backend = _words(style.tokens, known_bytes=style.kind != "few")
     else:
         backend = _bytes(style.tokens, style.kind == "trimmed")
     if style.kind == "first":
@@ -178,7 +184,7 @@ def _bytes(tokens: tuple[str, ...], trimmed: bool) -> Tokenizer:
     return backend
 
 
-def _words(tokens: tuple[str, ...]) -> Tokenizer:
+def _words(tokens: tuple[str, ...], *, known_bytes: bool) -> Tokenizer:
     """Word marks put before each text between special tokens, and bytes for characters that are not known."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -193,9 +199,8 @@ def _words(tokens: tuple[str, ...]) -> Tokenizer:
     backend.train_from_iterator(CORPUS, trainer)
     vocabulary = backend.get_vocab()
     # Trained with the bytes as special tokens to give them a place; they must not be matched in texts.
-    from json import dumps, loads
-
     state = loads(backend.to_str())
+    state["model"]["byte_fallback"] = known_bytes
     state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in ("<unk>", *tokens)]
     assert all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
     return Tokenizer.from_str(dumps(state))

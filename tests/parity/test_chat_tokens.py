@@ -29,7 +29,9 @@ MARKERS = [
     "[/INST]",
     "assistant\n",
 ]
-PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581\0"), min_size=1, max_size=12)
+PLAIN = st.text(
+    st.characters(exclude_categories=["Cs", "Cn", "Co"], exclude_characters="\u2581\0"), min_size=1, max_size=12
+)
 PIECE = st.sampled_from([*MARKERS, "\n", "\n\n", " ", "  ", "\r\n", "😀", "漢字", "é", '{"a": 1}', "a", "."]) | PLAIN
 CONTENT = st.lists(PIECE, min_size=1, max_size=5).map("".join).filter(lambda text: text.strip() != "")
 
@@ -146,4 +148,6 @@ def test_the_starter_model_s_tokens(starter: Any, conversation: Conversation) ->
     assert row.token_ids_T.tolist() == own_tokens(starter, conversation)
     answers = [m.content for m in conversation.messages if m.role == "assistant" and m.trained]
     trained = starter.decode(row.token_ids_T[row.trained_T].tolist(), skip_special_tokens=False)
-    assert bare(trained) == "".join(bare(answer) + "<|im_end|>" for answer in answers)
+    # Its vocabulary lacks a few bytes, and what is lost in any text is lost here too.
+    known = [starter.decode(starter(answer)["input_ids"], skip_special_tokens=False) for answer in answers]
+    assert bare(trained) == "".join(bare(answer) + "<|im_end|>" for answer in known)

@@ -151,6 +151,7 @@ def audit(
         *_store_warnings(store, ""),
         *(_store_warnings(validation, "validation: ") if validation is not None else ()),
         *_stop_warnings(template, text_ends | set(stop_token_ids), known=bool(stop_token_ids)),
+        *_lost_warnings(sample, tokenizer),
         *_data_warnings(inspection, overlap),
     )
     shown = tuple(
@@ -200,7 +201,7 @@ def _store_warnings(store: TokenStore, side: str) -> Iterable[str]:
         Note.PROMPT_DIFFERS: "have an answer that does not follow the prompt as the model's template opens it",
         Note.SYSTEM_MOVED: "have a system message, which the model's template does not take; it goes before the "
         "first user message",
-        Note.THINKING_DROPPED: "have thoughts in earlier answers, which the model's template leaves out",
+        Note.THINKING_DROPPED: "have thoughts in answers, which the model's template leaves out",
         Note.CUT: f"are cut at {store.facts['max_length']} tokens",
     }
     for note, words in told.items():
@@ -222,6 +223,16 @@ def _stop_warnings(template: ChatTemplate | None, stops: Collection[int], *, kno
         yield (
             f"answers end with {template.end_of_turn}, at which the model's generation settings do not stop; "
             "other programs may let it run on"
+        )
+
+
+def _lost_warnings(sample: Sequence[SampledRow], tokenizer: Any) -> Iterable[str]:
+    places = checks.rows_with_lost_characters(sample, tokenizer)
+    if places:
+        first = ", ".join(places[:_FIRST_PLACES])
+        yield (
+            f"{len(places)} of {len(sample)} sampled rows have characters that the model's tokenizer does not know; "
+            f"they are lost (first: {first})"
         )
 
 

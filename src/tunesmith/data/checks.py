@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,9 @@ def _wrongly_trained(row: SampledRow, template: ChatTemplate | None) -> str | No
         )
         if row.cut and end == len(row.trained_T):
             continue
-        if not _is_answer(text, answer, template):
+        if not (
+            _is_answer(text, answer, template) or _is_answer(text, _as_known(answer, template.tokenizer), template)
+        ):
             return f"answer {number} should train, but what trains reads {text[:60]!r}"
     return None
 
@@ -259,6 +261,24 @@ def _is_answer(text: str, answer: Message, template: ChatTemplate) -> bool:
     before, _, after = found.rpartition(content) if content else ("", "", found)
     around = f"{before}\n{after}"
     return not (template.token_texts.sub("", around) if template.token_texts else around).strip()
+
+
+def rows_with_lost_characters(sample: Sequence[SampledRow], tokenizer: Any) -> list[str]:
+    """Places of sampled rows with characters that the tokenizer does not know and gives back as something else."""
+    places: list[str] = []
+    for row in sample:
+        if row.item is not None:
+            messages = [Message("", row.item.text)] if isinstance(row.item, Document) else row.item.messages
+            if any(_bare(_as_known(message, tokenizer).content) != _bare(message.content) for message in messages):
+                places.append(row.place)
+    return places
+
+
+def _as_known(message: Message, tokenizer: Any) -> Message:
+    """A message with its content as it is after encoding and decoding."""
+    ids = tokenizer(message.content, add_special_tokens=False, verbose=False)["input_ids"]
+    known = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return replace(message, content=str(known))
 
 
 def _bare(text: str) -> str:

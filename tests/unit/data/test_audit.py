@@ -250,6 +250,14 @@ def test_warnings(audited: Callable[..., Audit]) -> None:
     assert "generation settings do not stop" not in text
 
 
+def test_characters_that_the_tokenizer_does_not_know(audited: Callable[..., Audit]) -> None:
+    found = audited([GOOD[0], chat("Where?", "漢字 in Japan.")], "few_characters")
+    assert failed(found) == set()
+    assert any(warning.startswith("1 of 2 sampled rows have characters") for warning in found.warnings)
+    known = audited([GOOD[0], chat("Where?", "漢字 in Japan.")], "mistral")
+    assert not any("characters" in warning for warning in known.warnings)
+
+
 def test_an_end_of_turn_at_which_generation_does_not_stop(audited: Callable[..., Audit]) -> None:
     found = audited(GOOD, "phi3", stop_token_ids=(0,))
     assert any(warning.startswith("answers end with <|end|>") for warning in found.warnings)
