@@ -21,7 +21,7 @@ class Deadline:
         checkpoint_seconds: A first guess of how long saving takes.
     """
 
-    def __init__(self, seconds: float, checkpoint_seconds: float, window: int = 50) -> None:
+    def __init__(self, seconds: float, checkpoint_seconds: float, window: int = 30) -> None:
         self._limit = seconds * (1.0 - SPARE_SHARE)
         self._checkpoint_guess = checkpoint_seconds
         self._saved: list[float] = []
