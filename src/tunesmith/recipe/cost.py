@@ -1,0 +1,53 @@
+"""A rough estimate of time, from matrix products alone; good enough to choose defaults, not to plan by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+
+# Where nothing was measured: a laptop of two cores.
+_USUAL_FLOPS_PER_SECOND = 200e9
+# Share of the matrix products' speed that whole training steps and answers reach; measured on two cores.
+_REACHED_IN_TRAINING = 0.6
+_REACHED_IN_FORWARD = 0.5
+# Decoding is bound by memory: tokens a second of a batch, for 135 million fp32 parameters on two cores.
+_DECODED_PARAMETERS_PER_SECOND = 100 * 135e6
+_ROWS_PER_PACK = 24
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of work. ``row_tokens`` are a row's tokens on average."""
+
+    row_tokens: float
+    train_seconds_per_row: float
+    forward_seconds_per_token: float
+    decode_seconds_per_token: float
+    prompt_tokens: float
+
+    def evaluation_seconds_per_row(self, new_tokens: int) -> float:
+        """One row measured under one system: its loss, its prompt, and its answer (half of the room, usually)."""
+        return (
+            2 * self.prompt_tokens * self.forward_seconds_per_token + 0.5 * new_tokens * self.decode_seconds_per_token
+        )
+
+
+def estimate_cost(data: DataFacts, model: ModelFacts, host: HostFacts, *, full: bool, share_prefix: bool) -> Cost:
+    """Estimate from parameters and the machine's matrix products: 2 operations a parameter and token in a forward.
+
+    A backward takes as many again for activations, and once more for weights where all of them train.
+    """
+    flops = host.matmul_flops_per_second or _USUAL_FLOPS_PER_SECOND
+    tokens = data.mean_row_tokens
+    if share_prefix:
+        tokens = data.own_row_tokens + data.shared_prefix_tokens / _ROWS_PER_PACK
+    per_token = (6 if full else 4) * model.parameters / (flops * _REACHED_IN_TRAINING)
+    decode = model.parameters / (_DECODED_PARAMETERS_PER_SECOND * flops / _USUAL_FLOPS_PER_SECOND)
+    return Cost(
+        row_tokens=data.mean_row_tokens,
+        train_seconds_per_row=tokens * per_token,
+        forward_seconds_per_token=2 * model.parameters / (flops * _REACHED_IN_FORWARD),
+        decode_seconds_per_token=decode,
+        prompt_tokens=tokens,
+    )

@@ -1,0 +1,66 @@
+"""Facts from which ``auto`` values are resolved and impossible wishes refused. Whoever knows them hands them in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the training data is, in tokens of the model.
+
+    ``shared_prefix_tokens`` are untrained tokens that all rows begin with. ``default_metrics`` and ``answer_tokens``
+    (room for the longest answer, 0 where nothing is answered) come from the task.
+    """
+
+    task: str
+    shape: str
+    rows: int
+    validation_rows: int
+    tokens: int
+    trained_tokens: int
+    longest_row: int
+    shared_prefix_tokens: int = 0
+    labels: int = 0
+    default_metrics: tuple[str, ...] = ()
+    answer_tokens: int = 0
+
+    @property
+    def mean_row_tokens(self) -> float:
+        """Tokens of a row on average."""
+        return self.tokens / max(1, self.rows)
+
+    @property
+    def own_row_tokens(self) -> float:
+        """Tokens of a row on average that it does not share with all others."""
+        return max(1.0, self.mean_row_tokens - self.shared_prefix_tokens)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the model is, from its config and tokenizer alone. ``context_length`` is None where the config is silent."""
+
+    name: str
+    parameters: int
+    context_length: int | None
+    has_chat_template: bool
+    model_type: str
+    is_causal_lm: bool
+    hidden_size: int
+    layers: int
+    vocabulary_size: int
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What this machine is.
+
+    ``fast_dtype`` won a short race of matrix products at ``matmul_flops_per_second``.
+    """
+
+    cores: int
+    memory_bytes: int
+    device: Literal["cpu", "cuda"] = "cpu"
+    fast_dtype: Literal["float32", "bfloat16"] = "float32"
+    matmul_flops_per_second: float | None = None

@@ -1,0 +1,285 @@
+"""Resolve every ``auto`` of a recipe from facts, each with a reason that a reader can check.
+
+The rules here are rules of thumb that were tried on small models; a user's own value always wins.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from tunesmith.recipe.budget import Budget, parse_budget
+from tunesmith.recipe.cost import Cost, estimate_cost
+from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.resolved import Resolved
+from tunesmith.recipe.schema import Lora, Recipe
+
+USUAL_EPOCHS = 3.0
+MOST_TRAINING_SECONDS = 25 * 60
+STEPS_WANTED = 60
+FEWEST_OWN_TOKENS = 512
+MOST_OWN_TOKENS = 4096
+MICRO_BATCH_TOKENS = 1024
+SHARING_MICRO_BATCH_TOKENS = 2048
+SHORTEST_SHARED_PREFIX = 16
+MOST_EVALUATION_ROWS = 200
+FEWEST_EVALUATION_ROWS = 20
+MOST_EVALUATION_SECONDS = 240.0
+EVALUATION_SHARE = 0.25
+MOST_FEW_SHOT = 5
+MOST_FEW_SHOT_TOKENS = 1024
+CHECKPOINT_SECONDS = 180.0
+VALIDATIONS = 4
+
+
+@dataclass
+class _Reasons:
+    said: dict[str, str] = field(default_factory=dict)
+
+    def give(self, key: str, value: Any, reason: str) -> Any:
+        self.said[key] = reason
+        return value
+
+
+def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts) -> Resolved:
+    """Choose every value that the recipe leaves open. What cannot work was refused before; see refusals.
+
+    Args:
+        recipe: What was asked for.
+        data: The training data in tokens.
+        model: The model.
+        host: This machine.
+    """
+    train, reasons = recipe.train, _Reasons()
+    said = reasons.give
+    budget = Budget() if train.budget is None else parse_budget(train.budget)
+    share = _share_prefix(recipe, data, reasons)
+    cost = estimate_cost(data, model, host, full=recipe.technique.name == "full", share_prefix=share)
+    epochs = _epochs(recipe, data, budget, cost, reasons)
+    rows = epochs * data.rows
+    if budget.seconds:
+        rows = min(rows, budget.seconds * (1 - EVALUATION_SHARE) / cost.train_seconds_per_row)
+    tokens_per_step = _tokens_per_step(recipe, data, rows, share=share, reasons=reasons)
+    steps = max(1, round(rows * data.mean_row_tokens / tokens_per_step))
+    evaluation_rows, new_tokens = _evaluation(recipe, data, budget, cost, reasons)
+    asked = "as the recipe says"
+    task_reason = asked if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
+    return Resolved(
+        model=said("model", recipe.model, asked),
+        task=said("task", data.task, task_reason),
+        objective=said("objective", "sft", asked if recipe.objective != "auto" else "auto: the task has one answer"),
+        technique=said("technique", recipe.technique, asked),
+        seed=said("train.seed", train.seed, asked),
+        epochs=epochs,
+        budget_seconds=said(
+            "train.budget_seconds", budget.seconds, f"train.budget is {train.budget}" if train.budget else "no budget"
+        ),
+        learning_rate=_learning_rate(recipe, model, reasons),
+        schedule=said("train.schedule", train.schedule, asked),
+        warmup=said("train.warmup", train.warmup, asked),
+        weight_decay=said("train.weight_decay", train.weight_decay, asked),
+        clip=said("train.clip", train.clip, asked),
+        tokens_per_step=tokens_per_step,
+        max_length=_max_length(recipe, data, model, reasons),
+        on_non_finite=said("train.on_non_finite", train.on_non_finite, asked),
+        metrics=_metrics(recipe, data, reasons),
+        samples=said("evaluate.samples", min(recipe.evaluate.samples, evaluation_rows), asked),
+        evaluation_rows=evaluation_rows,
+        few_shot=_few_shot(recipe, data, model, reasons),
+        max_new_tokens=new_tokens,
+        learning_curve=said("evaluate.learning_curve", recipe.evaluate.learning_curve, asked),
+        strategy=said("strategy", "single", asked if recipe.strategy != "auto" else "auto: one device"),
+        precision=_precision(recipe, host, reasons),
+        tokens_per_micro_batch=_micro_batch(recipe, data, share=share, reasons=reasons),
+        activation_checkpointing=_checkpointing(recipe, data, model, host, reasons),
+        layout=said("train.layout", train.layout, asked),
+        share_prefix=share,
+        checkpoint_every_steps=_checkpoint_every(recipe, cost, tokens_per_step, steps, reasons),
+        keep_checkpoints=said("train.keep_checkpoints", train.keep_checkpoints, asked),
+        validate_every_steps=_validate_every(recipe, steps, reasons),
+        reasons=reasons.said,
+    )
+
+
+def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
+    key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
+    if wanted != "auto":
+        return bool(reasons.give(key, wanted, "as the recipe says"))
+    if isinstance(recipe.technique, Lora) and recipe.technique.dropout > 0:
+        return bool(reasons.give(key, False, "auto: off, since with dropout sharing would change the result"))
+    if recipe.train.layout == "padded":
+        return bool(reasons.give(key, False, "auto: off, since rows go through one at a time"))
+    reason = f"auto: on where rows of a step begin alike; {prefix} tokens are common to all rows"
+    return bool(reasons.give(key, True, reason))
+
+
+def _epochs(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> float:
+    key = "train.epochs"
+    if recipe.train.epochs != "auto":
+        epochs, reason = float(recipe.train.epochs), "as the recipe says"
+        if budget.seconds:
+            reason += ", at most, within the budget"
+    else:
+        epochs, reason = USUAL_EPOCHS, f"auto: the usual {USUAL_EPOCHS:g}"
+        seconds = USUAL_EPOCHS * data.rows * cost.train_seconds_per_row
+        if budget.seconds:
+            reason = f"auto: at most {USUAL_EPOCHS:g}, as many as the budget allows"
+        elif budget.tokens is None and seconds > MOST_TRAINING_SECONDS:
+            epochs = _two_digits(USUAL_EPOCHS * MOST_TRAINING_SECONDS / seconds)
+            reason = (
+                f"auto: so that training takes about {MOST_TRAINING_SECONDS / 60:.0f} min here, "
+                f"at an estimated {1 / cost.train_seconds_per_row:.2g} rows/s; {USUAL_EPOCHS:g} would take "
+                f"{seconds / 60:.0f} min"
+            )
+    if budget.tokens is not None:
+        allowed = budget.tokens / data.tokens
+        if recipe.train.epochs == "auto" or allowed < epochs:
+            epochs, reason = allowed, f"train.budget is {recipe.train.budget}, an epoch has {data.tokens:,} tokens"
+    return float(reasons.give(key, epochs, reason))
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.2g}")
+
+
+def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: bool, reasons: _Reasons) -> int:
+    """Tokens of a step, so that ``rows`` (all that are seen, counted as often as they are) make enough steps."""
+    key = "train.tokens_per_step"
+    if recipe.train.tokens_per_step != "auto":
+        return int(reasons.give(key, recipe.train.tokens_per_step, "as the recipe says"))
+    own = data.own_row_tokens if share else data.mean_row_tokens
+    fewest: float = FEWEST_OWN_TOKENS
+    because = ""
+    if share and data.shared_prefix_tokens >= SHORTEST_SHARED_PREFIX:
+        # A shared beginning is computed once a pack, so few rows a step would leave most of the work to it.
+        fewest = max(fewest, 2.0 * data.shared_prefix_tokens)
+        because = f", and {data.shared_prefix_tokens} shared tokens should serve many rows"
+    own_tokens = min(max(rows * own / STEPS_WANTED, fewest), max(MOST_OWN_TOKENS, fewest))
+    rows_per_step = max(1, round(own_tokens / own))
+    tokens = max(1, round(rows_per_step * data.mean_row_tokens))
+    reason = (
+        f"auto: about {rows_per_step} rows of {data.mean_row_tokens:.0f} tokens a step, which makes about "
+        f"{max(1, round(rows / rows_per_step)):,} steps{because}"
+    )
+    return int(reasons.give(key, tokens, reason))
+
+
+def _learning_rate(recipe: Recipe, model: ModelFacts, reasons: _Reasons) -> float:
+    key = "train.learning_rate"
+    if recipe.train.learning_rate != "auto":
+        return float(reasons.give(key, recipe.train.learning_rate, "as the recipe says"))
+    billions = model.parameters / 1e9
+    size = "under 1 billion" if billions < 1 else "1 to 4 billion" if billions < 4 else "over 4 billion"
+    rates = {"under 1 billion": 1e-3, "1 to 4 billion": 5e-4, "over 4 billion": 2e-4}
+    rate = rates[size] if isinstance(recipe.technique, Lora) else rates[size] / 20
+    reason = f"auto: usual for {recipe.technique.name} on a model of {size} parameters"
+    return float(reasons.give(key, rate, reason))
+
+
+def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:
+    key = "train.max_length"
+    if recipe.train.max_length != "auto":
+        return int(reasons.give(key, recipe.train.max_length, "as the recipe says"))
+    if model.context_length is None:
+        return int(reasons.give(key, max(2, data.longest_row), "auto: the longest row; the model names no limit"))
+    reason = f"auto: the model's context; the longest row has {data.longest_row} tokens"
+    return int(reasons.give(key, model.context_length, reason))
+
+
+def _metrics(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> tuple[str, ...]:
+    if recipe.evaluate.metrics != "auto":
+        return tuple(reasons.give("evaluate.metrics", recipe.evaluate.metrics, "as the recipe says"))
+    reason = "auto: of the task and the form of its answers" if data.default_metrics else "auto: plain text has none"
+    return tuple(reasons.give("evaluate.metrics", data.default_metrics, reason))
+
+
+def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> tuple[int, int]:
+    """Rows to measure on, and the most tokens of an answer."""
+    new_tokens = data.answer_tokens
+    if recipe.evaluate.max_new_tokens != "auto" and new_tokens:
+        new_tokens = recipe.evaluate.max_new_tokens
+        reasons.give("evaluate.max_new_tokens", new_tokens, "as the recipe says")
+    else:
+        reason = "auto: room for the longest answer of the data" if new_tokens else "auto: nothing is answered"
+        reasons.give("evaluate.max_new_tokens", new_tokens, reason)
+    key = "evaluate.rows"
+    if recipe.evaluate.rows != "auto":
+        rows = min(recipe.evaluate.rows, data.validation_rows)
+        return int(reasons.give(key, rows, "as the recipe says, as far as there are rows")), new_tokens
+    seconds = MOST_EVALUATION_SECONDS
+    if budget.seconds:
+        seconds = min(seconds, budget.seconds * EVALUATION_SHARE)
+    systems = 3 if new_tokens else 2
+    affordable = int(seconds / (systems * cost.evaluation_seconds_per_row(new_tokens)))
+    rows = min(data.validation_rows, MOST_EVALUATION_ROWS, max(FEWEST_EVALUATION_ROWS, affordable))
+    if rows == data.validation_rows:
+        reason = "auto: all held-out rows"
+    elif rows == MOST_EVALUATION_ROWS:
+        reason = f"auto: enough for an honest interval; {data.validation_rows:,} are held out"
+    else:
+        reason = f"auto: what about {seconds / 60:.2g} min allow here; {data.validation_rows:,} are held out"
+    return int(reasons.give(key, rows, reason)), new_tokens
+
+
+def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:
+    key = "evaluate.few_shot"
+    if recipe.evaluate.few_shot != "auto":
+        count = min(recipe.evaluate.few_shot, data.rows)
+        return int(reasons.give(key, count, "as the recipe says, as far as there are rows"))
+    if not data.answer_tokens:
+        return int(reasons.give(key, 0, "auto: plain text has no questions"))
+    # Half of the context at most: the question, the instruction and the answer need room too.
+    room = MOST_FEW_SHOT_TOKENS
+    if model.context_length is not None:
+        room = min(room, model.context_length // 2 - data.longest_row)
+    count = max(0, min(MOST_FEW_SHOT, data.rows, int(room / data.own_row_tokens)))
+    return int(reasons.give(key, count, f"auto: examples that fit into {max(0, room)} tokens of the prompt"))
+
+
+def _precision(recipe: Recipe, host: HostFacts, reasons: _Reasons) -> Any:
+    if recipe.train.precision != "auto":
+        return reasons.give("train.precision", recipe.train.precision, "as the recipe says")
+    reason = f"auto: {host.fast_dtype} products are the fastest here, by a short measurement"
+    return reasons.give("train.precision", host.fast_dtype, reason)
+
+
+def _micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons: _Reasons) -> int:
+    key = "train.tokens_per_micro_batch"
+    if recipe.train.tokens_per_micro_batch != "auto":
+        return int(reasons.give(key, recipe.train.tokens_per_micro_batch, "as the recipe says"))
+    long_prefix = share and data.shared_prefix_tokens * 4 > data.mean_row_tokens
+    tokens = SHARING_MICRO_BATCH_TOKENS if long_prefix else MICRO_BATCH_TOKENS
+    reason = "auto: packs of this size measured fastest" + (", with a shared beginning" if long_prefix else "")
+    return int(reasons.give(key, tokens, reason))
+
+
+def _checkpointing(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts, reasons: _Reasons) -> bool:
+    key = "train.activation_checkpointing"
+    if recipe.train.activation_checkpointing != "auto":
+        return bool(reasons.give(key, recipe.train.activation_checkpointing, "as the recipe says"))
+    full = recipe.technique.name == "full"
+    weights = model.parameters * (16 if full else 4)
+    tokens = max(MICRO_BATCH_TOKENS, data.longest_row)
+    # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022).
+    activations = tokens * (34 * model.layers * model.hidden_size * 4 + 3 * model.vocabulary_size * 4)
+    needed, there = (weights + activations) / 2**30, host.memory_bytes / 2**30
+    reason = f"about {needed:.1f} GiB of {there:.1f} GiB are needed without"
+    return bool(reasons.give(key, needed > 0.8 * there, f"auto: {reason}"))
+
+
+def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: int, reasons: _Reasons) -> int | None:
+    key = "train.checkpoint_every_steps"
+    if recipe.train.checkpoint_every_steps != "auto":
+        return int(reasons.give(key, recipe.train.checkpoint_every_steps, "as the recipe says"))
+    seconds = CHECKPOINT_SECONDS if isinstance(recipe.technique, Lora) else 4 * CHECKPOINT_SECONDS
+    every = max(1, int(seconds / (cost.train_seconds_per_row * tokens_per_step / cost.row_tokens)))
+    every = min(every, max(1, math.ceil(steps / 2)))
+    return int(reasons.give(key, every, f"auto: about every {seconds / 60:.0f} min here, and once on the way"))
+
+
+def _validate_every(recipe: Recipe, steps: int, reasons: _Reasons) -> int:
+    key = "train.validate_every_steps"
+    if recipe.train.validate_every_steps != "auto":
+        return int(reasons.give(key, recipe.train.validate_every_steps, "as the recipe says"))
+    return int(reasons.give(key, max(1, math.ceil(steps / VALIDATIONS)), f"auto: about {VALIDATIONS} times in the run"))

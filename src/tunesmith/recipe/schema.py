@@ -1,0 +1,154 @@
+"""What a user may ask for: one typed recipe. Unknown keys are errors, and every key but model and data has a default.
+
+Values that say ``auto`` are resolved later, from facts that are handed in; see :mod:`tunesmith.recipe.resolve`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from tunesmith.recipe.budget import parse_budget
+
+Auto = Literal["auto"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Part(BaseModel):
+    """Base of all parts: values cannot change, unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataSource(Part):
+    """One of several training sources."""
+
+    path: str = Field(min_length=1, description="A file, a folder or a hub data set.")
+    weight: Positive = Field(1.0, description="How often its rows count, compared with those of the other sources.")
+
+
+class DataSpec(Part):
+    """Where rows come from and how they are read."""
+
+    train: Annotated[str, Field(min_length=1)] | Annotated[tuple[DataSource, ...], Field(min_length=1)] = Field(
+        description="A file, a folder or a hub data set; or a list of them with weights."
+    )
+    validation: Share | Annotated[str, Field(min_length=1)] = Field(
+        0.1, description="Held-out data, or the share of the training rows to hold out."
+    )
+    columns: Auto | dict[str, str] = Field("auto", description="A map from our field names to columns of the data.")
+    shape: str = Field("auto", description="What a row is, where it is not told from its columns.")
+    on_bad_rows: Literal["refuse", "skip"] = Field(
+        "refuse", description="Refuse data with rows that cannot be used, or leave them out and count them."
+    )
+    on_long_rows: Literal["refuse", "skip", "truncate"] = Field(
+        "refuse", description="What happens with rows longer than train.max_length; nothing is cut unless asked."
+    )
+
+
+class Lora(Part):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
+
+    name: Literal["lora"] = "lora"
+    rank: PositiveInt = Field(16, description="Rank of the adapters.")
+    alpha: Positive = Field(32.0, description="Adapters are scaled by alpha / rank.")
+    targets: Literal["all-linear", "attention"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "all-linear", description="Which modules get an adapter: all-linear, attention, or a list of names."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
+
+
+class Full(Part):
+    """All weights train."""
+
+    name: Literal["full"] = "full"
+
+
+class Objective(Part):
+    """Which loss is minimised."""
+
+    name: Literal["sft"] = Field("sft", description="sft: cross entropy of the tokens to be learned.")
+
+
+def _named(value: Any) -> Any:
+    """A bare name means the variant of that name with its defaults."""
+    return {"name": value} if isinstance(value, str) and value != "auto" else value
+
+
+TechniqueSpec = Lora | Full
+Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_named)]
+
+
+class TrainSpec(Part):
+    """How the weights are trained."""
+
+    epochs: Auto | Positive = Field("auto", description="How often every row is seen.")
+    learning_rate: Auto | Positive = Field("auto", description="The highest learning rate.")
+    tokens_per_step: Auto | PositiveInt = Field("auto", description="Tokens of the rows of one optimizer step.")
+    tokens_per_micro_batch: Auto | PositiveInt = Field(
+        "auto", description="Tokens that go through the model at once; changes memory and speed, not the result."
+    )
+    max_length: Auto | Annotated[int, Field(ge=2)] = Field("auto", description="Most tokens of a row.")
+    budget: str | None = Field(
+        None, description="Time for the whole run (90s, 10m, 2h) or tokens to train on (500k tokens, 2M tokens)."
+    )
+    seed: int = Field(0, ge=0, description="Of everything that is drawn at random.")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the learning rate falls.")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(0.0, ge=0, description="Decay of weight matrices (AdamW).")
+    clip: Positive | None = Field(1.0, description="The greatest gradient norm; null for no limit.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the matrix products.")
+    activation_checkpointing: Auto | bool = Field(
+        "auto", description="Compute activations again in the backward pass: less memory, more time."
+    )
+    layout: Literal["packed", "padded"] = Field(
+        "packed", description="packed: rows behind one another without padding; padded: one row at a time."
+    )
+    share_prefix: Auto | bool = Field("auto", description="Compute what rows begin with in common only once.")
+    checkpoint_every_steps: Auto | PositiveInt = Field("auto", description="Steps between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="How many checkpoints are kept.")
+    validate_every_steps: Auto | PositiveInt = Field("auto", description="Steps between validations.")
+    on_non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="What happens with a step whose loss or gradient norm is not finite."
+    )
+
+    @field_validator("budget")
+    @classmethod
+    def _readable_budget(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_budget(value)
+        return value
+
+
+class EvaluateSpec(Part):
+    """How the result is proven."""
+
+    metrics: Auto | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto", description="Metrics by name, the first is the one of the verdict."
+    )
+    samples: int = Field(10, ge=0, description="Sample answers in the report.")
+    rows: Auto | PositiveInt = Field("auto", description="Held-out rows to measure on.")
+    few_shot: Auto | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="Examples in the prompt of the few-shot system; 0 for none."
+    )
+    max_new_tokens: Auto | PositiveInt = Field("auto", description="Most tokens of an answer.")
+    learning_curve: bool = Field(
+        False, description="Also train on a quarter and a half of the rows, and show what more data brings."
+    )
+
+
+class Recipe(Part):
+    """What to train, on what, and how."""
+
+    model: str = Field(min_length=1, description="A folder, a run, a catalog id or a hub id.")
+    data: DataSpec
+    task: str = Field("auto", description="text, chat, classification, ner, translation or qa.")
+    objective: Annotated[Auto | Objective, BeforeValidator(_named)] = Field("auto", description="The loss.")
+    technique: Technique = Field(default_factory=Lora, description="Which weights train: lora or full.")
+    train: TrainSpec = Field(default_factory=TrainSpec)
+    strategy: Literal["auto", "single"] = Field("auto", description="How devices share the work.")
+    evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
+    executor: Literal["local"] = Field("local", description="Where the run takes place.")
