@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recipe_page import recipe_page
+
 from tunesmith.errors import CLASSES
+from tunesmith.recipe.load import parse_recipe, recipe_json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "docs" / "guide"
@@ -34,10 +37,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     options = parser.parse_args()
     stale = []
-    for path, text in {
-        GUIDE / "command-line.md": command_line_page(),
-        GUIDE / "recipe.schema.json": recipe_schema(),
-    }.items():
+    schema = recipe_json_schema()
+    shortest = parse_recipe({"model": "MODEL", "data": {"train": "DATA"}}, "the shortest recipe")
+    pages = {
+        "command-line.md": command_line_page(),
+        "recipe.md": recipe_page(schema, shortest.model_dump(mode="json")),
+        "recipe.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+    }
+    for name, text in pages.items():
+        path = GUIDE / name
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(str(path.relative_to(ROOT)))
@@ -88,13 +96,6 @@ def _context(command: Any, name: str, parent: Any) -> Any:
 
 def _help(context: Any) -> str:
     return "\n".join(line.rstrip() for line in context.get_help().splitlines())
-
-
-def recipe_schema() -> str:
-    """The JSON schema by which editors complete and check recipes."""
-    from tunesmith.recipe.load import recipe_json_schema
-
-    return json.dumps(recipe_json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
