@@ -198,12 +198,13 @@ def _recipe(recipe: Recipe | Mapping[str, Any] | str | Path, overrides: Mapping[
     from tunesmith.recipe.load import apply_overrides, parse_recipe, read_mapping
     from tunesmith.recipe.schema import Recipe as RecipeModel
 
+    mapping: Mapping[str, Any]
     if isinstance(recipe, RecipeModel):
         mapping, place = recipe.model_dump(mode="json"), "recipe"
     elif isinstance(recipe, Mapping):
         mapping, place = dict(recipe), "recipe"
     else:
-        mapping, place = dict(read_mapping(Path(recipe))), str(recipe)
+        mapping, place = read_mapping(Path(recipe)), str(recipe)
     settings = [f"{key}={orjson.dumps(value).decode()}" for key, value in _flat(overrides)]
     return parse_recipe(apply_overrides(mapping, settings), place)
 

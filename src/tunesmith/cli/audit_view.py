@@ -76,7 +76,7 @@ def print_histogram(bins: list[Mapping[str, Any]]) -> None:
         return
     out()
     out("tokens in a row", "bold")
-    rows = []
+    rows: list[list[str | Cell]] = []
     for item in bins:
         rows_here = int(item.get("rows") or 0)
         bar = "█" * max(round(_BAR * rows_here / most), 1 if rows_here else 0)

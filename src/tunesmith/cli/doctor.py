@@ -22,7 +22,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     if as_json:
         out_json({"ok": not problems, "findings": [asdict(finding) for finding in findings]})
         return
-    rows = [
+    rows: list[list[str | Cell]] = [
         [Cell("ok", "green") if finding.ok else Cell("!", "yellow"), finding.name, finding.value]
         for finding in findings
     ]

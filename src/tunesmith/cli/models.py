@@ -24,6 +24,7 @@ Name = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog id, a hub 
 @app.command("list")
 def list_(*, as_json: AsJson = False) -> None:
     """List the models of the catalog; any other works by hub id or folder."""
+    from tunesmith.catalog.cache import prepared_folder
     from tunesmith.catalog.entries import catalog_entries
 
     entries = catalog_entries()
@@ -36,7 +37,7 @@ def list_(*, as_json: AsJson = False) -> None:
             scaled(entry.parameters),
             f"{entry.context_length:,}",
             entry.licence + (", gated" if entry.gated else ""),
-            Cell("yes", "green") if _folder(entry.id) is not None else "",
+            Cell("yes", "green") if prepared_folder(entry.id) is not None else "",
         ]
         for entry in entries
     ]
@@ -89,21 +90,16 @@ def pull(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> N
         out(short_path(found.adapter))
 
 
-def _folder(name: str) -> Any:
-    """Where the model lies on this machine, None where it does not."""
+def _data(entry: CatalogEntry) -> dict[str, Any]:
     from tunesmith.catalog.cache import prepared_folder
 
-    return prepared_folder(name)
-
-
-def _data(entry: CatalogEntry) -> dict[str, Any]:
-    folder = _folder(entry.id)
+    folder = prepared_folder(entry.id)
     return {**asdict(entry), "path": str(folder) if folder is not None else None}
 
 
 def _text(key: str, value: Any) -> str:
     if key == "sources":
-        return "; ".join(", ".join(f"{name} {item}" for name, item in source.items() if item) for source in value)
+        return ", then ".join(" ".join(filter(None, map(source.get, ("kind", "name", "version")))) for source in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -41,7 +41,7 @@ def recipe_of(run: RunFolder) -> dict[str, Any]:
 
 def print_runs(found: Sequence[tuple[RunFolder, RunStatus]]) -> None:
     """Print one line for each run."""
-    rows = []
+    rows: list[list[str | Cell]] = []
     for run, status in found:
         recipe = recipe_of(run)
         rows.append(

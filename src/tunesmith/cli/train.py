@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,7 +102,7 @@ def _train(recipe: Recipe, folder: Path, name: str | None, track: list[str], *, 
     print_outcome(run, as_json)
 
 
-def build_recipe(arguments: list[str], options: dict[str, Any]) -> Recipe:
+def build_recipe(arguments: list[str], options: Mapping[str, Any]) -> Recipe:
     """The recipe that a file, options and key=value settings make together; later ones win.
 
     Raises:
@@ -126,9 +127,10 @@ def build_recipe(arguments: list[str], options: dict[str, Any]) -> Recipe:
             code="usage.nothing_to_train",
             hint="for example: tunesmith train --model smollm2-135m-instruct --data train.jsonl",
         )
-    mapping = dict(read_mapping(Path(files[0]))) if files else {}
+    lines: dict[str, int] = {}
+    mapping = read_mapping(Path(files[0]), lines) if files else {}
     mapping = apply_overrides(mapping, [*(_setting(key, value) for key, value in wanted.items()), *settings])
-    return parse_recipe(mapping, files[0] if files else "the command line")
+    return parse_recipe(mapping, files[0] if files else "the command line", lines)
 
 
 def _setting(key: str, value: Any) -> str:

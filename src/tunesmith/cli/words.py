@@ -59,6 +59,7 @@ def scaled(value: float | None) -> str:
     if value is None:
         return NOTHING
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
+        # Three digits are shown, so what would round to 1,000 of a unit is one of the next.
+        if value >= 0.9995 * size:
+            return f"{value / size:.{0 if value >= 99.95 * size else 1 if value >= 9.995 * size else 2}f} {unit}"
     return f"{value:g}"

@@ -7,7 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunesmith.errors import UsageError
+from tunesmith.catalog.cache import prepared_folder
+from tunesmith.catalog.resolve import ModelReference, resolve_model
+from tunesmith.errors import RunError, UsageError
 from tunesmith.jobs.inference_process import start_inference
 from tunesmith.jobs.stages import OnEvent, PulledModel, pull
 from tunesmith.runs.layout import RunFolder
@@ -41,8 +43,9 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
         ModelError: There is no such model.
         WorkerError: The process did not start.
     """
-    run = find_tuned_run(name, runs_folder)
-    place = _place(name if run is None else str(run.path), on_event)
+    reference = resolve_model(name, runs_folder)
+    run = RunFolder(reference.path) if reference.kind == "run" and reference.path is not None else None
+    place = find_place(reference, runs_folder) or pull(name if run is None else str(run.path), on_event)
     is_tuned = run is not None or place.adapter is not None
     if compare and not is_tuned:
         raise UsageError(
@@ -59,26 +62,47 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
         if compare and adapters:
             speakers.insert(0, Speaker(BASE, served.client, BASE))
         elif compare and run is not None:
-            base = _place(base_of(run), on_event)
+            base_name = base_of(run)
+            base = find_place(resolve_model(base_name, runs_folder), runs_folder) or pull(base_name, on_event)
             second = stack.enter_context(start_inference(base.folder, [], [BASE]))
             speakers.insert(0, Speaker(BASE, second.client, BASE))
         yield speakers
 
 
-def find_tuned_run(name: str, runs_folder: Path) -> RunFolder | None:
-    """The run that a model name means, None where it means something else."""
-    from tunesmith.catalog.resolve import resolve_model
+def find_place(reference: ModelReference, runs_folder: Path) -> PulledModel | None:
+    """Where a model lies that is on this machine ready for use; None where a worker must look or fetch.
 
-    reference = resolve_model(name, runs_folder)
-    return RunFolder(reference.path) if reference.kind == "run" and reference.path is not None else None
+    A worker would find the same, but only after it has loaded its libraries.
+    """
+    if reference.kind == "run" and reference.path is not None:
+        return _place_of_run(RunFolder(reference.path), runs_folder)
+    folder = prepared_folder(reference)
+    return PulledModel(folder, None) if folder is not None and (folder / "config.json").is_file() else None
+
+
+def _place_of_run(run: RunFolder, runs_folder: Path) -> PulledModel | None:
+    if run.read_manifest() is None:
+        return None
+    if (run.model / "config.json").is_file():
+        return PulledModel(run.model, None)
+    base = resolve_model(base_of(run), runs_folder)
+    # An adapter on top of another run's adapter is put together by the worker.
+    place = None if base.kind == "run" else find_place(base, runs_folder)
+    return PulledModel(place.folder, run.adapter) if place is not None and run.adapter.is_dir() else None
 
 
 def base_of(run: RunFolder) -> str:
-    """The name of the model that a finished run was trained from."""
-    manifest = run.read_manifest() or {}
-    model = manifest.get("model")
-    return str(model["name"]) if isinstance(model, dict) and "name" in model else BASE
+    """The name of the model that a finished run was trained from.
 
-
-def _place(name: str, on_event: OnEvent) -> PulledModel:
-    return pull(name, on_event)
+    Raises:
+        RunError: The run is not finished.
+    """
+    model = (run.read_manifest() or {}).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise RunError(
+            "the run is not finished",
+            code="run.not_finished",
+            place=run.name,
+            hint=f"finish it with `tunesmith runs resume {run.name}`",
+        )
+    return str(model["name"])
