@@ -1,0 +1,173 @@
+"""The only loader of model folders: weights by a plan, the tokenizer, and the facts that need no weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.errors import ModelError, ResourceError
+from tunesmith.models.check import check_weights, read_config
+from tunesmith.models.quiet import quiet_libraries
+from tunesmith.recipe.facts import ModelFacts
+
+_PACKED = "tunesmith_packed"
+# Tokenizers that were saved without a limit carry a huge number instead.
+_NO_LIMIT = 10**9
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """How to load a model: from where, in which type, onto which device ("cpu", "cuda"), with which attention."""
+
+    folder: Path
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    attention: str = _PACKED
+
+
+def load_model(plan: LoadPlan) -> Any:
+    """Load a causal language model in eval mode, every parameter trainable; never from pickles, the network or code.
+
+    Raises:
+        ModelError: What :func:`tunesmith.models.check.read_config` and ``check_weights`` refuse;
+            ``model.missing_weights``: tensors are missing; ``model.cannot_load``: anything else that fails.
+        ResourceError: ``resource.memory``: the weights do not fit.
+    """
+    config = read_config(plan.folder)
+    check_weights(plan.folder)
+    if plan.attention == _PACKED:
+        # Registers the attention with Transformers, which must happen before the model is built.
+        import tunesmith.models.attention  # noqa: F401
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    try:
+        with quiet_libraries():
+            model, notes = auto.from_pretrained(
+                plan.folder,
+                config=config,
+                dtype=plan.dtype,
+                attn_implementation=plan.attention,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+            _check_complete(notes, plan.folder)
+            model = model.to(plan.device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ResourceError(
+            "not enough memory for the model's weights",
+            code="resource.memory",
+            place=str(plan.folder),
+            value=plan.device,
+            hint="close what is not needed, or choose a smaller model",
+        ) from error
+    except ModelError:
+        raise
+    except Exception as error:
+        # Wrong shapes, values that a model class refuses, files that vanish: each library has errors of its own.
+        raise ModelError(
+            "the model cannot be loaded",
+            code="model.cannot_load",
+            place=str(plan.folder),
+            value=f"{type(error).__name__}: {str(error).strip()[:300]}",
+            hint="fetch or copy the model again; config.json and the weights must belong together",
+        ) from error
+    return model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer, with a pad token in any case: its own, else the unknown token, else the end token.
+
+    Which token pads changes nothing that is trained; it must only exist. A missing chat template is no error here.
+
+    Raises:
+        ModelError: ``model.no_tokenizer``.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_libraries():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        # A missing file is an OSError in one tokenizer class and a TypeError or KeyError in the next.
+        raise ModelError(
+            "the tokenizer cannot be loaded",
+            code="model.no_tokenizer",
+            place=str(folder),
+            value=f"{type(error).__name__}: {str(error).strip()[:200]}",
+            hint="the folder needs tokenizer.json (or the files of its tokenizer) beside config.json",
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def model_facts(folder: Path, name: str | None = None) -> ModelFacts:
+    """What a model folder's config says; no weights are read.
+
+    Args:
+        folder: A model folder.
+        name: What the user calls the model; the folder's name if not given.
+
+    Raises:
+        ModelError: As :func:`tunesmith.models.check.read_config`.
+    """
+    config = read_config(folder)
+    return ModelFacts(
+        name=name or folder.name,
+        parameters=_count_parameters(config),
+        context_length=_context_length(config, folder),
+        has_chat_template=_has_chat_template(folder),
+        model_type=config.model_type,
+        is_causal_lm=True,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        vocabulary_size=config.vocab_size,
+    )
+
+
+def _check_complete(notes: dict[str, Any], folder: Path) -> None:
+    missing = sorted(notes.get("missing_keys", ()))
+    if missing:
+        raise ModelError(
+            "tensors are missing from the model's weights",
+            code="model.missing_weights",
+            place=str(folder),
+            value=", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else ""),
+            hint="fetch or copy the model again; config.json and the weights must belong together",
+        )
+
+
+def _count_parameters(config: Any) -> int:
+    """Build the model without memory and count; tied weights count once."""
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    with quiet_libraries(), torch.device("meta"):
+        model = auto.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _context_length(config: Any, folder: Path) -> int | None:
+    length = getattr(config, "max_position_embeddings", None) or _tokenizer_settings(folder).get("model_max_length")
+    return None if not length or length > _NO_LIMIT else int(length)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    return bool(_tokenizer_settings(folder).get("chat_template"))
+
+
+def _tokenizer_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    settings: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return settings

@@ -1,0 +1,189 @@
+"""From a model's name to a folder on disk that loads: fetched, converted, or found in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.catalog.cache import DESCRIPTION, converted_folder, downloads_folder, preparing
+from tunesmith.catalog.entries import CatalogEntry
+from tunesmith.catalog.fetch import Fetched, fetch_model, find_fetched
+from tunesmith.catalog.package import hash_of
+from tunesmith.catalog.resolve import ModelReference, resolve_model
+from tunesmith.catalog.watch import OnProgress
+from tunesmith.errors import ModelError
+from tunesmith.runs.atomic import new_folder, read_json, write_json
+from tunesmith.runs.layout import RunFolder
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model that lies on this machine and can be loaded.
+
+    ``folder`` holds config, safetensors and tokenizer of the base (or of a fully trained model), ``adapter`` the PEFT
+    adapter to put on it, or None. ``source`` says where the base came from, ``revision`` which state of it, ``licence``
+    what the catalog knows of its terms.
+    """
+
+    folder: Path
+    adapter: Path | None
+    reference: ModelReference
+    source: str
+    revision: str | None = None
+    licence: str | None = None
+
+
+def ensure_model_folder(name: str, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:
+    """Bring a model here if it is not here yet, convert it if it needs that, and say where it lies.
+
+    Two processes may ask for the same model at once: the second waits and then finds it. Nothing half-written stays
+    behind under a model's name.
+
+    Args:
+        name: A folder, a run, a catalog id or a hub id; see :func:`tunesmith.catalog.resolve.resolve_model`.
+        runs_folder: Where runs are looked for by name.
+        on_progress: Called with what is done (``"download"``, ``"convert"``), how much, of how much (or None), unit.
+
+    Raises:
+        ModelError: The name means nothing, or the model cannot be used; see the callees for codes. For runs:
+            ``model.run_unfinished``, ``model.adapter_chain``; for adapters ``model.adapter_base``.
+        NetworkError: No source answered.
+        OutputError: The cache cannot be written, or the disk is full.
+    """
+    reference = resolve_model(name, runs_folder)
+    if reference.kind == "run":
+        return _of_run(reference, runs_folder, on_progress)
+    if reference.kind == "folder":
+        assert reference.path is not None
+        return _of_folder(reference.path, reference, runs_folder, on_progress)
+    return _of_source(reference, runs_folder, on_progress)
+
+
+def _of_source(reference: ModelReference, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:
+    """A model of the catalog or the hub."""
+    fetched = find_fetched(reference)
+    if fetched is None:
+        with preparing(reference.name.replace("/", "--").lower()):
+            fetched = fetch_model(reference, on_progress)
+            if fetched.format == "gguf":
+                fetched = _convert(fetched, reference.name, reference.entry, on_progress)
+    if not (fetched.path / "config.json").is_file():
+        # A repository of the hub may hold an adapter alone.
+        return _of_folder(fetched.path, reference, runs_folder, on_progress)
+    licence = reference.entry.licence if reference.entry else None
+    return PreparedModel(fetched.path, None, reference, fetched.source, fetched.revision, licence)
+
+
+def _convert(fetched: Fetched, model_id: str, entry: CatalogEntry | None, on_progress: OnProgress) -> Fetched:
+    """Write the model folder whole or not at all, and let go of the downloaded file after that."""
+    from tunesmith.models.starter import convert_gguf
+
+    size = fetched.path.stat().st_size
+    on_progress("convert", 0, size, "bytes")
+    target = converted_folder(model_id)
+    with new_folder(target) as scratch:
+        convert_gguf(fetched.path, scratch)
+        description = {
+            "model": model_id,
+            "source": fetched.source,
+            "revision": fetched.revision,
+            "file": fetched.path.name,
+            "file_sha256": fetched.sha256,
+            "licence": None if entry is None else entry.licence,
+            "licence_url": None if entry is None else entry.licence_url,
+            "sha256": {path.name: hash_of(path) for path in sorted(scratch.iterdir())},
+        }
+        write_json(scratch / DESCRIPTION, description)
+    on_progress("convert", size, size, "bytes")
+    fetched.path.unlink(missing_ok=True)
+    downloads = downloads_folder(model_id)
+    if downloads.is_dir() and not any(downloads.iterdir()):
+        downloads.rmdir()
+    return Fetched(target, "safetensors", fetched.source, fetched.revision)
+
+
+def _of_folder(folder: Path, reference: ModelReference, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:
+    """A folder that the user gave, or that a run wrote: a whole model, or an adapter that names its base."""
+    described = folder / DESCRIPTION
+    known: Mapping[str, Any] = read_json(described) if described.is_file() else {}
+    if (folder / "config.json").is_file():
+        source = str(known.get("source", "folder"))
+        return PreparedModel(folder, None, reference, source, known.get("revision"), known.get("licence"))
+    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not base:
+        raise ModelError(
+            "the adapter does not name its base model",
+            code="model.adapter_base",
+            place=str(folder),
+            hint="write the base model's folder or hub id as base_model_name_or_path into adapter_config.json",
+        )
+    try:
+        found = ensure_model_folder(str(base), runs_folder, on_progress)
+    except ModelError as error:
+        raise ModelError(
+            "the adapter's base model cannot be had",
+            code="model.adapter_base",
+            place=str(folder),
+            value=f"{base}: {error.message}",
+            hint="correct base_model_name_or_path in adapter_config.json",
+        ) from error
+    return _with_adapter(found, folder, reference)
+
+
+def _of_run(reference: ModelReference, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:
+    assert reference.path is not None
+    run = RunFolder(reference.path)
+    manifest = run.read_manifest()
+    if manifest is None:
+        raise ModelError(
+            "the run has not finished, so it has no model yet",
+            code="model.run_unfinished",
+            place=str(run.path),
+            hint=f"continue it with `tunesmith runs resume {run.name}`",
+        )
+    if (run.path / "model" / "config.json").is_file():
+        return _of_folder(run.path / "model", reference, runs_folder, on_progress)
+    if not run.adapter.is_dir():
+        raise ModelError(
+            "the run holds neither a model nor an adapter",
+            code="model.run_empty",
+            place=str(run.path),
+            hint="the folder was changed after the run; train again",
+        )
+    return _with_adapter(_base_of_run(manifest, run, runs_folder, on_progress), run.adapter, reference)
+
+
+def _base_of_run(
+    manifest: Mapping[str, Any], run: RunFolder, runs_folder: Path, on_progress: OnProgress
+) -> PreparedModel:
+    """The base by its name; a folder that was named relative to another place is taken from where it was then."""
+    base = manifest.get("model") or {}
+    name, folder = base.get("name"), base.get("folder")
+    try:
+        if name and str(name) != run.name:
+            return ensure_model_folder(str(name), runs_folder, on_progress)
+    except ModelError:
+        if not folder or not Path(folder).is_dir():
+            raise
+    if not folder or not Path(folder).is_dir():
+        raise ModelError(
+            "the run does not say which model it was trained from",
+            code="model.run_base",
+            place=str(run.manifest),
+            hint="the manifest was changed after the run; train again",
+        )
+    return ensure_model_folder(str(folder), runs_folder, on_progress)
+
+
+def _with_adapter(base: PreparedModel, adapter: Path, reference: ModelReference) -> PreparedModel:
+    if base.adapter is not None:
+        raise ModelError(
+            "the adapter stands on a model that is itself an adapter",
+            code="model.adapter_chain",
+            place=str(adapter),
+            value=str(base.adapter),
+            hint="merge the first adapter into its base, save that as a folder, and train on the folder",
+        )
+    return PreparedModel(base.folder, adapter, reference, base.source, base.revision, base.licence)
