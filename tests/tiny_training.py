@@ -100,6 +100,7 @@ def train_tiny(
 ) -> TinyRun:
     """Train in ``folder``, going on where an earlier call stopped."""
     folder.mkdir(parents=True, exist_ok=True)
+    keep = settings.pop("keep_checkpoints", 2)
     values = {"total_steps": 6, "learning_rate": 1e-2, "tokens_per_micro_batch": 48, **settings}
     result = train(
         model,
@@ -109,7 +110,7 @@ def train_tiny(
         rows=rows,
         steps=plan_steps(rows.lengths_B, tokens_per_step=tokens_per_step, seed=values.get("seed", 0)),
         settings=TrainSettings(**values),
-        checkpoints=Checkpoints(folder / "checkpoints", values.get("keep_checkpoints", 2)),
+        checkpoints=Checkpoints(folder / "checkpoints", keep),
         events=open_events(folder / "events.jsonl"),
         read_wish=read_wish,
         validate=validate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tunesmith.data.packs import lay_out
 from tunesmith.errors import CheckpointError, RecipeError
 from tunesmith.models.attention import ATTENTION
 from tunesmith.models.forward import label_logits
+from tunesmith.recipe import schema
 from tunesmith.techniques.table import TECHNIQUES, make_technique
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -45,10 +47,8 @@ def _load_model(_base: Path, saved: Path) -> Any:
 
 
 SUITE = {
-    "lora": Case(
-        SimpleNamespace(name="lora", rank=4, alpha=8.0, targets="all-linear", dropout=0.0), 1e-2, _load_adapter
-    ),
-    "full": Case(SimpleNamespace(name="full"), 1e-3, _load_model),
+    "lora": Case(schema.Lora(rank=4, alpha=8.0), 1e-2, _load_adapter),
+    "full": Case(schema.Full(), 1e-3, _load_model),
 }
 CASES = list(itertools.product(SUITE, FAMILIES))
 
@@ -92,8 +92,10 @@ def logits(model: Any) -> torch.Tensor:
         return label_logits(model.eval(), PACK)
 
 
-def test_every_technique_is_in_the_suite() -> None:
+def test_every_technique_is_in_the_suite_and_in_the_recipe() -> None:
     assert SUITE.keys() == TECHNIQUES.keys()
+    variants = typing.get_args(schema.TechniqueSpec)
+    assert {variant.model_fields["name"].default for variant in variants} == TECHNIQUES.keys()
 
 
 def test_an_unknown_technique_is_refused() -> None:

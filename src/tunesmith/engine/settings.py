@@ -30,7 +30,6 @@ class TrainSettings:
     share_prefix: bool = True
     activation_checkpointing: bool = False
     checkpoint_every_steps: int | None = None
-    keep_checkpoints: int = 2
     validate_every_steps: int | None = None
     on_non_finite: Literal["stop", "skip"] = "stop"
     deadline_seconds: float | None = None
