@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,11 @@ def counting_interrupts() -> Iterator[Interrupts]:
 
 
 def follow_on_terminal(
-    run: RunFolder, worker: LocalWorker | None, *, after: int = 0, track: Sequence[str] = ()
+    run: RunFolder,
+    launch: Callable[[], LocalWorker | None],
+    *,
+    after: int = 0,
+    trackers: Sequence[Tracker] = (),
 ) -> None:
     """Show a run until it ends.
 
@@ -67,17 +71,17 @@ def follow_on_terminal(
 
     Args:
         run: The run.
-        worker: Its worker, where this process started it.
+        launch: Starts its worker; None where a living one is only followed.
         after: Events up to this number were shown before.
-        track: Trackers that get every event.
+        trackers: Get every event.
 
     Raises:
         TunesmithError: The worker's error.
         Stopped: The run was paused or cancelled.
     """
-    with counting_interrupts() as interrupts, ExitStack() as stack:
-        trackers = _open_trackers(run, track, stack)
-        view = stack.enter_context(open_view())
+    working = list(trackers)
+    with counting_interrupts() as interrupts, open_view() as view:
+        worker = launch()
 
         def look_at_interrupts() -> None:
             if interrupts.asked > interrupts.answered:
@@ -92,7 +96,7 @@ def follow_on_terminal(
         try:
             for event in events:
                 _show(run, event, view)
-                trackers = _track(trackers, event, view)
+                working = _track(working, event, view)
         except TunesmithError as error:
             # A worker that was ended by the second Ctrl-C could not say so itself.
             if interrupts.answered > 1 and not isinstance(error, Stopped):
@@ -117,16 +121,21 @@ def _interrupt(run: RunFolder, worker: LocalWorker | None, view: View, times: in
         raise Stopped("no longer following; the worker goes on until its checkpoint", code="run.left", place=run.name)
 
 
-def _open_trackers(run: RunFolder, kinds: Sequence[str], stack: ExitStack) -> list[Tracker]:
-    if not kinds:
-        return []
-    from tunesmith.trackers import open_tracker
+@contextmanager
+def open_trackers(run: RunFolder, kinds: Sequence[str]) -> Iterator[list[Tracker]]:
+    """Trackers for a run, for a block. They are opened before the worker starts, for opening may fail.
 
-    trackers = []
-    for kind in kinds:
-        trackers.append(open_tracker(kind, run.name, run.path))
-        stack.callback(_close, trackers[-1])
-    return trackers
+    Raises:
+        UsageError: There is no such tracker, or its library is not installed.
+    """
+    with ExitStack() as stack:
+        trackers: list[Tracker] = []
+        for kind in kinds:
+            from tunesmith.trackers import open_tracker
+
+            trackers.append(open_tracker(kind, run.name, run.path))
+            stack.callback(_close, trackers[-1])
+        yield trackers
 
 
 def _close(tracker: Tracker) -> None:

@@ -28,6 +28,11 @@ OnBadRows = Annotated[
     str | None, typer.Option("--on-bad-rows", metavar="refuse|skip", help="What to do with rows that cannot be used.")
 ]
 
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="tensorboard|mlflow|wandb", help="Also write to a tracker; repeatable."),
+]
+
 
 def runs_folder(given: Path | None) -> Path:
     """The folder of runs that was asked for, or the default one."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tunesmith.cli.following import follow_on_terminal
+from tunesmith.cli.following import follow_on_terminal, open_trackers
 from tunesmith.cli.options import run_argument
 from tunesmith.cli.report_table import metrics_of, print_report
 from tunesmith.cli.terminal import note, out, out_json, short_path
@@ -19,13 +19,18 @@ from tunesmith.runs.layout import RunFolder
 
 
 def watch(
-    run: RunFolder, worker: LocalWorker | None, *, after: int = 0, track: Sequence[str] = (), new: bool = False
+    run: RunFolder,
+    launch: Callable[[], LocalWorker | None],
+    *,
+    after: int = 0,
+    track: Sequence[str] = (),
+    new: bool = False,
 ) -> None:
-    """Follow a run to its end.
+    """Start or find a run's worker, and follow it to its end.
 
     Args:
         run: The run.
-        worker: Its worker, where this process started it.
+        launch: Starts the worker; None where a living one is only followed.
         after: Events up to this number are old.
         track: Trackers that get every event.
         new: The run was made by this command; it is removed again where its input is refused before any training.
@@ -35,7 +40,8 @@ def watch(
         Stopped: The run was paused or cancelled; the hint says how to go on.
     """
     try:
-        follow_on_terminal(run, worker, after=after, track=track)
+        with open_trackers(run, track) as trackers:
+            follow_on_terminal(run, launch, after=after, trackers=trackers)
     except Stopped as stopped:
         again = stopped.code not in ("run.cancelled", "run.left")
         step = run_status(run).step

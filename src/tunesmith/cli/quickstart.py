@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,10 +47,8 @@ def quickstart(
         if status.state == "finished":
             note(f"the run {NAME} is there already; --again makes a new one", "bold")
         else:
-            after = last_seq(run)
-            worker = resume(run)
-            note(f"going on with the run {NAME}, which is {status.words}", "bold")
-            watch(run, worker, after=after)
+            note(f"going on with the run {NAME}: {status.words}", "bold")
+            watch(run, partial(resume, run), after=last_seq(run))
     print_outcome(run, as_json, _next(run))
 
 
@@ -76,7 +75,7 @@ def _new_run(folder: Path) -> RunFolder:
     taken = (folder / NAME).exists()
     run = create_run(recipe, folder, free_name(folder, NAME) if taken else NAME)
     note(f"run {run.name} in {short_path(run.path)}: {MODEL} learns to sort support messages", "bold")
-    watch(run, start(run), new=True)
+    watch(run, partial(start, run), new=True)
     return run
 
 

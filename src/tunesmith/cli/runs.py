@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from tunesmith.cli.lazy import new_app
-from tunesmith.cli.options import AsJson, RunsFolder, runs_folder
+from tunesmith.cli.options import AsJson, RunsFolder, Track, runs_folder
 from tunesmith.cli.terminal import note, out, out_json, short_path
 from tunesmith.errors import RunError, UsageError
 from tunesmith.runs.layout import RunFolder, find_run, list_runs
@@ -70,7 +71,7 @@ def compare(
 
 
 @app.command()
-def resume(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> None:
+def resume(name: Name, output: RunsFolder = None, *, track: Track = None, as_json: AsJson = False) -> None:
     """Go on with a run, or follow one that runs.
 
     A run that stopped goes on from its last checkpoint, and one that is finished is shown.
@@ -81,14 +82,13 @@ def resume(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) ->
     from tunesmith.jobs.states import run_status
 
     run = find_run(runs_folder(output), name)
-    if run_status(run).state == "finished":
+    state = run_status(run).state
+    if state == "finished":
         note(f"run {run.name} is finished", "bold")
         print_outcome(run, as_json)
         return
-    after = last_seq(run)
-    worker = resume_run(run)
-    note(f"run {run.name} still runs, following it" if worker is None else f"resuming run {run.name}", "bold")
-    watch(run, worker, after=after)
+    note(f"run {run.name} still runs, following it" if state == "running" else f"resuming run {run.name}", "bold")
+    watch(run, partial(resume_run, run), after=last_seq(run), track=track or ())
     print_outcome(run, as_json)
 
 

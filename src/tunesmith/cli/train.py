@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli.lazy import new_app
-from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, column_map, runs_folder
+from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, Track, column_map, runs_folder
 from tunesmith.cli.terminal import note, out, out_json, short_path
 from tunesmith.errors import UsageError
 
@@ -50,10 +51,7 @@ def train(
         bool, typer.Option("--dry-run", help="Audit the data, print every resolved value with its reason, and stop.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return at once.")] = False,
-    track: Annotated[
-        list[str] | None,
-        typer.Option(metavar="tensorboard|mlflow|wandb", help="Also write to a tracker; repeatable."),
-    ] = None,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Tune a model on your data.
@@ -91,14 +89,14 @@ def _train(recipe: Recipe, folder: Path, name: str | None, track: list[str], *, 
     check_inputs(recipe, folder)
     run = create_run(recipe, folder, name)
     note(f"run {run.name} in {short_path(run.path)}", "bold")
-    worker = start(run)
     if detach:
+        start(run)
         if as_json:
             out_json(outcome_json(run))
         else:
             out(f"started {run.name}; follow it with: tunesmith runs resume {quoted(run)}")
         return
-    watch(run, worker, track=track, new=True)
+    watch(run, partial(start, run), track=track, new=True)
     print_outcome(run, as_json)
 
 
