@@ -19,8 +19,8 @@ from tunesmith.errors import SupervisionError, UsageError
 
 Layout = Literal["packed", "padded"]
 
-# Attention over a shared prefix costs a little more for each token than plain attention, so small savings lose.
-SMALLEST_SAVING = 0.15
+# Measured on a CPU, a step gets shorter by about the share of tokens saved, down to a tenth; less is not worth a mask.
+SMALLEST_SAVING = 0.05
 
 
 @dataclass(frozen=True)
