@@ -94,7 +94,7 @@ def _nothing() -> None:
 
 
 def _speeds(device: str) -> dict[str, float]:
-    processor = torch.cuda.get_device_name() if device == "cuda" else _processor()
+    processor = torch.cuda.get_device_name() if device == "cuda" else processor_name()
     key = f"{processor} | torch {torch.__version__} | {torch.get_num_threads()} threads"
     path = cache_folder() / "host.json"
     known = _read(path)
@@ -116,7 +116,7 @@ def _is_measurement(speeds: Any) -> TypeGuard[dict[str, float]]:
     return isinstance(speeds, dict) and all(isinstance(speeds.get(name), float) for name in _TYPES)
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """The processor's model; on Linux the kernel knows it better than Python does."""
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines():
