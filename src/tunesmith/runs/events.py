@@ -39,6 +39,11 @@ class EventWriter:
         self._attempt = attempt
         self._next_seq = next_seq
 
+    @property
+    def attempt(self) -> int:
+        """Which attempt at the run this is, from 1."""
+        return self._attempt
+
     def emit(self, type: EventType, step: int | None = None, **data: Any) -> Event:  # noqa: A002
         """Append one event and return it.
 

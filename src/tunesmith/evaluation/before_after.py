@@ -1,0 +1,78 @@
+"""From measured systems to the parts of a report: metrics with intervals, the verdict, and answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, score_losses, summarise
+from tunesmith.evaluation.metrics.types import Rows
+from tunesmith.evaluation.questions import HeldOut
+from tunesmith.evaluation.systems import Measured
+
+
+@dataclass(frozen=True)
+class Judge:
+    """How answers are judged: metrics (the first one decides), the label set, and the seed of the bootstrap."""
+
+    metrics: tuple[str, ...]
+    labels: tuple[str, ...]
+    seed: int
+
+
+def report_systems(systems: Sequence[Measured], held_out: HeldOut, judge: Judge) -> list[dict[str, Any]]:
+    """The ``systems`` of a report."""
+    return [_system(system, held_out, judge) for system in systems]
+
+
+def verdict(base: Measured, tuned: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]:
+    """Tuned against base on the primary metric, or on the loss where nothing is answered."""
+    if judge.metrics and tuned.answers:
+        name = judge.metrics[0]
+        before, after = (measure(name, one.answers, held_out.references, judge.labels) for one in (base, tuned))
+        return compare_paired(name, before, after, judge.seed)
+    before, after = (loss_rows(one.losses.loss_sums_B, one.losses.counts_B) for one in (base, tuned))
+    return compare_paired("loss", before, after, judge.seed)
+
+
+def samples(
+    systems: Sequence[Measured], held_out: HeldOut, judge: Judge, chosen: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Questions with every system's answer; ``chosen`` are indices of questions."""
+    metrics, labels = judge.metrics, judge.labels
+    answering = [system for system in systems if system.answers]
+    if not answering or not metrics:
+        return []
+    scores: dict[str, Rows] = {
+        system.name: measure(metrics[0], system.answers, held_out.references, labels) for system in answering
+    }
+    return [
+        {
+            "place": held_out.places[at],
+            "prompt": "\n\n".join(f"{message.role}: {message.content}" for message in held_out.questions[at].messages),
+            "reference": held_out.questions[at].shown_reference,
+            "answers": {system.name: system.answers[at] for system in answering},
+            "scores": {name: float(rows.scores[at]) for name, rows in scores.items()},
+        }
+        for at in chosen
+    ]
+
+
+def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]:
+    metrics, labels, seed = judge.metrics, judge.labels, judge.seed
+    found: dict[str, Any] = {"name": system.name, "label": system.label}
+    if system.losses.counts_B:
+        found |= score_losses(system.losses.loss_sums_B, system.losses.counts_B, seed)
+    if system.answers and metrics:
+        found["metrics"] = {
+            name: summarise(name, measure(name, system.answers, held_out.references, labels), seed) for name in metrics
+        }
+        found["details"] = details(metrics, system.answers, held_out.references, labels)
+    if system.answers:
+        found["generation"] = {
+            "tokens": system.answer_tokens,
+            "seconds": system.answer_seconds,
+            "rows": len(system.answers),
+        }
+    return found

@@ -1,0 +1,98 @@
+"""The loss of held-out rows, row by row, by the very objective and layout that training uses.
+
+Shape suffixes: L labels of a pack, B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tunesmith.data.packs import lay_out
+from tunesmith.data.types import Pack, TokenRow
+from tunesmith.errors import Stopped
+
+# Rows laid out together; sharing and packing find enough among these, and few rows are held in memory at once.
+ROWS_AT_ONCE = 64
+
+LabelLosses = Callable[[Any, Pack], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How rows go through the model."""
+
+    tokens_per_micro_batch: int
+    layout: Literal["packed", "padded"] = "packed"
+    share_prefix: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class RowLosses:
+    """Summed loss in nats and trained tokens of each row."""
+
+    loss_sums_B: tuple[float, ...]
+    counts_B: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Loss a trained token, all rows together."""
+        return sum(self.loss_sums_B) / max(1, sum(self.counts_B))
+
+
+def held_out_losses(
+    model: Any,
+    rows: Sequence[TokenRow],
+    label_losses: LabelLosses,
+    layout: Layout,
+    *,
+    on_progress: Callable[[int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> RowLosses:
+    """Measure rows; the model is in eval mode and no gradient is kept.
+
+    Args:
+        model: A causal language model in eval mode.
+        rows: What to measure, in any order.
+        label_losses: The loss of each label of a pack, from the objective.
+        layout: How rows are laid out.
+        on_progress: Called with the number of rows done.
+        should_stop: Asked between packs.
+
+    Raises:
+        Stopped: ``should_stop`` said so.
+    """
+    sums_B = np.zeros(len(rows))
+    counts_B = np.zeros(len(rows), dtype=np.int64)
+    # Neighbours in length fill packs well, and the result does not depend on the order.
+    order = sorted(range(len(rows)), key=lambda at: len(rows[at].token_ids_T))
+    for start in range(0, len(order), ROWS_AT_ONCE):
+        chunk = [(at, rows[at]) for at in order[start : start + ROWS_AT_ONCE]]
+        packs = lay_out(
+            chunk,
+            tokens_per_micro_batch=layout.tokens_per_micro_batch,
+            layout=layout.layout,
+            share_prefix=layout.share_prefix,
+        )
+        for pack in packs:
+            if should_stop is not None and should_stop():
+                raise Stopped("the evaluation was stopped", code="evaluation.stopped")
+            if len(pack.labels_L):
+                rows_L = np.asarray(pack.rows, dtype=np.int64)[pack.label_rows_L]
+                np.add.at(sums_B, rows_L, _losses_L(model, pack, label_losses, layout))
+                np.add.at(counts_B, rows_L, 1)
+        if on_progress is not None:
+            on_progress(min(start + ROWS_AT_ONCE, len(order)))
+    return RowLosses(tuple(sums_B.tolist()), tuple(counts_B.tolist()))
+
+
+def _losses_L(model: Any, pack: Pack, label_losses: LabelLosses, layout: Layout) -> NDArray[np.float64]:
+    bfloat16 = layout.precision == "bfloat16"
+    with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        return label_losses(model, pack).double().cpu().numpy()

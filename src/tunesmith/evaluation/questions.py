@@ -1,0 +1,84 @@
+"""The held-out rows as questions: prompts for each system, and token rows whose loss is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunesmith.data.render import render, render_prompt
+from tunesmith.data.types import TokenRow
+from tunesmith.formats.examples import Conversation, Example, Message
+from tunesmith.tasks import EvaluationRow, PreparedTask
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is measured: token rows for the loss, and the questions among them, each with its place."""
+
+    rows: Sequence[TokenRow]
+    places: tuple[str, ...]
+    questions: tuple[EvaluationRow, ...]
+
+    @property
+    def references(self) -> list[Any]:
+        """What metrics compare answers with."""
+        return [question.reference for question in self.questions]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts of one system, and the rows whose loss it is measured by."""
+
+    prompts: list[list[int]]
+    rows: Sequence[TokenRow]
+
+
+def ask_plainly(held_out: HeldOut, tokenizer: Any) -> Asked:
+    """The questions as they are."""
+    prompts = [render_prompt(tokenizer, question.messages, question.tools) for question in held_out.questions]
+    return Asked(prompts, held_out.rows)
+
+
+def ask_with_examples(
+    held_out: HeldOut, task: PreparedTask, examples: Sequence[Example], tokenizer: Any, *, most_tokens: int | None
+) -> tuple[Asked, int]:
+    """The questions behind solved examples; fewer examples where the longest prompt would not fit.
+
+    Args:
+        held_out: The questions.
+        task: Words the examples.
+        examples: Training examples, the best first.
+        tokenizer: Of the model.
+        most_tokens: Room for prompt and answer together; None for no limit.
+
+    Returns:
+        Prompts and loss rows, and how many examples there are in each.
+    """
+    for count in range(len(examples), 0, -1):
+        conversations = [_with_examples(task, examples[:count], question) for question in held_out.questions]
+        rows = [
+            TokenRow(rendered.token_ids_T, rendered.trained_T, place)
+            for place, rendered in zip(
+                held_out.places, (render(tokenizer, conversation) for conversation in conversations), strict=True
+            )
+        ]
+        if most_tokens is None or max(len(row.token_ids_T) for row in rows) <= most_tokens:
+            prompts = [
+                render_prompt(tokenizer, conversation.messages[:-1], conversation.tools)
+                for conversation in conversations
+            ]
+            return Asked(prompts, rows), count
+    return Asked([], []), 0
+
+
+def _with_examples(task: PreparedTask, examples: Sequence[Example], question: EvaluationRow) -> Conversation:
+    """A question with examples before it and its answer behind it; only what the plain row trains counts."""
+    messages = task.few_shot_messages(examples, question)
+    own = len([message for message in question.messages if message.role not in ("system", "developer")])
+    first_own = len(messages) - own
+    asked = [
+        replace(message, trained=False) if number < first_own and message.role == "assistant" else message
+        for number, message in enumerate(messages)
+    ]
+    return Conversation((*asked, Message("assistant", question.shown_reference)), question.tools)

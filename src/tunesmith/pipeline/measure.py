@@ -1,0 +1,143 @@
+"""Measure systems on the held-out rows of a run, each once: what was measured is kept in the run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tunesmith.data.types import TokenRow
+from tunesmith.evaluation.held_out import Layout
+from tunesmith.evaluation.questions import Asked, HeldOut, ask_plainly, ask_with_examples
+from tunesmith.evaluation.systems import Measured, Ruler, measure_system, measured_from_json
+from tunesmith.formats.examples import Example
+from tunesmith.formats.read import choose_rows
+from tunesmith.objectives.sft import label_losses
+from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.resolved import Resolved
+from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
+from tunesmith.tasks import EvaluationRow
+
+# Among so many times more rows than are shown, different labels are looked for.
+CANDIDATES_FOR_LABELS = 20
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all systems of a run are measured on and by."""
+
+    prepared: Prepared
+    resolved: Resolved
+    held_out: HeldOut
+    ruler: Ruler
+    folder: Path
+    teller: Teller
+
+
+def make_bench(
+    prepared: Prepared, resolved: Resolved, folder: Path, teller: Teller, should_stop: Callable[[], bool]
+) -> Bench:
+    """Choose the rows, seeded, and fix how they are measured.
+
+    ``folder`` keeps what was measured; it is made if need be.
+    """
+    with telling_output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    layout = Layout(
+        tokens_per_micro_batch=resolved.tokens_per_micro_batch,
+        layout=resolved.layout,
+        share_prefix=resolved.share_prefix,
+        precision=resolved.precision,
+    )
+    ruler = Ruler(
+        tokenizer=prepared.tokenizer,
+        label_losses=label_losses,
+        layout=layout,
+        max_new_tokens=resolved.max_new_tokens,
+        stop_token_ids=prepared.stop_token_ids,
+        on_progress=lambda done, total: teller.progress("evaluate", done, total, "rows"),
+        should_stop=should_stop,
+    )
+    return Bench(prepared, resolved, choose_held_out(prepared, resolved), ruler, folder, teller)
+
+
+def choose_held_out(prepared: Prepared, resolved: Resolved) -> HeldOut:
+    """The held-out rows that are measured, and the questions among them."""
+    store = prepared.validation
+    rows: list[TokenRow] = [store[at] for at in choose_rows(len(store), resolved.evaluation_rows, resolved.seed)]
+    chosen = {row.place for row in rows}
+    questions: dict[str, EvaluationRow] = {}
+    if resolved.max_new_tokens:
+        for place, example in prepared.data.held_out():
+            if str(place) in chosen and (question := prepared.task.evaluation(example)) is not None:
+                questions.setdefault(str(place), question)
+    return HeldOut(rows, tuple(questions), tuple(questions.values()))
+
+
+def measure_base(bench: Bench, model: Any) -> Measured:
+    """The model as it came."""
+    asked = ask_plainly(bench.held_out, bench.prepared.tokenizer)
+    return _once(bench, "base", lambda: measure_system("base", "Base", model, asked, bench.ruler))
+
+
+def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
+    """The model as it came, with examples in the prompt; None where there are no examples to show."""
+    if not bench.resolved.few_shot or not bench.held_out.questions:
+        return None
+    asked, count = _with_examples(bench)
+    if not count:
+        bench.teller.warn(["no example fits into the prompt, so there is no few-shot system"], "evaluate.few_shot")
+        return None
+    label = f"Base, {count} example{'s'[: count > 1]} in the prompt"
+    return _once(bench, "few_shot", lambda: measure_system("few_shot", label, model, asked, bench.ruler))
+
+
+def measure_tuned(bench: Bench, model: Any) -> Measured:
+    """The trained model."""
+    asked = ask_plainly(bench.held_out, bench.prepared.tokenizer)
+    return _once(bench, "tuned", lambda: measure_system("tuned", "Tuned", model, asked, bench.ruler))
+
+
+def _with_examples(bench: Bench) -> tuple[Asked, int]:
+    prepared = bench.prepared
+    context = prepared.model_facts.context_length
+    room = None if context is None else context - bench.resolved.max_new_tokens
+    return ask_with_examples(
+        bench.held_out, prepared.task, _shown_examples(bench), prepared.tokenizer, most_tokens=room
+    )
+
+
+def _shown_examples(bench: Bench) -> list[Example]:
+    """Training rows to show, seeded; with labels, as many different ones as possible."""
+    prepared, count = bench.prepared, bench.resolved.few_shot
+    by_label = bool(prepared.task.labels)
+    wanted = CANDIDATES_FOR_LABELS * count if by_label else count
+    chosen = set(choose_rows(prepared.train.facts["examples"], wanted, bench.resolved.seed))
+    found: dict[str, Example] = {}
+    measured = set(bench.held_out.places)
+    for number, (place, example) in enumerate(prepared.data.train()):
+        usable = number in chosen and str(place) not in measured
+        question = prepared.task.evaluation(example) if usable else None
+        if question is not None:
+            found.setdefault(question.shown_reference if by_label else str(number), example)
+    return list(found.values())[:count]
+
+
+def _once(bench: Bench, name: str, measure: Callable[[], Measured]) -> Measured:
+    """A measurement of an earlier attempt, or a new one."""
+    path = bench.folder / f"{name}.json"
+    key = bench.resolved.identity
+    if path.exists():
+        try:
+            kept = read_json(path)
+        except orjson.JSONDecodeError:
+            kept = {}
+        if kept.get("identity") == key:
+            return measured_from_json(kept["measured"])
+    measured = measure()
+    write_json(path, {"identity": key, "measured": measured.to_json()})
+    return measured

@@ -1,0 +1,176 @@
+"""Before training: the model on disk, rows as tokens, the audit, and every value resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.catalog.cache import cache_folder
+from tunesmith.data.audit import Audit, audit
+from tunesmith.data.cache_key import cache_key
+from tunesmith.data.store import TokenStore, cached_token_store
+from tunesmith.data.template import chat_template
+from tunesmith.data.tokenize import shared_prefix_length, tokenize_examples
+from tunesmith.formats.examples import Example, Place
+from tunesmith.models.host import probe_host
+from tunesmith.models.load import load_tokenizer, model_facts
+from tunesmith.models.prepare import PreparedModel, ensure_model_folder
+from tunesmith.pipeline.data import RunData
+from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.refusals import Facts, check
+from tunesmith.recipe.resolve import resolve
+from tunesmith.recipe.resolved import Resolved
+from tunesmith.recipe.schema import Recipe
+from tunesmith.tasks import PreparedTask, prepare_task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a run needs before any weights are loaded."""
+
+    recipe: Recipe
+    model: PreparedModel
+    model_facts: ModelFacts
+    host: HostFacts
+    tokenizer: Any
+    task: PreparedTask
+    data: RunData
+    train: TokenStore
+    validation: TokenStore
+    stop_token_ids: tuple[int, ...]
+
+
+def prepare_model(name: str, runs_folder: Path, teller: Teller) -> PreparedModel:
+    """The model on this machine, fetched if need be, with the fetching told."""
+
+    def progress(what: str, done: int, total: int | None, unit: str) -> None:
+        teller.progress(what, done, total, unit)
+
+    return ensure_model_folder(name, runs_folder, progress)
+
+
+def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) -> Prepared:
+    """Fetch the model, fit the task to the data, and turn both sides into tokens.
+
+    Raises:
+        TunesmithError: Whatever is wrong with model or data; see the callees.
+    """
+    task = prepare_task(recipe.task, data.inspection, data.sample())
+    model = prepare_model(recipe.model, runs_folder, teller)
+    tokenizer = load_tokenizer(model.folder)
+    facts = model_facts(model.folder, recipe.model)
+    template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
+    _refuse_early(recipe, task, data, facts)
+    encoder = _Encoder(recipe, task, tokenizer, facts.context_length, teller)
+    train = encoder.tokens(data.train, data.train_fingerprint())
+    held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
+    return Prepared(
+        recipe=recipe,
+        model=model,
+        model_facts=facts,
+        host=probe_host(),
+        tokenizer=tokenizer,
+        task=task,
+        data=data,
+        train=train,
+        validation=held_out,
+        stop_token_ids=stop_tokens(model.folder, tokenizer, None if template is None else template.end_of_turn_id),
+    )
+
+
+def audit_run(prepared: Prepared, *, show: int = 0) -> Audit:
+    """Audit the supervision of a run's rows."""
+    return audit(
+        prepared.train,
+        prepared.data.train(),
+        prepared.task,
+        prepared.tokenizer,
+        prepared.data.inspection,
+        validation=prepared.validation,
+        overlap=prepared.data.overlap(),
+        stop_token_ids=prepared.stop_token_ids,
+        show=show,
+    )
+
+
+def resolve_run(prepared: Prepared) -> Resolved:
+    """Choose every value that the recipe leaves open.
+
+    Raises:
+        RecipeError: The combination cannot work.
+    """
+    facts = Facts(data_facts(prepared), prepared.model_facts, prepared.host)
+    check(prepared.recipe, facts)
+    return resolve(prepared.recipe, facts.data, facts.model, facts.host)
+
+
+def data_facts(prepared: Prepared) -> DataFacts:
+    """The data in tokens of the model."""
+    train, task = prepared.train, prepared.task
+    return DataFacts(
+        task=task.name,
+        shape=prepared.data.inspection.shape,
+        rows=len(train),
+        validation_rows=len(prepared.validation),
+        tokens=int(train.lengths_B.sum()),
+        trained_tokens=int(train.trained_counts_B.sum()),
+        longest_row=int(train.lengths_B.max(initial=0)),
+        shared_prefix_tokens=shared_prefix_length(train),
+        labels=len(task.labels),
+        default_metrics=task.metrics,
+        answer_tokens=task.tokens_to_generate(token_counter(prepared.tokenizer)),
+    )
+
+
+def token_counter(tokenizer: Any) -> Callable[[str], int]:
+    """How many tokens a text has."""
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def stop_tokens(folder: Path, tokenizer: Any, end_of_turn: int | None) -> tuple[int, ...]:
+    """Every token at which an answer ends: the template's end of turn, and what model and tokenizer name."""
+    from transformers import GenerationConfig
+
+    found = {tokenizer.eos_token_id, end_of_turn}
+    if (folder / "generation_config.json").is_file():
+        named = GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
+        found |= set(named) if isinstance(named, list) else {named}
+    return tuple(sorted(int(token) for token in found if token is not None))
+
+
+def _refuse_early(recipe: Recipe, task: PreparedTask, data: RunData, model: ModelFacts) -> None:
+    """What is known to be impossible before anything is tokenized."""
+    rows = max(1, data.inspection.good_rows)
+    facts = DataFacts(task.name, data.inspection.shape, rows, 1, 1, 1, 1)
+    check(recipe, Facts(facts, model, HostFacts(1, 1)))
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns rows into tokens, or takes them from the cache."""
+
+    recipe: Recipe
+    task: PreparedTask
+    tokenizer: Any
+    context_length: int | None
+    teller: Teller
+
+    def tokens(self, rows: Callable[[], Iterator[tuple[Place, Example]]], fingerprint: str) -> TokenStore:
+        wanted = self.recipe.train.max_length
+        length = self.context_length if wanted == "auto" else wanted
+        options: dict[str, Any] = {
+            "max_length": length or 2**31 - 1,
+            "on_long_rows": self.recipe.data.on_long_rows,
+        }
+        key = cache_key(self.tokenizer, data_fingerprint=fingerprint, rows="all", task=self.task, **options)
+
+        def write(folder: Path) -> TokenStore:
+            def progress(done: int) -> None:
+                self.teller.progress("tokenize", done, None, "rows")
+
+            return tokenize_examples(rows(), self.task, self.tokenizer, folder, on_progress=progress, **options)
+
+        return cached_token_store(cache_folder() / "tokens", key, write)

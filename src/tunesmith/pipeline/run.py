@@ -1,0 +1,86 @@
+"""What the stages of one run share, and how its model and its settings are made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.data.steps import StepPlan, plan_steps
+from tunesmith.data.types import TokenSet
+from tunesmith.engine.settings import TrainSettings
+from tunesmith.models.adapters import with_adapter
+from tunesmith.models.attention import ATTENTION, supports_packing
+from tunesmith.models.check import read_config
+from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.pipeline.clock import RunClock
+from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.resolved import Resolved
+from tunesmith.runs.control import Wish
+from tunesmith.runs.layout import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of one run share."""
+
+    folder: RunFolder
+    prepared: Prepared
+    resolved: Resolved
+    teller: Teller
+    clock: RunClock
+    read_wish: Callable[[], Wish]
+    attention: str
+
+
+def load_base(run: Run) -> Any:
+    """The model before training, on the run's device, with an earlier adapter worked in."""
+    device = run.prepared.host.device
+    model = load_model(LoadPlan(run.prepared.model.folder, torch.float32, device, run.attention))
+    adapter = run.prepared.model.adapter
+    return model if adapter is None else with_adapter(model, adapter).merge_and_unload()
+
+
+def train_settings(run: Run, rows: TokenSet, *, deadline_seconds: float | None) -> tuple[StepPlan, TrainSettings]:
+    """The steps and settings of a training on some rows."""
+    resolved = run.resolved
+    steps = plan_steps(rows.lengths_B, tokens_per_step=resolved.tokens_per_step, seed=resolved.seed)
+    packed = run.attention == ATTENTION
+    settings = TrainSettings(
+        total_steps=steps.steps_in(resolved.epochs),
+        seed=resolved.seed,
+        learning_rate=resolved.learning_rate,
+        schedule=resolved.schedule,
+        warmup=resolved.warmup,
+        weight_decay=resolved.weight_decay,
+        clip=resolved.clip,
+        tokens_per_micro_batch=resolved.tokens_per_micro_batch,
+        layout=resolved.layout if packed else "padded",
+        share_prefix=resolved.share_prefix and packed,
+        activation_checkpointing=resolved.activation_checkpointing,
+        checkpoint_every_steps=resolved.checkpoint_every_steps,
+        validate_every_steps=resolved.validate_every_steps,
+        on_non_finite=resolved.on_non_finite,
+        deadline_seconds=deadline_seconds,
+        precision=resolved.precision,
+    )
+    return steps, settings
+
+
+def sizes(model: Any) -> tuple[int, int]:
+    """How many parameters train, and how many there are."""
+    parameters = list(model.parameters())
+    return sum(one.numel() for one in parameters if one.requires_grad), sum(one.numel() for one in parameters)
+
+
+def packing_attention(prepared: Prepared, teller: Teller) -> str:
+    """Packed attention where it is exact for the model, else the library's own with one row a pack."""
+    longest = max(int(store.lengths_B.max(initial=0)) for store in (prepared.train, prepared.validation))
+    reason = supports_packing(read_config(prepared.model.folder), longest)
+    if reason is None:
+        return ATTENTION
+    teller.warn([f"rows go through one at a time: {reason}"], "train.layout")
+    return "sdpa"

@@ -1,0 +1,172 @@
+"""What a worker can be asked for beside a whole run: to fetch a model, to audit a recipe, to measure a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.errors import UsageError
+from tunesmith.evaluation.before_after import report_systems, samples, verdict
+from tunesmith.evaluation.report.write import write_report
+from tunesmith.evaluation.systems import Measured
+from tunesmith.models.adapters import with_adapter
+from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.models.prepare import PreparedModel
+from tunesmith.pipeline.data import load_data, measured_data, with_labels
+from tunesmith.pipeline.environment import environment
+from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
+from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
+from tunesmith.pipeline.prepare import audit_run, prepare, prepare_model, resolve_run
+from tunesmith.pipeline.run import packing_attention
+from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.load import load_recipe, parse_recipe
+from tunesmith.recipe.schema import Recipe
+from tunesmith.runs.atomic import read_json, write_json
+from tunesmith.runs.events import EventWriter
+from tunesmith.runs.layout import RunFolder, default_runs_folder
+
+
+def run_pull(folder: Path, events: EventWriter) -> None:
+    """Bring a model to this machine and tell where it lies.
+
+    Raises:
+        ModelError, NetworkError, OutputError: See :func:`tunesmith.models.prepare.ensure_model_folder`.
+    """
+    teller = Teller(events)
+    teller.state("preparing", _request(folder)["model"])
+    found = prepare_model(_request(folder)["model"], default_runs_folder(), teller)
+    adapter = None if found.adapter is None else str(found.adapter)
+    events.emit("artifact", kind="model", path=str(found.folder), adapter=adapter)
+    teller.state("finished")
+
+
+def run_audit(folder: Path, events: EventWriter) -> None:
+    """Audit a recipe's data under its model, and resolve the recipe where the audit finds nothing wrong.
+
+    Raises:
+        SupervisionError: A check failed; audit.json has the details.
+        TunesmithError: Whatever is wrong with model or data.
+    """
+    teller = Teller(events)
+    recipe = load_recipe(folder / "recipe.yaml")
+    teller.state("preparing", recipe.model)
+    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), default_runs_folder(), teller)
+    teller.state("auditing", f"{len(prepared.train):,} training rows, {len(prepared.validation):,} held out")
+    found = audit_run(prepared, show=int(_request(folder).get("show", 0)))
+    write_json(folder / "audit.json", found.to_json())
+    events.emit("artifact", kind="audit", path="audit.json")
+    found.require_ok()
+    write_json(folder / "resolved.json", resolve_run(prepared).to_json())
+    events.emit("artifact", kind="resolved", path="resolved.json")
+    teller.state("finished")
+
+
+def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], bool]) -> None:
+    """Measure a model on rows, a tuned one beside its base, and write the report.
+
+    Raises:
+        TunesmithError: Whatever is wrong with model or data.
+        Stopped: The user asked to stop.
+    """
+    teller, request = Teller(events), _request(folder)
+    recipe = _evaluation_recipe(request)
+    teller.state("preparing", recipe.model)
+    data = measured_data(request["data"], recipe.data, recipe.train.seed)
+    model = prepare_model(recipe.model, default_runs_folder(), teller)
+    manifest = _manifest_of(model)
+    data = with_labels(data, manifest.get("task", {}).get("labels", ()))
+    prepared = prepare(recipe, data, default_runs_folder(), teller)
+    resolved = resolve_run(prepared)
+    bench = make_bench(prepared, resolved, folder / "evaluation", teller, should_stop)
+    systems = _measure(bench, teller, manifest)
+    judge = judge_of(resolved, prepared)
+    found = verdict(systems[0], systems[-1], bench.held_out, judge) if len(systems) > 1 else None
+    report = {
+        "format": 1,
+        "run": recipe.model,
+        "created": now(),
+        "tunesmith": version(),
+        "task": resolved.task,
+        "model": model_part(prepared),
+        "primary_metric": judge.metrics[0] if judge.metrics else "loss",
+        "systems": report_systems(systems, bench.held_out, judge),
+        "verdict": found,
+        "samples": samples(systems, bench.held_out, judge, chosen_samples(bench.held_out, resolved)),
+        "data": {"validation": data_part(prepared, len(bench.held_out.rows))["validation"]},
+        "environment": environment(prepared.host),
+        "seed": resolved.seed,
+        "warnings": teller.warnings,
+    }
+    teller.state("reporting")
+    write_report(report, folder)
+    events.emit("artifact", kind="report", path="report.html")
+    teller.state("finished")
+
+
+def _measure(bench: Bench, teller: Teller, manifest: dict[str, Any]) -> list[Measured]:
+    """Base and few-shot of the base, then the tuned model where the name means one."""
+    place = bench.prepared.model
+    is_tuned = place.adapter is not None or bool(manifest)
+    base_folder = place.folder
+    if is_tuned and place.adapter is None:
+        base_folder = prepare_model(str(manifest["model"]["name"]), default_runs_folder(), teller).folder
+    attention = packing_attention(bench.prepared, teller)
+    device = bench.prepared.host.device
+    model = load_model(LoadPlan(base_folder, torch.float32, device, attention))
+    teller.state("evaluating_base", f"{len(bench.held_out.rows)} rows")
+    systems = [measure_base(bench, model), measure_few_shot(bench, model)]
+    if is_tuned:
+        teller.state("evaluating", f"{len(bench.held_out.rows)} rows")
+        if place.adapter is not None:
+            model = with_adapter(model, place.adapter)
+        else:
+            model = load_model(LoadPlan(place.folder, torch.float32, device, attention))
+        systems.append(measure_tuned(bench, model))
+    return [system for system in systems if system is not None]
+
+
+def _evaluation_recipe(request: dict[str, Any]) -> Recipe:
+    """The request as a recipe, so that its values are checked and resolved by the same rules."""
+    few_shot = request.get("few_shot", "auto")
+    return parse_recipe(
+        {
+            "model": request["model"],
+            "data": {
+                "train": request["data"],
+                "columns": request.get("columns", "auto"),
+                "shape": request.get("shape", "auto"),
+                "on_bad_rows": request.get("on_bad_rows", "refuse"),
+            },
+            "task": request.get("task", "auto"),
+            "train": {"seed": request.get("seed", 0)},
+            "evaluate": {
+                "rows": request.get("rows", "auto"),
+                "metrics": request.get("metrics", "auto"),
+                # Examples would be taken from the rows to be measured, so they are shown only where asked for.
+                "few_shot": 0 if few_shot == "auto" else few_shot,
+                "max_new_tokens": request.get("max_new_tokens", "auto"),
+                "samples": request.get("samples", 10),
+            },
+        },
+        "the request",
+    )
+
+
+def _manifest_of(model: PreparedModel) -> dict[str, Any]:
+    """The manifest of a run, empty for a model that is none."""
+    if model.reference.kind != "run" or model.reference.path is None:
+        return {}
+    return RunFolder(model.reference.path).read_manifest() or {}
+
+
+def _request(folder: Path) -> dict[str, Any]:
+    path = folder / "request.json"
+    if not path.exists():
+        return {}
+    request = read_json(path)
+    if not isinstance(request, dict):
+        raise UsageError("request.json must hold an object", code="usage.request", place=str(path))
+    return request

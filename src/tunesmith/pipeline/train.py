@@ -1,0 +1,150 @@
+"""A whole run: prepare, audit, measure the base, train, measure again, report. What is done is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.types import TokenRow
+from tunesmith.engine.checkpoint import Checkpoints
+from tunesmith.engine.settings import TrainResult, ValidationLoss
+from tunesmith.engine.train import train
+from tunesmith.errors import RunError, Stopped
+from tunesmith.evaluation.held_out import held_out_losses
+from tunesmith.evaluation.systems import Measured
+from tunesmith.objectives.sft import label_losses
+from tunesmith.objectives.table import make_objective
+from tunesmith.pipeline.clock import RunClock
+from tunesmith.pipeline.data import load_data
+from tunesmith.pipeline.finish import Finished, finish
+from tunesmith.pipeline.learning_curve import measure_learning_curve
+from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
+from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
+from tunesmith.pipeline.run import Run, load_base, packing_attention, sizes, train_settings
+from tunesmith.pipeline.saved import save_result
+from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.resolved import resolved_from_json
+from tunesmith.runs.atomic import read_json, write_json
+from tunesmith.runs.control import Wish
+from tunesmith.runs.events import EventWriter
+from tunesmith.runs.layout import RunFolder
+from tunesmith.strategies.table import make_strategy
+from tunesmith.techniques.table import make_technique
+
+# Rows whose loss is watched while training goes on; more would cost time that the end needs.
+MOST_WATCHED_ROWS = 48
+# Adapters make the tuned model a little slower than the base, and the report and the adapter are written too.
+_TUNED_AGAINST_BASE = 1.3
+_FINISHING_SECONDS = 6.0
+
+
+def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[], Wish]) -> None:
+    """Bring a run to its end, from wherever an earlier attempt left it.
+
+    Raises:
+        TunesmithError: What went wrong, named.
+        Stopped: The user paused or cancelled; the run folder says where to go on.
+    """
+    if folder.manifest.exists():
+        raise RunError("the run is finished already", code="run.finished", place=folder.name)
+    teller = Teller(events)
+    clock = RunClock(folder.events, events.attempt)
+    teller.state("started")
+    run = _prepare(folder, teller, clock, read_wish)
+    model = load_base(run)
+    bench = make_bench(run.prepared, run.resolved, folder.evaluation, teller, lambda: read_wish() != "continue")
+    teller.state("evaluating_base", f"{len(bench.held_out.rows)} held-out rows")
+    before = [measure_base(bench, model), measure_few_shot(bench, model)]
+    systems = [system for system in before if system is not None]
+    model, result = _train(run, model, bench, systems)
+    save_result(run.folder, run.prepared, run.resolved, make_technique(run.resolved.technique), model)
+    teller.events.emit("artifact", kind=make_technique(run.resolved.technique).artifact, path=_result(run).name)
+    teller.state("evaluating", f"{len(bench.held_out.rows)} held-out rows")
+    systems.append(measure_tuned(bench, model))
+    curve = measure_learning_curve(run, bench, systems) if run.resolved.learning_curve else None
+    teller.state("reporting")
+    finish(
+        Finished(folder, run.prepared, run.resolved, bench.held_out, systems, result, curve, sizes(model)),
+        teller,
+        clock,
+    )
+    teller.state("finished")
+
+
+def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Callable[[], Wish]) -> Run:
+    """Model, tokens, audit and resolved values; the values of an earlier attempt stand."""
+    recipe = load_recipe(folder.recipe)
+    teller.state("preparing", recipe.model)
+    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller)
+    teller.state("auditing", f"{len(prepared.train):,} training rows, {len(prepared.validation):,} held out")
+    found = audit_run(prepared)
+    write_json(folder.audit, found.to_json())
+    teller.events.emit("artifact", kind="audit", path=folder.audit.name)
+    teller.warn(found.warnings, "audit")
+    found.require_ok()
+    if folder.resolved.exists():
+        resolved = resolved_from_json(read_json(folder.resolved))
+    else:
+        resolved = resolve_run(prepared)
+        write_json(folder.resolved, resolved.to_json())
+    teller.events.emit("artifact", kind="resolved", path=folder.resolved.name)
+    return Run(folder, prepared, resolved, teller, clock, read_wish, packing_attention(prepared, teller))
+
+
+def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any, TrainResult]:
+    resolved, prepared = run.resolved, run.prepared
+    technique = make_technique(resolved.technique)
+    model = technique.prepare(model, resolved.seed)
+    deadline = _deadline(run, before)
+    steps, settings = train_settings(run, prepared.train, deadline_seconds=deadline)
+    trained, total = sizes(model)
+    run.teller.state("training", f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train")
+    if deadline is not None:
+        run.clock.remember_deadline(run.teller.events, deadline)
+    watched = list(bench.held_out.rows[:MOST_WATCHED_ROWS])
+    result = train(
+        model,
+        technique=technique,
+        objective=make_objective(resolved.objective),
+        strategy=make_strategy(resolved.strategy, prepared.host.device),
+        rows=prepared.train,
+        steps=steps,
+        settings=settings,
+        checkpoints=Checkpoints(run.folder.checkpoints, resolved.keep_checkpoints),
+        events=run.teller.events,
+        read_wish=run.read_wish,
+        validate=lambda: _watch(model, watched, bench),
+    )
+    if result.stopped is not None:
+        word = "paused" if result.stopped == "pause" else "cancelled"
+        raise Stopped(f"the run was {word} after step {result.steps}", code=f"run.{word}", place=run.folder.name)
+    return model, result
+
+
+def _watch(model: Any, rows: list[TokenRow], bench: Bench) -> ValidationLoss:
+    losses = held_out_losses(model, rows, label_losses, bench.ruler.layout)
+    return ValidationLoss(losses.mean, len(rows), sum(losses.counts_B))
+
+
+def _deadline(run: Run, before: list[Measured]) -> float | None:
+    """Seconds that training may take: what the budget leaves, less what measuring and reporting will need."""
+    budget = run.resolved.budget_seconds
+    if budget is None:
+        return None
+    known = run.clock.remembered_deadline()
+    if known is not None:
+        return known
+    reserve = _TUNED_AGAINST_BASE * before[0].seconds + _FINISHING_SECONDS
+    left = budget - run.clock.elapsed_seconds() - reserve
+    if left <= 0:
+        run.teller.warn(
+            [f"measuring the base model has used up the budget of {budget:.0f} s; one step is trained"], "train.budget"
+        )
+    return max(left, 1.0)
+
+
+def _result(run: Run) -> Path:
+    is_adapter = make_technique(run.resolved.technique).artifact == "adapter"
+    return run.folder.adapter if is_adapter else run.folder.model

@@ -1,0 +1,131 @@
+"""``python -m tunesmith.worker RUN_FOLDER --stage STAGE``: recipe in, events and artifacts out.
+
+The exit code is that of the error class; the error itself is the last event. Nothing else is printed but what libraries
+print, and that goes wherever the starter sent standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tunesmith.errors import ResourceError, Stopped, TunesmithError, WorkerError
+from tunesmith.runs.atomic import output_error
+from tunesmith.runs.control import Wish, read_wish
+from tunesmith.runs.events import EventWriter, open_events
+from tunesmith.runs.layout import RunFolder
+from tunesmith.runs.lease import Lease
+
+STAGES = ("train", "audit", "evaluate", "pull")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one stage in a folder; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tunesmith.worker", description=__doc__)
+    parser.add_argument("folder", type=Path, help="run folder, or scratch folder of a stage")
+    parser.add_argument("--stage", choices=STAGES, default="train")
+    options = parser.parse_args(arguments)
+    # A library that forks after its threads have started would else warn into the log at every fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run = RunFolder(options.folder.resolve())
+    try:
+        with Lease(run.lease):
+            return _work(run, options.stage)
+    except TunesmithError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return error.exit_code
+
+
+def _work(run: RunFolder, stage: str) -> int:
+    events = open_events(run.events)
+    try:
+        _stage(stage)(run, events)
+    except Exception as error:
+        traceback.print_exc()
+        found = told(error)
+        # The disk may be what is full.
+        try:
+            _end(events, found, cancelled=read_wish(run.control) == "cancel")
+        except TunesmithError as second:
+            print("\n".join(second.lines()), file=sys.stderr)
+        return found.exit_code
+    return 0
+
+
+def told(error: Exception) -> TunesmithError:
+    """Any error as one of ours; what nobody foresaw is a WorkerError that names it."""
+    if isinstance(error, TunesmithError):
+        return error
+    if isinstance(error, MemoryError):
+        return ResourceError("not enough memory", code="resource.memory", hint="close other programs, or train less")
+    if isinstance(error, OSError) and error.filename is not None:
+        return output_error(error, Path(os.fsdecode(error.filename)))
+    return WorkerError(
+        "the worker failed in a way that nobody foresaw",
+        code="worker.unexpected",
+        value=f"{type(error).__name__}: {error}",
+        hint="worker.log in the run folder has the details; please report it",
+    )
+
+
+def _end(events: EventWriter, error: TunesmithError, *, cancelled: bool) -> None:
+    if isinstance(error, Stopped):
+        events.emit("status", state="cancelled" if cancelled else "stopped")
+    else:
+        events.emit("status", state="failed")
+        events.emit("error", **error.to_json())
+
+
+def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
+    return {"train": _train, "audit": _audit, "evaluate": _evaluate, "pull": _pull}[name]
+
+
+def _train(run: RunFolder, events: EventWriter) -> None:
+    # Imported only now: loading the libraries takes seconds, and a folder that another worker owns is told at once.
+    from tunesmith.pipeline.train import run_training
+
+    asked = _terminated()
+
+    def wish() -> Wish:
+        return "pause" if asked() else read_wish(run.control)
+
+    run_training(run, events, wish)
+
+
+def _audit(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.stages import run_audit
+
+    run_audit(run.path, events)
+
+
+def _evaluate(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.stages import run_evaluation
+
+    run_evaluation(run.path, events, _terminated())
+
+
+def _pull(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.stages import run_pull
+
+    run_pull(run.path, events)
+
+
+def _terminated() -> Callable[[], bool]:
+    """Make SIGTERM a wish to pause: a machine that is taken away loses nothing."""
+    asked = False
+
+    def note(_number: int, _frame: object) -> None:
+        nonlocal asked
+        asked = True
+
+    signal.signal(signal.SIGTERM, note)
+    return lambda: asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())
