@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +131,8 @@ def test_documents_are_the_tokenizer_s_own_tokens_and_an_end(style: str) -> None
 
 
 @pytest.fixture(scope="module")
-def starter() -> Any:
-    cache = os.environ.get("TUNESMITH_CACHE")
-    found = sorted(Path(cache).glob("models/**/*smollm2-135m-instruct*/**/tokenizer.json")) if cache else []
-    if not found:
-        pytest.skip("the starter model is not in the folder that TUNESMITH_CACHE names")
-    return transformers.AutoTokenizer.from_pretrained(found[0].parent)
+def starter(starter_model: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(starter_model)
 
 
 @pytest.mark.starter
