@@ -41,7 +41,11 @@ def read_config(folder: Path) -> Any:
         model_type = values.get("model_type")
     except (ValueError, AttributeError) as error:
         raise ModelError(
-            "config.json cannot be read", code="model.broken_config", place=str(path), value=str(error)[:200]
+            "config.json cannot be read",
+            code="model.broken_config",
+            place=str(path),
+            value=str(error)[:200],
+            hint="fetch or copy the model again",
         ) from error
     try:
         with quiet_libraries():

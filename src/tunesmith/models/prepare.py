@@ -111,7 +111,7 @@ def _of_folder(folder: Path, reference: ModelReference, runs_folder: Path, on_pr
     if (folder / "config.json").is_file():
         source = str(known.get("source", "folder"))
         return PreparedModel(folder, None, reference, source, known.get("revision"), known.get("licence"))
-    base = read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    base = _base_of_adapter(folder)
     if not base:
         raise ModelError(
             "the adapter does not name its base model",
@@ -130,6 +130,27 @@ def _of_folder(folder: Path, reference: ModelReference, runs_folder: Path, on_pr
             hint="correct base_model_name_or_path in adapter_config.json",
         ) from error
     return _with_adapter(found, folder, reference)
+
+
+def _base_of_adapter(folder: Path) -> Any:
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        raise ModelError(
+            "the folder holds no model: config.json is missing",
+            code="model.no_config",
+            place=str(folder),
+            hint="only models of the Transformers library and adapters of the PEFT library are loaded",
+        )
+    try:
+        return read_json(path).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(
+            "adapter_config.json cannot be read",
+            code="model.broken_config",
+            place=str(path),
+            value=str(error)[:200],
+            hint="fetch or copy the adapter again",
+        ) from error
 
 
 def _of_run(reference: ModelReference, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.errors import ModelError
 from tunesmith.models.quiet import quiet_libraries
+from tunesmith.models.saving import plain_os_errors
 
 # How llama.cpp's names of pre-tokenizers split text, where Transformers' reader of GGUF files does not know it.
 _SPLITS_DIGITS = {"smollm"}
@@ -29,8 +30,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     with quiet_libraries(), contextlib.redirect_stderr(io.StringIO()):
         model, tokenizer = _read(gguf)
         _remove_quantization_marks(model)
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        with plain_os_errors():
+            tokenizer.save_pretrained(folder)
+            model.save_pretrained(folder)
 
 
 def _read(gguf: Path) -> tuple[Any, Any]:

