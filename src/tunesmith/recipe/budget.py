@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
-_TIME = re.compile(r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?")
-_TOKENS = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kKmM]?)\s*tokens?")
+_TIME = re.compile(
+    r"(?:(?P<hours>\d+(?:\.\d+)?)h)?(?:(?P<minutes>\d+(?:\.\d+)?)m)?(?:(?P<seconds>\d+(?:\.\d+)?)s)?", re.ASCII
+)
+_TOKENS = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[kKmM]?)\s*tokens?", re.ASCII)
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
+MOST_TOKENS = 10**15
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,11 @@ def parse_budget(text: str) -> Budget:
     if wanted and time:
         hours, minutes, seconds = (float(time[part] or 0) for part in ("hours", "minutes", "seconds"))
         total = 3600 * hours + 60 * minutes + seconds
-        if total > 0:
+        if 0 < total < math.inf:
             return Budget(seconds=total)
     tokens = _TOKENS.fullmatch(wanted)
     if tokens:
-        count = round(float(tokens["number"]) * _FACTORS[tokens["unit"].lower()])
-        if count > 0:
-            return Budget(tokens=count)
+        count = float(tokens["number"]) * _FACTORS[tokens["unit"].lower()]
+        if 1 <= count < MOST_TOKENS:
+            return Budget(tokens=round(count))
     raise ValueError("write a time such as 90s, 10m or 1h30m, or tokens such as 500k tokens or 2M tokens")

@@ -39,15 +39,18 @@ def estimate_cost(data: DataFacts, model: ModelFacts, host: HostFacts, *, full: 
     A backward takes as many again for activations, and once more for weights where all of them train.
     """
     flops = host.matmul_flops_per_second or _USUAL_FLOPS_PER_SECOND
-    tokens = data.mean_row_tokens
+    # At least a token and a parameter, so that nothing is divided by zero.
+    row_tokens = max(1.0, data.mean_row_tokens)
+    parameters = max(1, model.parameters)
+    tokens = row_tokens
     if share_prefix:
         tokens = data.own_row_tokens + data.shared_prefix_tokens / _ROWS_PER_PACK
-    per_token = (6 if full else 4) * model.parameters / (flops * _REACHED_IN_TRAINING)
-    decode = model.parameters / (_DECODED_PARAMETERS_PER_SECOND * flops / _USUAL_FLOPS_PER_SECOND)
+    per_token = (6 if full else 4) * parameters / (flops * _REACHED_IN_TRAINING)
+    decode = parameters / (_DECODED_PARAMETERS_PER_SECOND * flops / _USUAL_FLOPS_PER_SECOND)
     return Cost(
-        row_tokens=data.mean_row_tokens,
+        row_tokens=row_tokens,
         train_seconds_per_row=tokens * per_token,
-        forward_seconds_per_token=2 * model.parameters / (flops * _REACHED_IN_FORWARD),
+        forward_seconds_per_token=2 * parameters / (flops * _REACHED_IN_FORWARD),
         decode_seconds_per_token=decode,
         prompt_tokens=tokens,
     )

@@ -113,6 +113,13 @@ REFUSALS: tuple[Refusal, ...] = (
         "set evaluate.few_shot=auto",
         lambda recipe, facts: facts.data.task == "text" and recipe.evaluate.few_shot not in ("auto", 0),
     ),
+    Refusal(
+        "recipe.text_max_new_tokens",
+        "evaluate.max_new_tokens",
+        "plain text has no answers whose length could be limited",
+        "set evaluate.max_new_tokens=auto",
+        lambda recipe, facts: facts.data.task == "text" and recipe.evaluate.max_new_tokens != "auto",
+    ),
 )
 
 

@@ -84,7 +84,9 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         max_length=_max_length(recipe, data, model, reasons),
         on_non_finite=said("train.on_non_finite", train.on_non_finite, asked),
         metrics=_metrics(recipe, data, reasons),
-        samples=said("evaluate.samples", min(recipe.evaluate.samples, evaluation_rows), asked),
+        samples=said(
+            "evaluate.samples", min(recipe.evaluate.samples, evaluation_rows), f"{asked}, as far as rows are measured"
+        ),
         evaluation_rows=evaluation_rows,
         few_shot=_few_shot(recipe, data, model, reasons),
         max_new_tokens=new_tokens,
@@ -129,11 +131,11 @@ def _epochs(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons
             epochs = _two_digits(USUAL_EPOCHS * MOST_TRAINING_SECONDS / seconds)
             reason = (
                 f"auto: so that training takes about {MOST_TRAINING_SECONDS / 60:.0f} min here, "
-                f"at an estimated {1 / cost.train_seconds_per_row:.2g} rows/s; {USUAL_EPOCHS:g} would take "
+                f"at an estimated {_two_digits(1 / cost.train_seconds_per_row):g} rows/s; {USUAL_EPOCHS:g} would take "
                 f"{seconds / 60:.0f} min"
             )
     if budget.tokens is not None:
-        allowed = budget.tokens / data.tokens
+        allowed = budget.tokens / max(1, data.tokens)
         if recipe.train.epochs == "auto" or allowed < epochs:
             epochs, reason = allowed, f"train.budget is {recipe.train.budget}, an epoch has {data.tokens:,} tokens"
     return float(reasons.give(key, epochs, reason))
@@ -197,7 +199,7 @@ def _metrics(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> tuple[str, .
 def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> tuple[int, int]:
     """Rows to measure on, and the most tokens of an answer."""
     new_tokens = data.answer_tokens
-    if recipe.evaluate.max_new_tokens != "auto" and new_tokens:
+    if recipe.evaluate.max_new_tokens != "auto":
         new_tokens = recipe.evaluate.max_new_tokens
         reasons.give("evaluate.max_new_tokens", new_tokens, "as the recipe says")
     else:
@@ -228,7 +230,7 @@ def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reas
         count = min(recipe.evaluate.few_shot, data.rows)
         return int(reasons.give(key, count, "as the recipe says, as far as there are rows"))
     if not data.answer_tokens:
-        return int(reasons.give(key, 0, "auto: plain text has no questions"))
+        return int(reasons.give(key, 0, "auto: nothing is answered"))
     # Half of the context at most: the question, the instruction and the answer need room too.
     room = MOST_FEW_SHOT_TOKENS
     if model.context_length is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import orjson
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from tunesmith.errors import RecipeError
 from tunesmith.recipe.schema import TechniqueSpec
@@ -125,7 +125,7 @@ def resolved_from_json(data: Mapping[str, Any]) -> Resolved:
     """Read what :meth:`Resolved.to_json` wrote; keys that a later version added are passed over.
 
     Raises:
-        RecipeError: A later version changed the form, or a value is missing.
+        RecipeError: A later version changed the form, a value is missing, or the technique is an unknown one.
     """
     if data.get("version") != VERSION:
         raise RecipeError(
@@ -134,12 +134,17 @@ def resolved_from_json(data: Mapping[str, Any]) -> Resolved:
             value=f"version {data.get('version')}, known is {VERSION}",
             hint="use the Tunesmith that the run began with, or start a new run",
         )
-    items = {**data["portable"], **data["host"]}
-    missing = [key for key in KEYS if key not in items]
+    items = {**data.get("portable", {}), **data.get("host", {})}
+    missing = [key for key in KEYS if "value" not in items.get(key, {})]
     if missing:
         raise RecipeError("resolved values are missing", code="recipe.resolved_missing", value=", ".join(missing))
     values = {field: items[key]["value"] for key, field in KEYS.items()}
-    values["technique"] = TypeAdapter[TechniqueSpec](TechniqueSpec).validate_python(values["technique"])
+    try:
+        values["technique"] = TypeAdapter[TechniqueSpec](TechniqueSpec).validate_python(values["technique"])
+    except ValidationError as error:
+        raise RecipeError(
+            "the technique cannot be read", code="recipe.resolved_technique", value=values["technique"]
+        ) from error
     values["metrics"] = tuple(values["metrics"])
     return Resolved(**values, reasons={key: items[key].get("reason", "") for key in KEYS})
 

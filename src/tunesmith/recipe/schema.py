@@ -5,16 +5,33 @@ Values that say ``auto`` are resolved later, from facts that are handed in; see 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticKnownError
 
 from tunesmith.recipe.budget import parse_budget
 
+# Random generators take seeds of 32 bits, and JSON readers keep whole numbers of 53.
+MOST_SEED = 2**32 - 1
+MOST_WHOLE = 2**53 - 1
+
+
+def _no_flag(value: Any) -> Any:
+    """True is no 1: whoever writes ``epochs: true`` meant something else."""
+    if isinstance(value, bool):
+        raise PydanticKnownError("float_type")
+    return value
+
+
 Auto = Literal["auto"]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+Number = Annotated[float, BeforeValidator(_no_flag), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+ShareOrZero = Annotated[Number, Field(ge=0, lt=1)]
+Whole = Annotated[int, BeforeValidator(_no_flag), Field(le=MOST_WHOLE)]
+PositiveInt = Annotated[Whole, Field(ge=1)]
 
 
 class Part(BaseModel):
@@ -58,7 +75,7 @@ class Lora(Part):
     targets: Literal["all-linear", "attention"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear", description="Which modules get an adapter: all-linear, attention, or a list of names."
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
+    dropout: ShareOrZero = Field(0.0, description="Dropout before the adapters.")
 
 
 class Full(Part):
@@ -78,8 +95,15 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) and value != "auto" else value
 
 
+def _lora_unless_named(value: Any) -> Any:
+    """Settings without a name change the default technique, so that ``technique.rank=8`` is enough."""
+    if isinstance(value, Mapping):
+        return {"name": "lora", **value}
+    return {"name": value} if isinstance(value, str) else value
+
+
 TechniqueSpec = Lora | Full
-Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_named)]
+Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_lora_unless_named)]
 
 
 class TrainSpec(Part):
@@ -91,14 +115,14 @@ class TrainSpec(Part):
     tokens_per_micro_batch: Auto | PositiveInt = Field(
         "auto", description="Tokens that go through the model at once; changes memory and speed, not the result."
     )
-    max_length: Auto | Annotated[int, Field(ge=2)] = Field("auto", description="Most tokens of a row.")
+    max_length: Auto | Annotated[Whole, Field(ge=2)] = Field("auto", description="Most tokens of a row.")
     budget: str | None = Field(
         None, description="Time for the whole run (90s, 10m, 2h) or tokens to train on (500k tokens, 2M tokens)."
     )
-    seed: int = Field(0, ge=0, description="Of everything that is drawn at random.")
+    seed: Whole = Field(0, ge=0, le=MOST_SEED, description="Of everything that is drawn at random.")
     schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="How the learning rate falls.")
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: float = Field(0.0, ge=0, description="Decay of weight matrices (AdamW).")
+    warmup: ShareOrZero = Field(0.1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: Number = Field(0.0, ge=0, description="Decay of weight matrices (AdamW).")
     clip: Positive | None = Field(1.0, description="The greatest gradient norm; null for no limit.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the matrix products.")
     activation_checkpointing: Auto | bool = Field(
@@ -115,11 +139,11 @@ class TrainSpec(Part):
         "stop", description="What happens with a step whose loss or gradient norm is not finite."
     )
 
-    @field_validator("budget")
+    @field_validator("budget", mode="before")
     @classmethod
-    def _readable_budget(cls, value: str | None) -> str | None:
+    def _readable_budget(cls, value: Any) -> Any:
         if value is not None:
-            parse_budget(value)
+            parse_budget(str(value))
         return value
 
 
@@ -129,9 +153,9 @@ class EvaluateSpec(Part):
     metrics: Auto | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "auto", description="Metrics by name, the first is the one of the verdict."
     )
-    samples: int = Field(10, ge=0, description="Sample answers in the report.")
+    samples: Whole = Field(10, ge=0, description="Sample answers in the report.")
     rows: Auto | PositiveInt = Field("auto", description="Held-out rows to measure on.")
-    few_shot: Auto | Annotated[int, Field(ge=0)] = Field(
+    few_shot: Auto | Annotated[Whole, Field(ge=0)] = Field(
         "auto", description="Examples in the prompt of the few-shot system; 0 for none."
     )
     max_new_tokens: Auto | PositiveInt = Field("auto", description="Most tokens of an answer.")
