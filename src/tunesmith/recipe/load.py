@@ -15,6 +15,7 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.yaml_text import Lines, read_value, read_yaml
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_LINE_ENDS = "\x85\u2028\u2029"
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -94,7 +95,8 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Sequence[str]) -> dict
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with every value; reading it gives the same recipe."""
-    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    plain = recipe.model_dump(mode="json")
+    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
@@ -112,6 +114,18 @@ def recipe_json_schema() -> dict[str, Any]:
     # A technique without a name is the default one; see the schema's validator.
     schema["$defs"]["Full"]["required"] = ["name"]
     return {"$schema": SCHEMA_DIALECT, **schema, "title": "Tunesmith recipe"}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts with line ends of Unicode: unquoted, a reader would take them for spaces."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(mark in text for mark in _LINE_ENDS) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text_node)
 
 
 def _copied(value: Any) -> Any:

@@ -62,6 +62,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         rows = min(rows, budget.seconds * (1 - EVALUATION_SHARE) / cost.train_seconds_per_row)
     tokens_per_step = _tokens_per_step(recipe, data, rows, share=share, reasons=reasons)
     steps = max(1, round(rows * data.mean_row_tokens / tokens_per_step))
+    micro_batch = _micro_batch(recipe, data, share=share, reasons=reasons)
     evaluation_rows, new_tokens = _evaluation(recipe, data, budget, cost, reasons)
     asked = "as the recipe says"
     task_reason = asked if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
@@ -93,8 +94,10 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         learning_curve=said("evaluate.learning_curve", recipe.evaluate.learning_curve, asked),
         strategy=said("strategy", "single", asked if recipe.strategy != "auto" else "auto: one device"),
         precision=_precision(recipe, host, reasons),
-        tokens_per_micro_batch=_micro_batch(recipe, data, share=share, reasons=reasons),
-        activation_checkpointing=_checkpointing(recipe, data, model, host, reasons),
+        tokens_per_micro_batch=micro_batch,
+        activation_checkpointing=_checkpointing(
+            recipe, model, host, max(min(micro_batch, tokens_per_step), data.longest_row), reasons
+        ),
         layout=said("train.layout", train.layout, asked),
         share_prefix=share,
         checkpoint_every_steps=_checkpoint_every(recipe, cost, tokens_per_step, steps, reasons),
@@ -256,13 +259,13 @@ def _micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons: _Reas
     return int(reasons.give(key, tokens, reason))
 
 
-def _checkpointing(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts, reasons: _Reasons) -> bool:
+def _checkpointing(recipe: Recipe, model: ModelFacts, host: HostFacts, tokens: int, reasons: _Reasons) -> bool:
+    """Whether activations of the largest pack, which has ``tokens`` tokens, would not fit beside the weights."""
     key = "train.activation_checkpointing"
     if recipe.train.activation_checkpointing != "auto":
         return bool(reasons.give(key, recipe.train.activation_checkpointing, "as the recipe says"))
     full = recipe.technique.name == "full"
     weights = model.parameters * (16 if full else 4)
-    tokens = max(MICRO_BATCH_TOKENS, data.longest_row)
     # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022).
     activations = tokens * (34 * model.layers * model.hidden_size * 4 + 3 * model.vocabulary_size * 4)
     needed, there = (weights + activations) / 2**30, host.memory_bytes / 2**30
