@@ -1,0 +1,127 @@
+"""Every row of the table of refusals: what it refuses, and that it lets through what is next to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from recipe_cases import DATA, HOST, MODEL, TEXT, problems_of, recipe
+
+from tunesmith.errors import RecipeError
+from tunesmith.recipe.facts import DataFacts, ModelFacts
+from tunesmith.recipe.load import load_recipe
+from tunesmith.recipe.refusals import LEARNED_BY_SFT, REFUSALS, Facts, check
+from tunesmith.recipe.schema import Recipe
+
+Case = tuple[Recipe, DataFacts, ModelFacts]
+
+# Code: cases that are refused for it alone, and cases beside them that are not refused.
+CASES: dict[str, tuple[list[Case], list[Case]]] = {
+    "recipe.not_causal": ([(recipe(), DATA, replace(MODEL, is_causal_lm=False))], [(recipe(), DATA, MODEL)]),
+    "recipe.no_chat_template": (
+        [
+            (recipe(), replace(DATA, task=task), replace(MODEL, has_chat_template=False))
+            for task in ("chat", "classification", "ner", "translation", "qa")
+        ],
+        [(recipe(), TEXT, replace(MODEL, has_chat_template=False))],
+    ),
+    "recipe.task_objective": (
+        [(recipe(), replace(DATA, task="preference"), MODEL)],
+        [(recipe(), replace(DATA, task=task), MODEL) for task in LEARNED_BY_SFT],
+    ),
+    "recipe.max_length": (
+        [(recipe("train.max_length=8193"), DATA, MODEL)],
+        [
+            (recipe("train.max_length=8192"), DATA, MODEL),
+            (recipe("train.max_length=8193"), DATA, replace(MODEL, context_length=None)),
+            (recipe(), DATA, replace(MODEL, context_length=16)),
+        ],
+    ),
+    "recipe.dropout_prefix": (
+        [(recipe("technique.dropout=0.1", "train.share_prefix=true"), DATA, MODEL)],
+        [
+            (recipe("technique.dropout=0.1", "train.share_prefix=false"), DATA, MODEL),
+            (recipe("technique.dropout=0.1"), DATA, MODEL),
+            (recipe("train.share_prefix=true"), DATA, MODEL),
+            (recipe("technique=full", "train.share_prefix=true"), DATA, MODEL),
+        ],
+    ),
+    "recipe.padded_prefix": (
+        [(recipe("train.layout=padded", "train.share_prefix=true"), DATA, MODEL)],
+        [(recipe("train.layout=padded"), DATA, MODEL)],
+    ),
+    "recipe.no_rows": (
+        [(recipe(), replace(DATA, rows=0, tokens=0), MODEL)],
+        [(recipe(), replace(DATA, rows=1), MODEL)],
+    ),
+    "recipe.no_held_out_rows": (
+        [(recipe(), replace(DATA, validation_rows=0), MODEL)],
+        [(recipe(), replace(DATA, validation_rows=1), MODEL)],
+    ),
+    "recipe.text_answers": (
+        [(recipe("evaluate.metrics=[accuracy]"), TEXT, MODEL)],
+        [(recipe("evaluate.metrics=[accuracy]"), DATA, MODEL), (recipe(), TEXT, MODEL)],
+    ),
+    "recipe.text_few_shot": (
+        [(recipe("evaluate.few_shot=2"), TEXT, MODEL)],
+        [(recipe("evaluate.few_shot=2"), DATA, MODEL), (recipe("evaluate.few_shot=0"), TEXT, MODEL)],
+    ),
+    "recipe.text_max_new_tokens": (
+        [(recipe("evaluate.max_new_tokens=8"), TEXT, MODEL)],
+        [(recipe("evaluate.max_new_tokens=8"), DATA, MODEL)],
+    ),
+}
+
+
+def facts(data: DataFacts, model: ModelFacts) -> Facts:
+    return Facts(data, model, HOST)
+
+
+def test_every_refusal_has_cases():
+    assert sorted(CASES) == sorted(row.code for row in REFUSALS)
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.code)
+def test_a_refusal_refuses_its_cases_alone(row):
+    refused, passed = CASES[row.code]
+    assert refused
+    assert passed
+    for wanted, data, model in refused:
+        (problem,) = problems_of(lambda wanted=wanted, data=data, model=model: check(wanted, facts(data, model)))
+        assert (problem.code, problem.place) == (row.code, row.place)
+        assert problem.lines() == [f"{row.place}: {row.reason}", f"  hint: {row.hint}"]
+    for wanted, data, model in passed:
+        check(wanted, facts(data, model))
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.code)
+def test_a_refusal_is_about_a_key_of_the_recipe(row):
+    part = recipe()
+    for name in row.place.split("."):
+        part = getattr(part, name)
+    assert row.reason[0].islower()
+    assert not row.reason.endswith(".")
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=lambda row: row.code)
+def test_settings_that_a_hint_names_are_readable(row):
+    settings = [word.rstrip(",") for word in row.hint.split() if "=" in word]
+    assert isinstance(recipe(*settings), Recipe)
+
+
+def test_all_that_applies_is_said_at_once():
+    data = replace(TEXT, rows=0, validation_rows=0)
+    with pytest.raises(RecipeError, match=r"^this cannot work\n") as caught:
+        check(recipe("evaluate.metrics=[accuracy]"), facts(data, replace(MODEL, is_causal_lm=False)))
+    assert [one.code for one in caught.value.problems] == [
+        "recipe.not_causal",
+        "recipe.no_rows",
+        "recipe.no_held_out_rows",
+        "recipe.text_answers",
+    ]
+
+
+def test_the_shortest_recipe_is_let_through(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: tiny\ndata: {train: train.jsonl}\n")
+    check(load_recipe(path), facts(DATA, MODEL))
