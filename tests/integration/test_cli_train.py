@@ -303,8 +303,9 @@ def test_recipes_are_shown_and_their_schema_fits_them(call):
 
     schema = json.loads(call("recipe", "schema").out)
     Path("recipe.yaml").write_text(f"model: {MODEL}\ndata: {{train: rows.jsonl}}\n")
-    shown = yaml.safe_load(call("recipe", "show", "recipe.yaml", "train.epochs=2").out)
+    shown = yaml.safe_load(call("recipe", "show", "recipe.yaml", "train.epochs=2", "technique.rank=8").out)
     assert shown["train"]["epochs"] == 2
+    assert (shown["technique"]["name"], shown["technique"]["rank"]) == ("lora", 8)
     jsonschema.validate(shown, schema)
 
 

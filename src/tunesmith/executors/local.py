@@ -27,6 +27,8 @@ from tunesmith.runs.events import Event
 WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "tunesmith.worker")
 
 LAUNCH = "launch.json"
+# Folders of stages begin with this; they end with the command that made them.
+SCRATCH_PREFIX = "tunesmith-stage-"
 _TAIL_LINES = 20
 _TAIL_BYTES = 16_384
 _STOP_SECONDS = 10.0
@@ -130,19 +132,21 @@ def worker_error(folder: Path, exit_code: int, events: Sequence[Event]) -> Tunes
     for event in reversed(events):
         if event.type == "error":
             return from_json(event.data)
-    hint = f"the whole log is {_shown(folder / 'worker.log')}"
+    hints = []
     if exit_code < 0:
         name = signal.Signals(-exit_code).name if -exit_code in set(signal.Signals) else str(-exit_code)
         ended = f"was ended by {name}"
         if -exit_code == getattr(signal, "SIGKILL", None):
-            hint = f"the system does this when memory runs out; {hint}"
+            hints.append("the system does this when memory runs out")
     else:
         ended = f"ended with code {exit_code}"
+    if not folder.name.startswith(SCRATCH_PREFIX):
+        hints.append(f"the whole log is {_shown(folder / 'worker.log')}")
     return WorkerError(
         f"the worker {ended} and did not say why; the end of its log",
         code="worker.died",
         value=_tail(folder / "worker.log"),
-        hint=hint,
+        hint="; ".join(hints) or None,
     )
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tunesmith.executors.local import is_launched
-
-SCRATCH_PREFIX = "tunesmith-stage-"
+from tunesmith.executors.local import SCRATCH_PREFIX, is_launched
 
 
 def prune_scratch() -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.errors import SupervisionError, WorkerError
-from tunesmith.executors.local import start_worker
+from tunesmith.executors.local import SCRATCH_PREFIX, start_worker
 from tunesmith.jobs.follow import follow_worker
-from tunesmith.jobs.prune import SCRATCH_PREFIX, prune_scratch
+from tunesmith.jobs.prune import prune_scratch
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
 

@@ -7,11 +7,18 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+import psutil
+
 from tunesmith.runs.events import EventWriter, read_events
 
 
+def process_age_seconds() -> float:
+    """How long this process has lived; loading libraries is part of a run's time."""
+    return max(0.0, time.time() - psutil.Process().create_time())
+
+
 class RunClock:
-    """Counts the seconds of this attempt, and adds those of earlier ones as their events tell.
+    """Counts the seconds of this attempt since its process started, and adds those of earlier ones by their events.
 
     Args:
         events: The run's events file.
@@ -23,7 +30,7 @@ class RunClock:
         self._events = events
         self._attempt = attempt
         self._now = now
-        self._started = now()
+        self._started = now() - process_age_seconds()
 
     def elapsed_seconds(self) -> float:
         """Seconds that the run was worked on so far."""

@@ -21,6 +21,7 @@ from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.control import Wish
 from tunesmith.runs.layout import RunFolder
+from tunesmith.techniques.table import make_technique
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,16 @@ class Run:
     attention: str
 
 
+def weights_type(resolved: Resolved) -> torch.dtype:
+    """The type to load weights in: frozen ones in that of the products, which saves casts and memory."""
+    frozen = make_technique(resolved.technique).artifact == "adapter"
+    return torch.bfloat16 if frozen and resolved.precision == "bfloat16" else torch.float32
+
+
 def load_base(run: Run) -> Any:
     """The model before training, on the run's device, with an earlier adapter worked in."""
-    device = run.prepared.host.device
-    model = load_model(LoadPlan(run.prepared.model.folder, torch.float32, device, run.attention))
+    plan = LoadPlan(run.prepared.model.folder, weights_type(run.resolved), run.prepared.host.device, run.attention)
+    model = load_model(plan)
     adapter = run.prepared.model.adapter
     return model if adapter is None else with_adapter(model, adapter).merge_and_unload()
 

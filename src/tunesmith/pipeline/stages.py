@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunesmith.errors import UsageError
 from tunesmith.evaluation.before_after import report_systems, samples, verdict
 from tunesmith.evaluation.report.write import write_report
@@ -20,7 +18,7 @@ from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
 from tunesmith.pipeline.prepare import audit_run, prepare, prepare_model, resolve_run
-from tunesmith.pipeline.run import packing_attention
+from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import load_recipe, parse_recipe
 from tunesmith.recipe.schema import Recipe
@@ -115,7 +113,8 @@ def _measure(bench: Bench, teller: Teller, manifest: dict[str, Any]) -> list[Mea
         base_folder = prepare_model(str(manifest["model"]["name"]), default_runs_folder(), teller).folder
     attention = packing_attention(bench.prepared, teller)
     device = bench.prepared.host.device
-    model = load_model(LoadPlan(base_folder, torch.float32, device, attention))
+    dtype = weights_type(bench.resolved)
+    model = load_model(LoadPlan(base_folder, dtype, device, attention))
     teller.state("evaluating_base", f"{len(bench.held_out.rows)} rows")
     systems = [measure_base(bench, model), measure_few_shot(bench, model)]
     if is_tuned:
@@ -123,7 +122,7 @@ def _measure(bench: Bench, teller: Teller, manifest: dict[str, Any]) -> list[Mea
         if place.adapter is not None:
             model = with_adapter(model, place.adapter)
         else:
-            model = load_model(LoadPlan(place.folder, torch.float32, device, attention))
+            model = load_model(LoadPlan(place.folder, dtype, device, attention))
         systems.append(measure_tuned(bench, model))
     return [system for system in systems if system is not None]
 

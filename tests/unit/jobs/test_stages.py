@@ -12,8 +12,8 @@ import fake_worker
 import pytest
 
 from tunesmith.errors import ModelError, SupervisionError, WorkerError
+from tunesmith.executors.local import SCRATCH_PREFIX
 from tunesmith.jobs import stages
-from tunesmith.jobs.prune import SCRATCH_PREFIX
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +74,11 @@ def test_errors_come_through_and_silence_is_an_error(plan, scratch):
     plan([["print", "hm"]])
     with pytest.raises(WorkerError, match=r"did not write audit\.json"):
         stages.audit("model: tiny\n", ignore, command=fake_worker.COMMAND)
+    plan([["print", "Segmentation fault"], ["exit", 139]])
+    with pytest.raises(WorkerError) as raised:
+        stages.audit("model: tiny\n", ignore, command=fake_worker.COMMAND)
+    assert "Segmentation fault" in raised.value.value
+    assert raised.value.hint is None, "the log that it would name is gone"
     assert list(scratch.iterdir()) == []
 
 
