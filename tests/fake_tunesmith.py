@@ -7,7 +7,6 @@ import fake_worker
 from tunesmith.cli.main import main
 from tunesmith.executors import local
 
-local.WORKER_COMMAND = fake_worker.COMMAND
-
 if __name__ == "__main__":
+    local.WORKER_COMMAND = fake_worker.COMMAND
     main()

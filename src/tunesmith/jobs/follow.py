@@ -55,23 +55,21 @@ def follow_worker(worker: LocalWorker, *, after: int = 0, on_poll: Callable[[], 
 def follow_run(run: RunFolder, *, after: int = 0, on_poll: Callable[[], None] | None = None) -> Iterator[Event]:
     """As :func:`follow_worker`, for a run whose worker was started by somebody else."""
     follower = EventFollower(run.events)
-    seen: list[Event] = []
     alive, looked = True, float("-inf")
     while True:
         if time.monotonic() - looked > _ALIVE_SECONDS:
             alive, looked = is_alive(run), time.monotonic()
-        for event in _new(follower, after):
-            if event.type in ("error", "status"):
-                seen.append(event)
-            yield event
+        yield from _new(follower, after)
         if on_poll is not None:
             on_poll()
         if not alive:
             break
         time.sleep(POLL_SECONDS)
-    state = _last_state(seen)
+    # The worker may have said its last word before anybody followed it, so all events count here.
+    told = [event for event in read_events(run.events) if event.type in ("error", "status")]
+    state = _last_state(told)
     if state != "finished":
-        raise _ended_elsewhere(run.path, state, seen)
+        raise _ended_elsewhere(run.path, state, told)
 
 
 def _new(follower: EventFollower, after: int) -> list[Event]:
