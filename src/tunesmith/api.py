@@ -200,7 +200,7 @@ def _recipe(recipe: Recipe | Mapping[str, Any] | str | Path, overrides: Mapping[
 
     mapping: Mapping[str, Any]
     if isinstance(recipe, RecipeModel):
-        mapping, place = recipe.model_dump(mode="json"), "recipe"
+        mapping, place = recipe.model_dump(mode="json", exclude_unset=True), "recipe"
     elif isinstance(recipe, Mapping):
         mapping, place = dict(recipe), "recipe"
     else:

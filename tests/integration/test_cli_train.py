@@ -103,7 +103,7 @@ def test_model_and_data_are_enough(call):
     assert answer.code == 0, answer.err
     assert runs() == [f"{MODEL}-1"]
     recipe = recipe_of(f"{MODEL}-1")
-    assert (recipe["model"], recipe["data"]["train"], recipe["data"]["validation"]) == (MODEL, "rows.jsonl", 0.1)
+    assert recipe == {"model": MODEL, "data": {"train": "rows.jsonl"}}, "as it was given, without defaults"
     for part in ("train.epochs", "three times over few rows", "train.precision", "warning: 3 rows are duplicates"):
         assert part in answer.err
     assert "train.seed" not in answer.err

@@ -37,4 +37,4 @@ def show(
     if as_json:
         out_json(recipe.model_dump(mode="json"))
     else:
-        out(dump_recipe(recipe).rstrip("\n"))
+        out(dump_recipe(recipe, defaults=True).rstrip("\n"))

@@ -93,9 +93,9 @@ def apply_overrides(mapping: Mapping[str, Any], settings: Sequence[str]) -> dict
     return result
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML with every value; reading it gives the same recipe."""
-    plain = recipe.model_dump(mode="json")
+def dump_recipe(recipe: Recipe, *, defaults: bool = False) -> str:
+    """The recipe as YAML, as it was given or with every default too; reading it gives the same recipe."""
+    plain = recipe.model_dump(mode="json", exclude_unset=not defaults)
     text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 

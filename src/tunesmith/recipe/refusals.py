@@ -86,6 +86,13 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda recipe, _: recipe.train.layout == "padded" and recipe.train.share_prefix is True,
     ),
     Refusal(
+        "recipe.padded_micro_batch",
+        "train.tokens_per_micro_batch",
+        "with one row at a time there is nothing to bound: each row is a micro-batch",
+        "set train.layout=packed, or leave train.tokens_per_micro_batch to auto",
+        lambda recipe, _: recipe.train.layout == "padded" and recipe.train.tokens_per_micro_batch != "auto",
+    ),
+    Refusal(
         "recipe.no_rows",
         "data.train",
         "no row is left to learn from",

@@ -13,12 +13,13 @@ from tunesmith.recipe.budget import Budget, parse_budget
 from tunesmith.recipe.cost import Cost, estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.resolved import Resolved
-from tunesmith.recipe.schema import Lora, Recipe
+from tunesmith.recipe.schema import Lora, Part, Recipe
 
 USUAL_EPOCHS = 3.0
 MOST_TRAINING_SECONDS = 25 * 60
-STEPS_WANTED = 60
-FEWEST_OWN_TOKENS = 512
+ASKED = "as the recipe says"
+STEPS_WANTED = 120
+FEWEST_OWN_TOKENS = 384
 MOST_OWN_TOKENS = 4096
 MICRO_BATCH_TOKENS = 1024
 SHARING_MICRO_BATCH_TOKENS = 2048
@@ -64,53 +65,61 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
     steps = max(1, round(rows * data.mean_row_tokens / tokens_per_step))
     micro_batch = _micro_batch(recipe, data, share=share, reasons=reasons)
     evaluation_rows, new_tokens = _evaluation(recipe, data, budget, cost, reasons)
-    asked = "as the recipe says"
-    task_reason = asked if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
+    task_reason = ASKED if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
     return Resolved(
-        model=said("model", recipe.model, asked),
+        model=said("model", recipe.model, ASKED),
         task=said("task", data.task, task_reason),
-        objective=said("objective", "sft", asked if recipe.objective != "auto" else "auto: the task has one answer"),
-        technique=said("technique", recipe.technique, asked),
-        seed=said("train.seed", train.seed, asked),
+        objective=said("objective", "sft", ASKED if recipe.objective != "auto" else "auto: the task has one answer"),
+        technique=said("technique", recipe.technique, _source(recipe, "technique")),
+        seed=said("train.seed", train.seed, _source(train, "seed")),
         epochs=epochs,
         budget_seconds=said(
             "train.budget_seconds", budget.seconds, f"train.budget is {train.budget}" if train.budget else "no budget"
         ),
         learning_rate=_learning_rate(recipe, model, reasons),
-        schedule=said("train.schedule", train.schedule, asked),
-        warmup=said("train.warmup", train.warmup, asked),
-        weight_decay=said("train.weight_decay", train.weight_decay, asked),
-        clip=said("train.clip", train.clip, asked),
+        schedule=said("train.schedule", train.schedule, _source(train, "schedule")),
+        warmup=said("train.warmup", train.warmup, _source(train, "warmup")),
+        weight_decay=said("train.weight_decay", train.weight_decay, _source(train, "weight_decay")),
+        clip=said("train.clip", train.clip, _source(train, "clip")),
         tokens_per_step=tokens_per_step,
         max_length=_max_length(recipe, data, model, reasons),
-        on_non_finite=said("train.on_non_finite", train.on_non_finite, asked),
+        on_non_finite=said("train.on_non_finite", train.on_non_finite, _source(train, "on_non_finite")),
         metrics=_metrics(recipe, data, reasons),
         samples=said(
-            "evaluate.samples", min(recipe.evaluate.samples, evaluation_rows), f"{asked}, as far as rows are measured"
+            "evaluate.samples",
+            min(recipe.evaluate.samples, evaluation_rows),
+            f"{_source(recipe.evaluate, 'samples')}, as far as rows are measured",
         ),
         evaluation_rows=evaluation_rows,
         few_shot=_few_shot(recipe, data, model, reasons),
         max_new_tokens=new_tokens,
-        learning_curve=said("evaluate.learning_curve", recipe.evaluate.learning_curve, asked),
-        strategy=said("strategy", "single", asked if recipe.strategy != "auto" else "auto: one device"),
+        learning_curve=said(
+            "evaluate.learning_curve", recipe.evaluate.learning_curve, _source(recipe.evaluate, "learning_curve")
+        ),
+        strategy=said("strategy", "single", ASKED if recipe.strategy != "auto" else "auto: one device"),
         precision=_precision(recipe, host, reasons),
         tokens_per_micro_batch=micro_batch,
         activation_checkpointing=_checkpointing(
             recipe, model, host, max(min(micro_batch, tokens_per_step), data.longest_row), reasons
         ),
-        layout=said("train.layout", train.layout, asked),
+        layout=said("train.layout", train.layout, _source(train, "layout")),
         share_prefix=share,
         checkpoint_every_steps=_checkpoint_every(recipe, cost, tokens_per_step, steps, reasons),
-        keep_checkpoints=said("train.keep_checkpoints", train.keep_checkpoints, asked),
+        keep_checkpoints=said("train.keep_checkpoints", train.keep_checkpoints, _source(train, "keep_checkpoints")),
         validate_every_steps=_validate_every(recipe, steps, reasons),
         reasons=reasons.said,
     )
 
 
+def _source(part: Part, name: str) -> str:
+    """Whether a value was given or is what it is unless given."""
+    return ASKED if name in part.model_fields_set else "the default"
+
+
 def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
     key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
     if wanted != "auto":
-        return bool(reasons.give(key, wanted, "as the recipe says"))
+        return bool(reasons.give(key, wanted, ASKED))
     if isinstance(recipe.technique, Lora) and recipe.technique.dropout > 0:
         return bool(reasons.give(key, False, "auto: off, since with dropout sharing would change the result"))
     if recipe.train.layout == "padded":
@@ -122,7 +131,7 @@ def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
 def _epochs(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> float:
     key = "train.epochs"
     if recipe.train.epochs != "auto":
-        epochs, reason = float(recipe.train.epochs), "as the recipe says"
+        epochs, reason = float(recipe.train.epochs), ASKED
         if budget.seconds:
             reason += ", at most, within the budget"
     else:
@@ -152,7 +161,7 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: boo
     """Tokens of a step, so that ``rows`` (all that are seen, counted as often as they are) make enough steps."""
     key = "train.tokens_per_step"
     if recipe.train.tokens_per_step != "auto":
-        return int(reasons.give(key, recipe.train.tokens_per_step, "as the recipe says"))
+        return int(reasons.give(key, recipe.train.tokens_per_step, ASKED))
     own = data.own_row_tokens if share else data.mean_row_tokens
     fewest: float = FEWEST_OWN_TOKENS
     because = ""
@@ -173,7 +182,7 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: boo
 def _learning_rate(recipe: Recipe, model: ModelFacts, reasons: _Reasons) -> float:
     key = "train.learning_rate"
     if recipe.train.learning_rate != "auto":
-        return float(reasons.give(key, recipe.train.learning_rate, "as the recipe says"))
+        return float(reasons.give(key, recipe.train.learning_rate, ASKED))
     billions = model.parameters / 1e9
     size = "under 1 billion" if billions < 1 else "1 to 4 billion" if billions < 4 else "over 4 billion"
     rates = {"under 1 billion": 1e-3, "1 to 4 billion": 5e-4, "over 4 billion": 2e-4}
@@ -185,7 +194,7 @@ def _learning_rate(recipe: Recipe, model: ModelFacts, reasons: _Reasons) -> floa
 def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:
     key = "train.max_length"
     if recipe.train.max_length != "auto":
-        return int(reasons.give(key, recipe.train.max_length, "as the recipe says"))
+        return int(reasons.give(key, recipe.train.max_length, ASKED))
     if model.context_length is None:
         return int(reasons.give(key, max(2, data.longest_row), "auto: the longest row; the model names no limit"))
     reason = f"auto: the model's context; the longest row has {data.longest_row} tokens"
@@ -194,7 +203,7 @@ def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Re
 
 def _metrics(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> tuple[str, ...]:
     if recipe.evaluate.metrics != "auto":
-        return tuple(reasons.give("evaluate.metrics", recipe.evaluate.metrics, "as the recipe says"))
+        return tuple(reasons.give("evaluate.metrics", recipe.evaluate.metrics, ASKED))
     reason = "auto: of the task and the form of its answers" if data.default_metrics else "auto: plain text has none"
     return tuple(reasons.give("evaluate.metrics", data.default_metrics, reason))
 
@@ -204,14 +213,14 @@ def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, rea
     new_tokens = data.answer_tokens
     if recipe.evaluate.max_new_tokens != "auto":
         new_tokens = recipe.evaluate.max_new_tokens
-        reasons.give("evaluate.max_new_tokens", new_tokens, "as the recipe says")
+        reasons.give("evaluate.max_new_tokens", new_tokens, ASKED)
     else:
         reason = "auto: room for the longest answer of the data" if new_tokens else "auto: nothing is answered"
         reasons.give("evaluate.max_new_tokens", new_tokens, reason)
     key = "evaluate.rows"
     if recipe.evaluate.rows != "auto":
         rows = min(recipe.evaluate.rows, data.validation_rows)
-        return int(reasons.give(key, rows, "as the recipe says, as far as there are rows")), new_tokens
+        return int(reasons.give(key, rows, f"{ASKED}, as far as there are rows")), new_tokens
     seconds = MOST_EVALUATION_SECONDS
     if budget.seconds:
         seconds = min(seconds, budget.seconds * EVALUATION_SHARE)
@@ -231,7 +240,7 @@ def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reas
     key = "evaluate.few_shot"
     if recipe.evaluate.few_shot != "auto":
         count = min(recipe.evaluate.few_shot, data.rows)
-        return int(reasons.give(key, count, "as the recipe says, as far as there are rows"))
+        return int(reasons.give(key, count, f"{ASKED}, as far as there are rows"))
     if not data.answer_tokens:
         return int(reasons.give(key, 0, "auto: nothing is answered"))
     # Half of the context at most: the question, the instruction and the answer need room too.
@@ -244,7 +253,7 @@ def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reas
 
 def _precision(recipe: Recipe, host: HostFacts, reasons: _Reasons) -> Any:
     if recipe.train.precision != "auto":
-        return reasons.give("train.precision", recipe.train.precision, "as the recipe says")
+        return reasons.give("train.precision", recipe.train.precision, ASKED)
     reason = f"auto: {host.fast_dtype} products are the fastest here, by a short measurement"
     return reasons.give("train.precision", host.fast_dtype, reason)
 
@@ -252,7 +261,7 @@ def _precision(recipe: Recipe, host: HostFacts, reasons: _Reasons) -> Any:
 def _micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons: _Reasons) -> int:
     key = "train.tokens_per_micro_batch"
     if recipe.train.tokens_per_micro_batch != "auto":
-        return int(reasons.give(key, recipe.train.tokens_per_micro_batch, "as the recipe says"))
+        return int(reasons.give(key, recipe.train.tokens_per_micro_batch, ASKED))
     long_prefix = share and data.shared_prefix_tokens * 4 > data.mean_row_tokens
     tokens = SHARING_MICRO_BATCH_TOKENS if long_prefix else MICRO_BATCH_TOKENS
     reason = "auto: packs of this size measured fastest" + (", with a shared beginning" if long_prefix else "")
@@ -263,7 +272,7 @@ def _checkpointing(recipe: Recipe, model: ModelFacts, host: HostFacts, tokens: i
     """Whether activations of the largest pack, which has ``tokens`` tokens, would not fit beside the weights."""
     key = "train.activation_checkpointing"
     if recipe.train.activation_checkpointing != "auto":
-        return bool(reasons.give(key, recipe.train.activation_checkpointing, "as the recipe says"))
+        return bool(reasons.give(key, recipe.train.activation_checkpointing, ASKED))
     full = recipe.technique.name == "full"
     weights = model.parameters * (16 if full else 4)
     # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022).
@@ -276,7 +285,7 @@ def _checkpointing(recipe: Recipe, model: ModelFacts, host: HostFacts, tokens: i
 def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: int, reasons: _Reasons) -> int | None:
     key = "train.checkpoint_every_steps"
     if recipe.train.checkpoint_every_steps != "auto":
-        return int(reasons.give(key, recipe.train.checkpoint_every_steps, "as the recipe says"))
+        return int(reasons.give(key, recipe.train.checkpoint_every_steps, ASKED))
     seconds = CHECKPOINT_SECONDS if isinstance(recipe.technique, Lora) else 4 * CHECKPOINT_SECONDS
     every = max(1, int(seconds / (cost.train_seconds_per_row * tokens_per_step / cost.row_tokens)))
     every = min(every, max(1, math.ceil(steps / 2)))
@@ -286,5 +295,5 @@ def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: i
 def _validate_every(recipe: Recipe, steps: int, reasons: _Reasons) -> int:
     key = "train.validate_every_steps"
     if recipe.train.validate_every_steps != "auto":
-        return int(reasons.give(key, recipe.train.validate_every_steps, "as the recipe says"))
+        return int(reasons.give(key, recipe.train.validate_every_steps, ASKED))
     return int(reasons.give(key, max(1, math.ceil(steps / VALIDATIONS)), f"auto: about {VALIDATIONS} times in the run"))

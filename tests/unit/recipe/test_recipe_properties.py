@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 
 import jsonschema
 import yaml
@@ -73,7 +72,7 @@ def test_settings_are_nested_updates(mapping, changes):
         inside = [path[:size] for size in range(2, len(path) + 1)]
         refused = refused or any(reaches_into_a_list(expected, part) for part in inside)
         expected = expected if refused else updated(expected, path, value)
-    written = [f"{'.'.join(path)}={json.dumps(value)}" for path, value in changes]
+    written = [f"{'.'.join(path)}={yaml.safe_dump(value, default_flow_style=True)}" for path, value in changes]
     if refused:
         problems = problems_of(lambda: apply_overrides(mapping, written))
         assert {problem.code for problem in problems} == {"recipe.setting"}

@@ -50,6 +50,13 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [(recipe("train.layout=padded", "train.share_prefix=true"), DATA, MODEL)],
         [(recipe("train.layout=padded"), DATA, MODEL)],
     ),
+    "recipe.padded_micro_batch": (
+        [(recipe("train.layout=padded", "train.tokens_per_micro_batch=512"), DATA, MODEL)],
+        [
+            (recipe("train.layout=padded"), DATA, MODEL),
+            (recipe("train.tokens_per_micro_batch=512"), DATA, MODEL),
+        ],
+    ),
     "recipe.no_rows": (
         [(recipe(), replace(DATA, rows=0, tokens=0), MODEL)],
         [(recipe(), replace(DATA, rows=1), MODEL)],

@@ -102,7 +102,7 @@ OTHER = {
     "activation_checkpointing": True,
     "layout": "padded",
     "share_prefix": False,
-    "checkpoint_every_steps": 99,
+    "checkpoint_every_steps": 999,
     "keep_checkpoints": 9,
     "validate_every_steps": 9,
 }
