@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from itertools import groupby
 from typing import Any
 
 from tunesmith.cli.event_lines import read_event
@@ -105,16 +106,16 @@ def print_row(row: Mapping[str, Any]) -> None:
     out(clean(str(row.get("place") or "")), "bold")
     colour = has_colour(sys.stdout)
     text = ""
-    for piece in row.get("pieces") or []:
-        plain = clean(str(piece.get("text") or ""))
-        if not piece.get("trained"):
+    for trained, pieces in groupby(row.get("pieces") or [], lambda piece: bool(piece.get("trained"))):
+        plain = clean("".join(str(piece.get("text") or "") for piece in pieces))
+        if not trained:
             text += plain
         elif colour:
             # Each line is painted by itself, so that a pager that starts in the middle still shows it.
             text += "\n".join(paint(part, "green", sys.stdout) for part in plain.split("\n"))
         else:
             text += f"⟦{plain}⟧"
-    for line in text.split("\n"):
+    for line in text.rstrip("\n").split("\n"):
         out(f"  {line}")
 
 

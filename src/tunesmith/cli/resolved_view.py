@@ -16,21 +16,26 @@ _MIN_COMMENT = 24
 
 
 def resolved_yaml(recipe: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
-    """The recipe with every resolved value in its place; what this machine's probes chose stands in a part of its own.
+    """The recipe with every resolved value in its place; the text is a recipe again.
 
-    The text is YAML, comments included; the part of the machine is a comment as a whole, for a recipe has no such keys.
+    What this machine's probes chose is marked. What was only derived, and is no key of a recipe, is a comment.
     """
-    portable: Mapping[str, Any] = resolved.get("portable") or {}
-    values = {**dict(_flat(recipe)), **{key: item.get("value") for key, item in portable.items()}}
-    values = {key: value for key, value in values.items() if not _covered(key, values)}
-    lines = list(_lines(values, {key: str(item.get("reason", "")) for key, item in portable.items()}))
-    host: Mapping[str, Any] = resolved.get("host") or {}
-    if host:
-        lines.append("# chosen for this machine")
-        lines += [
-            f"#   {key}: {_scalar(item.get('value'))} ({clean(str(item.get('reason', '')))})"
-            for key, item in host.items()
-        ]
+    values = dict(_flat(recipe))
+    reasons: dict[str, str] = {}
+    derived = []
+    for part, mark in (("portable", ""), ("host", "for this machine: ")):
+        for key, item in (resolved.get(part) or {}).items():
+            value, reason = item.get("value"), str(item.get("reason", ""))
+            if isinstance(value, Mapping) or _covered(key, values):
+                continue
+            if key not in values:
+                derived.append(f"# {key}: {_scalar(value)} ({clean(reason)})")
+                continue
+            # Where nothing is to be done, as for checkpoints of a short run, a recipe can only say auto.
+            if value is not None:
+                values[key] = value
+            reasons[key] = f"{mark}{reason}"
+    lines = [*_lines(values, reasons), *derived]
     if resolved.get("identity"):
         lines.append(f"# identity: {resolved['identity']}")
     return "\n".join(lines)
@@ -45,7 +50,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _covered(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether a plain value such as ``task: auto`` was replaced by values below its key."""
+    """Whether there are values below a key."""
     return any(other.startswith(f"{key}.") for other in values)
 
 

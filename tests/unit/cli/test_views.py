@@ -126,25 +126,39 @@ def test_sizes(value, text):
 
 
 def test_the_resolved_recipe_is_yaml_with_reasons_as_comments():
-    recipe = {"model": "tiny", "technique": {"name": "lora"}, "task": "auto", "train": {"epochs": "auto", "seed": 0}}
+    recipe = {
+        "model": "tiny",
+        "technique": {"name": "lora", "rank": 16},
+        "task": "auto",
+        "train": {"epochs": "auto", "seed": 0, "precision": "auto", "checkpoint_every_steps": "auto"},
+        "evaluate": {"metrics": "auto"},
+    }
     resolved = {
         "portable": {
             "task": {"value": "chat", "reason": "auto: the rows are conversations: ok # really"},
             "train.epochs": {"value": 3.0, "reason": "auto: because"},
-            "technique.targets": {"value": ["q", "v"], "reason": "all linear"},
+            "evaluate.metrics": {"value": ["accuracy", "f1"], "reason": "auto: of the task"},
+            "technique": {"value": {"name": "lora", "rank": 16}, "reason": "given"},
+            "train.budget_seconds": {"value": 600.0, "reason": "of train.budget"},
         },
-        "host": {"train.precision": {"value": "float32", "reason": "auto: bfloat16 is slow"}},
+        "host": {
+            "train.precision": {"value": "float32", "reason": "auto: bfloat16 is slow"},
+            "train.checkpoint_every_steps": {"value": None, "reason": "auto: the run is short"},
+        },
         "identity": "abc",
     }
     text = resolved_yaml(recipe, resolved)
     assert yaml.safe_load(text) == {
         "model": "tiny",
-        "technique": {"name": "lora", "targets": ["q", "v"]},
+        "technique": {"name": "lora", "rank": 16},
         "task": "chat",
-        "train": {"epochs": 3.0, "seed": 0},
+        "train": {"epochs": 3.0, "seed": 0, "precision": "float32", "checkpoint_every_steps": "auto"},
+        "evaluate": {"metrics": ["accuracy", "f1"]},
     }
     assert "# auto: because" in text
-    assert "#   train.precision: float32 (auto: bfloat16 is slow)" in text
+    assert "# for this machine: auto: bfloat16 is slow" in text
+    assert "# for this machine: auto: the run is short" in text
+    assert "\n# train.budget_seconds: 600.0 (of train.budget)\n" in text
 
 
 @pytest.mark.parametrize("value", ["yes", "1e-3", "a: b", "- x", "", None, 1e-5, "multi\nline", "#x"])
@@ -172,7 +186,14 @@ AUDIT = {
     },
     "overlap": None,
     "shown": [
-        {"place": "a.jsonl:1", "pieces": [{"text": "Hi\n", "trained": False}, {"text": "yes\x1b[0m", "trained": True}]}
+        {
+            "place": "a.jsonl:1",
+            "pieces": [
+                {"text": "Hi\n", "trained": False},
+                {"text": "y", "trained": True},
+                {"text": "es\x1b[0m", "trained": True},
+            ],
+        }
     ],
 }
 
