@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-import jinja2
-
+from tunesmith.data.render import render_prompt
+from tunesmith.errors import ModelError, SupervisionError
+from tunesmith.formats.examples import Message
 from tunesmith.generation import Decoding
-from tunesmith.wire.chat import ChatRequest, ErrorDetail, unsupported_fields
+from tunesmith.wire.chat import ChatMessage, ChatRequest, ErrorDetail, unsupported_fields
 
 
 class RefusedError(Exception):
@@ -21,23 +22,33 @@ class RefusedError(Exception):
 
 
 def prompt_tokens(tokenizer: Any, request: ChatRequest) -> list[int]:
-    """The conversation as the tokenizer's own template renders it, open for the assistant's turn.
+    """The conversation as training renders it too, open for the assistant's turn.
 
     Raises:
         RefusedError: The template is missing or does not take this conversation.
     """
-    if tokenizer.chat_template is None:
-        raise RefusedError(400, "this model has no chat template", param="model", code="no_chat_template")
-    messages = [
-        {**(message.model_extra or {}), "role": message.role, "content": message.text()} for message in request.messages
-    ]
     try:
-        tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
-    except jinja2.TemplateError as error:
+        return render_prompt(tokenizer, [_message(message) for message in request.messages])
+    except ModelError as error:
+        raise RefusedError(400, error.message, param="model", code="no_chat_template") from error
+    except SupervisionError as error:
         raise RefusedError(
-            400, f"the model's chat template refuses these messages: {error}", param="messages", code="template_refused"
+            400,
+            f"the model's chat template refuses these messages: {error.value or error.message}",
+            param="messages",
+            code="template_refused",
         ) from error
-    return [int(token) for token in tokens]
+
+
+def _message(message: ChatMessage) -> Message:
+    extra = message.model_extra or {}
+    return Message(
+        role=message.role,
+        content=message.text(),
+        name=extra.get("name"),
+        tool_calls=tuple(extra.get("tool_calls") or ()),
+        tool_call_id=extra.get("tool_call_id"),
+    )
 
 
 def decoding_for(request: ChatRequest, prompt_length: int, context: int | None) -> Decoding:
