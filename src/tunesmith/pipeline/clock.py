@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tunesmith.runs.events import EventWriter, read_events
+from tunesmith.runs.events import read_events
 
 
 def process_age_seconds() -> float:
@@ -42,13 +42,8 @@ class RunClock:
         earlier = sum((last - first).total_seconds() for first, last in spans.values())
         return earlier + self._now() - self._started
 
-    def remember_deadline(self, events: EventWriter, seconds: float) -> None:
-        """Note how long training may take, so that a resumed run keeps to it."""
-        if self.remembered_deadline() is None:
-            events.emit("status", state="training", deadline_seconds=seconds)
-
     def remembered_deadline(self) -> float | None:
-        """What an attempt noted, or None."""
+        """How long training may take as the first attempt found, so that a resumed run keeps to it; None before that."""
         noted = (event.data.get("deadline_seconds") for event in read_events(self._events) if event.type == "status")
         return next((float(seconds) for seconds in noted if seconds is not None), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from tunesmith.runs.events import EventWriter
 
@@ -19,13 +20,12 @@ class Teller:
         self._now = now
         self._last = float("-inf")
 
-    def state(self, state: str, detail: str | None = None) -> None:
+    def state(self, state: str, detail: str | None = None, **data: Any) -> None:
         """The run entered a state."""
         self._last = float("-inf")
-        if detail is None:
-            self.events.emit("status", state=state)
-        else:
-            self.events.emit("status", state=state, detail=detail)
+        if detail is not None:
+            data["detail"] = detail
+        self.events.emit("status", None, state=state, **data)
 
     def progress(self, what: str, done: int, total: int | None, unit: str, detail: str = "") -> None:
         """So much of some work is done; the end is always told."""

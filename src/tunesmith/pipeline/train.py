@@ -106,9 +106,11 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     deadline = _deadline(run, before)
     steps, settings = train_settings(run, prepared.train, deadline_seconds=deadline)
     trained, total = sizes(model)
-    run.teller.state("training", f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train")
-    if deadline is not None:
-        run.clock.remember_deadline(run.teller.events, deadline)
+    run.teller.state(
+        "training",
+        f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train",
+        deadline_seconds=deadline,
+    )
     watched = list(bench.held_out.rows[:MOST_WATCHED_ROWS])
     result = train(
         model,
