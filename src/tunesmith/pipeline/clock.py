@@ -43,7 +43,7 @@ class RunClock:
         return earlier + self._now() - self._started
 
     def remembered_deadline(self) -> float | None:
-        """How long training may take as the first attempt found, so that a resumed run keeps to it; None before that."""
+        """How long training may take, as the first attempt found; a resumed run keeps to it. None before that."""
         noted = (event.data.get("deadline_seconds") for event in read_events(self._events) if event.type == "status")
         return next((float(seconds) for seconds in noted if seconds is not None), None)
 
