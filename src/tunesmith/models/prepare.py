@@ -173,29 +173,33 @@ def _of_run(reference: ModelReference, runs_folder: Path, on_progress: OnProgres
             place=str(run.path),
             hint="the folder was changed after the run; train again",
         )
-    return _with_adapter(_base_of_run(manifest, run, runs_folder, on_progress), run.adapter, reference)
+    return _with_adapter(ensure_base_of_run(run, runs_folder, on_progress), run.adapter, reference)
 
 
-def _base_of_run(
-    manifest: Mapping[str, Any], run: RunFolder, runs_folder: Path, on_progress: OnProgress
-) -> PreparedModel:
-    """The base by its name; a folder that was named relative to another place is taken from where it was then."""
-    base = manifest.get("model") or {}
+def ensure_base_of_run(run: RunFolder, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:
+    """The model that a finished run was trained from.
+
+    The folder that the run used comes first: its name may mean another one where the current folder is another. The
+    name is for what has moved, such as a cache.
+
+    Raises:
+        ModelError: ``model.run_base`` where the run does not say; else as :func:`ensure_model_folder`.
+    """
+    base = (run.read_manifest() or {}).get("model") or {}
     name, folder = base.get("name"), base.get("folder")
-    try:
-        if name and str(name) != run.name:
-            return ensure_model_folder(str(name), runs_folder, on_progress)
-    except ModelError:
-        if not folder or not Path(folder).is_dir():
-            raise
-    if not folder or not Path(folder).is_dir():
+    place = None if not folder else (run.path / str(folder)).resolve()
+    if place is not None and (place / "config.json").is_file():
+        reference = ModelReference("folder", str(name or folder), place)
+        source = str(base.get("source") or "folder")
+        return PreparedModel(place, None, reference, source, base.get("revision"), base.get("licence"))
+    if not name or str(name) == run.name:
         raise ModelError(
             "the run does not say which model it was trained from",
             code="model.run_base",
             place=str(run.manifest),
             hint="the manifest was changed after the run; train again",
         )
-    return ensure_model_folder(str(folder), runs_folder, on_progress)
+    return ensure_model_folder(str(name), runs_folder, on_progress)
 
 
 def _with_adapter(base: PreparedModel, adapter: Path, reference: ModelReference) -> PreparedModel:

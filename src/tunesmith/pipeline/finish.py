@@ -20,7 +20,6 @@ from tunesmith.formats.read import choose_rows
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.prepare import Prepared
-from tunesmith.pipeline.saved import base_name
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, write_json
@@ -195,7 +194,8 @@ def _manifest(finished: Finished) -> dict[str, Any]:
     """What the run was and what it left, with a hash for each file. Paths are relative to the run folder."""
     folder, prepared, resolved = finished.folder.path, finished.prepared, finished.resolved
     kept = [path for name in ("adapter", "model") for path in sorted((folder / name).rglob("*")) if path.is_file()]
-    kept += [folder / name for name in ("recipe.yaml", "resolved.json", "audit.json", "report.json", "report.md")]
+    kept += [folder / name for name in ("recipe.yaml", "resolved.json", "audit.json")]
+    kept += [folder / f"report.{form}" for form in ("json", "md", "html")]
     return {
         "format": MANIFEST_FORMAT,
         "run": finished.folder.name,
@@ -204,7 +204,6 @@ def _manifest(finished: Finished) -> dict[str, Any]:
         "identity": resolved.identity,
         "model": {
             **model_part(prepared),
-            "name": base_name(prepared),
             "folder": os.path.relpath(prepared.model.folder, folder),
         },
         "data": {"train": prepared.data.train_fingerprint(), "held_out": prepared.data.held_out_fingerprint()},

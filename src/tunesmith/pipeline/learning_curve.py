@@ -13,7 +13,7 @@ from tunesmith.evaluation.systems import Measured, measure_system
 from tunesmith.formats.read import choose_rows
 from tunesmith.objectives.table import make_objective
 from tunesmith.pipeline.measure import Bench
-from tunesmith.pipeline.run import Run, load_base, train_settings
+from tunesmith.pipeline.run import Run, load_base, require_whole, train_settings
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.events import open_events
 from tunesmith.strategies.table import make_strategy
@@ -43,7 +43,7 @@ def _point(run: Run, bench: Bench, fraction: float) -> dict[str, Any]:
     technique = make_technique(run.resolved.technique)
     model = technique.prepare(load_base(run), run.resolved.seed)
     steps, settings = train_settings(run, rows, deadline_seconds=None)
-    train(
+    result = train(
         model,
         technique=technique,
         objective=make_objective(run.resolved.objective),
@@ -55,6 +55,7 @@ def _point(run: Run, bench: Bench, fraction: float) -> dict[str, Any]:
         events=open_events(place / "events.jsonl"),
         read_wish=run.read_wish,
     )
+    require_whole(run, result)
     asked = ask_plainly(bench.held_out, run.prepared.tokenizer)
     measured = measure_system(f"{fraction:g}", f"{fraction:.0%} of the rows", model, asked, bench.ruler)
     point = {"fraction": fraction, "rows": count, **_values(bench, measured)}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.catalog.cache import cache_folder
+from tunesmith.catalog.resolve import ModelReference
+from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
 from tunesmith.data.cache_key import cache_key
 from tunesmith.data.store import TokenStore, cached_token_store
@@ -16,7 +18,7 @@ from tunesmith.data.tokenize import shared_prefix_length, tokenize_examples
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
 from tunesmith.models.load import load_tokenizer, model_facts
-from tunesmith.models.prepare import PreparedModel, ensure_model_folder
+from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_model_folder
 from tunesmith.pipeline.data import RunData
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
@@ -24,6 +26,7 @@ from tunesmith.recipe.refusals import Facts, check
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
+from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
 
 
@@ -45,11 +48,20 @@ class Prepared:
 
 def prepare_model(name: str, runs_folder: Path, teller: Teller) -> PreparedModel:
     """The model on this machine, fetched if need be, with the fetching told."""
+    return ensure_model_folder(name, runs_folder, _telling(teller))
 
+
+def prepare_base(run: ModelReference, runs_folder: Path, teller: Teller) -> PreparedModel:
+    """Likewise the model that a run was trained from."""
+    assert run.path is not None
+    return ensure_base_of_run(RunFolder(run.path), runs_folder, _telling(teller))
+
+
+def _telling(teller: Teller) -> OnProgress:
     def progress(what: str, done: int, total: int | None, unit: str) -> None:
         teller.progress(what, done, total, unit)
 
-    return ensure_model_folder(name, runs_folder, progress)
+    return progress
 
 
 def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) -> Prepared:

@@ -10,8 +10,8 @@ import torch
 
 from tunesmith.data.steps import StepPlan, plan_steps
 from tunesmith.data.types import TokenSet
-from tunesmith.engine.settings import TrainSettings
-from tunesmith.models.adapters import with_adapter
+from tunesmith.engine.settings import TrainResult, TrainSettings
+from tunesmith.errors import Stopped
 from tunesmith.models.attention import ATTENTION, supports_packing
 from tunesmith.models.check import read_config
 from tunesmith.models.load import LoadPlan, load_model
@@ -44,11 +44,16 @@ def weights_type(resolved: Resolved) -> torch.dtype:
 
 
 def load_base(run: Run) -> Any:
-    """The model before training, on the run's device, with an earlier adapter worked in."""
+    """The model before training, on the run's device."""
     plan = LoadPlan(run.prepared.model.folder, weights_type(run.resolved), run.prepared.host.device, run.attention)
-    model = load_model(plan)
-    adapter = run.prepared.model.adapter
-    return model if adapter is None else with_adapter(model, adapter).merge_and_unload()
+    return load_model(plan)
+
+
+def require_whole(run: Run, result: TrainResult) -> None:
+    """Raise :class:`Stopped` where the user stopped a training."""
+    if result.stopped is not None:
+        word = "paused" if result.stopped == "pause" else "cancelled"
+        raise Stopped(f"the run was {word} after step {result.steps}", code=f"run.{word}", place=run.folder.name)
 
 
 def train_settings(run: Run, rows: TokenSet, *, deadline_seconds: float | None) -> tuple[StepPlan, TrainSettings]:

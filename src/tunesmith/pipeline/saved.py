@@ -33,7 +33,7 @@ def save_result(run: RunFolder, prepared: Prepared, resolved: Resolved, techniqu
 
 
 def base_name(prepared: Prepared) -> str:
-    """The name by which the base model is found again: its id, or its folder."""
+    """The name by which PEFT finds the base model: its id, or its folder."""
     reference = prepared.model.reference
     return reference.name if reference.kind in ("catalog", "hub") else str(prepared.model.folder)
 

@@ -17,7 +17,7 @@ from tunesmith.pipeline.data import load_data, measured_data, with_labels
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
-from tunesmith.pipeline.prepare import audit_run, prepare, prepare_model, resolve_run
+from tunesmith.pipeline.prepare import audit_run, prepare, prepare_base, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import load_recipe, parse_recipe
@@ -110,7 +110,7 @@ def _measure(bench: Bench, teller: Teller, manifest: dict[str, Any]) -> list[Mea
     is_tuned = place.adapter is not None or bool(manifest)
     base_folder = place.folder
     if is_tuned and place.adapter is None:
-        base_folder = prepare_model(str(manifest["model"]["name"]), default_runs_folder(), teller).folder
+        base_folder = prepare_base(place.reference, default_runs_folder(), teller).folder
     attention = packing_attention(bench.prepared, teller)
     device = bench.prepared.host.device
     dtype = weights_type(bench.resolved)

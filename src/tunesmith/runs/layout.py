@@ -67,6 +67,11 @@ class RunFolder:
         return self.path / "model"
 
     @property
+    def base(self) -> Path:
+        """The model before training, where another run's adapter had to be worked into its weights first."""
+        return self.path / "base"
+
+    @property
     def audit(self) -> Path:
         """What the supervision audit found."""
         return self.path / "audit.json"
