@@ -78,7 +78,7 @@ class RunData:
 
     def overlap(self) -> Overlap | None:
         """What training gives away of a validation source of its own; a split of ours gives nothing away."""
-        if self.validation is None:
+        if self.validation is None or self.measured_only:
             return None
         found = [overlap(source.inspection, self.validation) for source in self.sources]
         first = max(found, key=lambda one: one.same_prompt)

@@ -88,7 +88,11 @@ def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
     """The model as it came, with examples in the prompt; None where there are no examples to show."""
     if not bench.resolved.few_shot or not bench.held_out.questions:
         return None
-    asked, count = _with_examples(bench)
+    examples = _shown_examples(bench)
+    if not examples:
+        bench.teller.warn(["no row is left to be shown, so there is no few-shot system"], "evaluate.few_shot")
+        return None
+    asked, count = _with_examples(bench, examples)
     if not count:
         bench.teller.warn(["no example fits into the prompt, so there is no few-shot system"], "evaluate.few_shot")
         return None
@@ -102,13 +106,11 @@ def measure_tuned(bench: Bench, model: Any) -> Measured:
     return _once(bench, "tuned", lambda: measure_system("tuned", "Tuned", model, asked, bench.ruler))
 
 
-def _with_examples(bench: Bench) -> tuple[Asked, int]:
+def _with_examples(bench: Bench, examples: list[Example]) -> tuple[Asked, int]:
     prepared = bench.prepared
     context = prepared.model_facts.context_length
     room = None if context is None else context - bench.resolved.max_new_tokens
-    return ask_with_examples(
-        bench.held_out, prepared.task, _shown_examples(bench), prepared.tokenizer, most_tokens=room
-    )
+    return ask_with_examples(bench.held_out, prepared.task, examples, prepared.tokenizer, most_tokens=room)
 
 
 def _shown_examples(bench: Bench) -> list[Example]:
@@ -118,19 +120,25 @@ def _shown_examples(bench: Bench) -> list[Example]:
     wanted = CANDIDATES_FOR_LABELS * count if by_label else count
     chosen = set(choose_rows(prepared.train.facts["examples"], wanted, bench.resolved.seed))
     found: dict[str, Example] = {}
+    others: list[Example] = []
     measured = set(bench.held_out.places)
     for number, (place, example) in enumerate(prepared.data.train()):
         usable = number in chosen and str(place) not in measured
         question = prepared.task.evaluation(example) if usable else None
-        if question is not None:
-            found.setdefault(question.shown_reference if by_label else str(number), example)
-    return list(found.values())[:count]
+        if question is None:
+            continue
+        if by_label and question.shown_reference not in found:
+            found[question.shown_reference] = example
+        else:
+            others.append(example)
+    return [*found.values(), *others][:count]
 
 
 def _once(bench: Bench, name: str, measure: Callable[[], Measured]) -> Measured:
     """A measurement of an earlier attempt, or a new one."""
     path = bench.folder / f"{name}.json"
-    key = bench.resolved.identity
+    data = bench.prepared.data
+    key = f"{bench.resolved.identity} {data.train_fingerprint()} {data.held_out_fingerprint()}"
     if path.exists():
         try:
             kept = read_json(path)
