@@ -188,8 +188,14 @@ def resolved_lines(path: Path) -> list[str]:
 
 
 def value_text(value: Any) -> str:
-    """A resolved value in one line."""
-    return value if isinstance(value, str) else orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    """A resolved value in one line, as short as a recipe would say it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 def reason_text(item: dict[str, Any]) -> str:

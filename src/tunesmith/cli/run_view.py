@@ -50,7 +50,7 @@ def print_runs(found: Sequence[tuple[RunFolder, RunStatus]]) -> None:
                 Cell(status.words, _STYLES.get(status.state)),
                 _steps(status),
                 str(recipe.get("model", NOTHING)),
-                _technique(recipe),
+                _technique(run, recipe),
                 _primary(run),
             ]
         )
@@ -108,9 +108,15 @@ def _steps(status: RunStatus) -> str:
     return f"{status.step:,}/{status.total_steps:,}" if status.total_steps else f"{status.step:,}"
 
 
-def _technique(recipe: dict[str, Any]) -> str:
-    technique = recipe.get("technique", NOTHING)
-    return str(technique.get("name", NOTHING)) if isinstance(technique, dict) else str(technique)
+def _technique(run: RunFolder, recipe: dict[str, Any]) -> str:
+    """The technique that the recipe names, else the one that the run chose."""
+    technique = recipe.get("technique")
+    if technique is None and run.resolved.exists():
+        portable = read_json(run.resolved).get("portable") or {}
+        technique = (portable.get("technique") or {}).get("value")
+    if isinstance(technique, dict):
+        technique = technique.get("name")
+    return NOTHING if technique is None else str(technique)
 
 
 def _primary(run: RunFolder) -> str:
