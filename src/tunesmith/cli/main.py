@@ -80,7 +80,11 @@ def _tell(error: TunesmithError, wants_json: bool, found: Mapping[str, Any] | No
     if wants_json:
         out_json({**(found or {}), "error": error.to_json()})
     first, *rest = [clean(line) for line in error.lines()]
-    note(f"{paint('error:', 'red', sys.stderr)} {first}")
+    # Who asked for the stop needs no alarm.
+    label = (
+        paint("stopped:", "yellow", sys.stderr) if isinstance(error, Stopped) else paint("error:", "red", sys.stderr)
+    )
+    note(f"{label} {first}")
     for line in rest:
         note(line)
     return error.exit_code

@@ -34,7 +34,7 @@ def _table(
 ) -> tuple[list[Column], list[list[str | Cell]]]:
     """Metrics by systems; ``apart`` puts each interval below its value, for a narrow terminal."""
     before, after = (_by_name(systems, name) for name in ("base", "tuned"))
-    columns = [Column(_heading(report)), *(Column(_label(system), right=True) for system in systems)]
+    columns = [Column(_heading(report)), *(Column(_label(system), right=True, wrap=apart) for system in systems)]
     if before and after:
         columns.append(Column("change", right=True))
     rows: list[list[str | Cell]] = []

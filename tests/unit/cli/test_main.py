@@ -74,7 +74,8 @@ def test_every_error_class_ends_with_its_own_code_and_is_told(tunesmith, monkeyp
     monkeypatch.setattr(main, "app", fail)
     answer = tunesmith("runs", "list")
     assert answer.code == kind.exit_code
-    assert answer.err == "error: a.jsonl:3: it went wrong: x\n  hint: do better\n"
+    label = "stopped" if kind.exit_code == 130 else "error"
+    assert answer.err == f"{label}: a.jsonl:3: it went wrong: x\n  hint: do better\n"
     assert answer.out == ""
     assert tunesmith("runs", "list", "--json").json["error"]["class"] == kind.__name__
 
@@ -111,7 +112,7 @@ def test_an_interrupt_ends_without_a_traceback(tunesmith, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(main, "app", fail)
-    assert (tunesmith("x").code, tunesmith("x").err) == (130, "error: interrupted\n")
+    assert (tunesmith("x").code, tunesmith("x").err) == (130, "stopped: interrupted\n")
 
 
 def test_a_closed_pipe_ends_quietly(make_run, tmp_path):
