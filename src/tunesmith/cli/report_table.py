@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,5 +138,5 @@ def _print_cost(report: Mapping[str, Any]) -> None:
         parts.append(f"{storage(cost['peak_memory_bytes'])} at most")
     if cost.get("trained_parameters"):
         parts.append(f"{number(cost['trained_parameters'])} trained parameters")
-    if parts:
-        out(", ".join(parts), "dim")
+    for line in textwrap.wrap(", ".join(parts), width(sys.stdout) or 1000):
+        out(line, "dim")
