@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tunesmith.data.cache_key import cache_key
 from tunesmith.data.store import TokenStore, cached_token_store
 from tunesmith.data.template import chat_template
 from tunesmith.data.tokenize import shared_prefix_length, tokenize_examples
+from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
 from tunesmith.models.load import load_tokenizer, model_facts
@@ -79,6 +80,7 @@ def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) ->
     encoder = _Encoder(recipe, task, tokenizer, facts.context_length, teller)
     train = encoder.tokens(data.train, data.train_fingerprint())
     held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
+    _require_known_tokens((train, held_out), facts)
     return Prepared(
         recipe=recipe,
         model=model,
@@ -158,6 +160,19 @@ def _refuse_early(recipe: Recipe, task: PreparedTask, data: RunData, model: Mode
     rows = max(1, data.inspection.good_rows)
     facts = DataFacts(task.name, data.inspection.shape, rows, 1, 1, 1, 1)
     check(recipe, Facts(facts, model, HostFacts(1, 1)))
+
+
+def _require_known_tokens(stores: Sequence[TokenStore], model: ModelFacts) -> None:
+    """Refuse rows with tokens that the model has no embedding for."""
+    highest = max(int(store.arrays["token_ids"].max(initial=0)) for store in stores)
+    if highest >= model.vocabulary_size:
+        raise ModelError(
+            "the tokenizer gives tokens that the model does not have",
+            code="model.vocabulary",
+            place=model.name,
+            value=f"token {highest} of a vocabulary of {model.vocabulary_size}",
+            hint="the folder's tokenizer belongs to another model; take the one that the model came with",
+        )
 
 
 @dataclass(frozen=True)

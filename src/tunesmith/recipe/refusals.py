@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tunesmith.errors import Problem, RecipeError
+from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.schema import Lora, Recipe
 
@@ -91,6 +92,17 @@ REFUSALS: tuple[Refusal, ...] = (
         "with one row at a time there is nothing to bound: each row is a micro-batch",
         "set train.layout=packed, or leave train.tokens_per_micro_batch to auto",
         lambda recipe, _: recipe.train.layout == "padded" and recipe.train.tokens_per_micro_batch != "auto",
+    ),
+    Refusal(
+        "recipe.budget_learning_curve",
+        "evaluate.learning_curve",
+        "the curve trains twice more, which a budget of time for the whole run leaves no room for",
+        "give the budget in tokens, or set evaluate.learning_curve=false",
+        lambda recipe, _: (
+            recipe.evaluate.learning_curve
+            and recipe.train.budget is not None
+            and parse_budget(recipe.train.budget).seconds is not None
+        ),
     ),
     Refusal(
         "recipe.no_rows",
