@@ -86,10 +86,9 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
 
 
 def _train(run: RunFolder, events: EventWriter) -> None:
+    asked = _terminated()
     # Imported only now: loading the libraries takes seconds, and a folder that another worker owns is told at once.
     from tunesmith.pipeline.train import run_training
-
-    asked = _terminated()
 
     def wish() -> Wish:
         return "pause" if asked() else read_wish(run.control)
@@ -104,9 +103,10 @@ def _audit(run: RunFolder, events: EventWriter) -> None:
 
 
 def _evaluate(run: RunFolder, events: EventWriter) -> None:
+    asked = _terminated()
     from tunesmith.pipeline.stages import run_evaluation
 
-    run_evaluation(run.path, events, _terminated())
+    run_evaluation(run.path, events, asked)
 
 
 def _pull(run: RunFolder, events: EventWriter) -> None:
