@@ -64,10 +64,12 @@ class Working:
 
     folder: Path
     pid: int
+    earlier: int
 
     @property
     def events(self) -> list[Event]:
-        return list(read_events(self.folder / "events.jsonl"))
+        """The events of this worker, without those of earlier attempts."""
+        return list(read_events(self.folder / "events.jsonl", self.earlier))
 
     def until(self, found: Callable[[list[Event]], bool]) -> None:
         """Wait until the events show something."""
@@ -133,13 +135,14 @@ class RealRun:
     stage: str = "train"
 
     def start(self, *, file_bytes: int | None = None) -> Working:
+        earlier = max((event.seq for event in self.events), default=0)
         pid = server().ask(
             arguments=[str(self.folder.path), "--stage", self.stage],
             cwd=str(self.place.folder),
             log=str(self.folder.path / "worker.log"),
             file_bytes=file_bytes,
         )
-        return Working(self.folder.path, pid)
+        return Working(self.folder.path, pid, earlier)
 
     def work(self, *, file_bytes: int | None = None) -> int:
         """Start and wait; the exit code."""
