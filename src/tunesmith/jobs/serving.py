@@ -62,8 +62,7 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
         if compare and adapters:
             speakers.insert(0, Speaker(BASE, served.client, BASE))
         elif compare and run is not None:
-            base_name = base_of(run)
-            base = find_place(resolve_model(base_name, runs_folder), runs_folder) or pull(base_name, on_event)
+            base = _base_place(run, runs_folder) or pull(base_of(run), on_event)
             second = stack.enter_context(start_inference(base.folder, [], [BASE]))
             speakers.insert(0, Speaker(BASE, second.client, BASE))
         yield speakers
@@ -85,10 +84,18 @@ def _place_of_run(run: RunFolder, runs_folder: Path) -> PulledModel | None:
         return None
     if (run.model / "config.json").is_file():
         return PulledModel(run.model, None)
-    base = resolve_model(base_of(run), runs_folder)
-    # An adapter on top of another run's adapter is put together by the worker.
-    place = None if base.kind == "run" else find_place(base, runs_folder)
+    place = _base_place(run, runs_folder)
     return PulledModel(place.folder, run.adapter) if place is not None and run.adapter.is_dir() else None
+
+
+def _base_place(run: RunFolder, runs_folder: Path) -> PulledModel | None:
+    """The base where the run had it; its name may mean another model where the current folder is another."""
+    folder = run.base_folder()
+    if folder is not None:
+        return PulledModel(folder, None)
+    base = resolve_model(base_of(run), runs_folder)
+    # Models of runs are found by the worker.
+    return None if base.kind == "run" else find_place(base, runs_folder)
 
 
 def base_of(run: RunFolder) -> str:

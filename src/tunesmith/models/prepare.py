@@ -186,10 +186,9 @@ def ensure_base_of_run(run: RunFolder, runs_folder: Path, on_progress: OnProgres
         ModelError: ``model.run_base`` where the run does not say; else as :func:`ensure_model_folder`.
     """
     base = (run.read_manifest() or {}).get("model") or {}
-    name, folder = base.get("name"), base.get("folder")
-    place = None if not folder else (run.path / str(folder)).resolve()
-    if place is not None and (place / "config.json").is_file():
-        reference = ModelReference("folder", str(name or folder), place)
+    name, place = base.get("name"), run.base_folder()
+    if place is not None:
+        reference = ModelReference("folder", str(name or place), place)
         source = str(base.get("source") or "folder")
         return PreparedModel(place, None, reference, source, base.get("revision"), base.get("licence"))
     if not name or str(name) == run.name:

@@ -110,6 +110,13 @@ class RunFolder:
         """The manifest, or None while the run is not finished."""
         return read_json(self.manifest) if self.manifest.exists() else None
 
+    def base_folder(self) -> Path | None:
+        """Where the model lies that a finished run was trained from; None where it is not there any more."""
+        model = (self.read_manifest() or {}).get("model")
+        folder = model.get("folder") if isinstance(model, dict) else None
+        place = (self.path / str(folder)).resolve() if folder else None
+        return place if place is not None and (place / "config.json").is_file() else None
+
 
 def default_runs_folder() -> Path:
     """``runs`` under TUNESMITH_HOME, or in the current folder."""
