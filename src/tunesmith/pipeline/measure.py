@@ -15,6 +15,7 @@ from tunesmith.evaluation.questions import Asked, HeldOut, ask_plainly, ask_with
 from tunesmith.evaluation.systems import Measured, Ruler, measure_system, measured_from_json
 from tunesmith.formats.examples import Example
 from tunesmith.formats.read import choose_rows
+from tunesmith.models.attention import ATTENTION
 from tunesmith.objectives.sft import label_losses
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.pipeline.told import Teller
@@ -39,18 +40,26 @@ class Bench:
 
 
 def make_bench(
-    prepared: Prepared, resolved: Resolved, folder: Path, teller: Teller, should_stop: Callable[[], bool]
+    prepared: Prepared,
+    resolved: Resolved,
+    folder: Path,
+    teller: Teller,
+    *,
+    attention: str,
+    should_stop: Callable[[], bool],
 ) -> Bench:
     """Choose the rows, seeded, and fix how they are measured.
 
-    ``folder`` keeps what was measured; it is made if need be.
+    ``attention`` is the models'; without the packed one rows go through one at a time. ``folder`` keeps what was
+    measured; it is made if need be.
     """
     with telling_output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    packed = attention == ATTENTION
     layout = Layout(
         tokens_per_micro_batch=resolved.tokens_per_micro_batch,
-        layout=resolved.layout,
-        share_prefix=resolved.share_prefix,
+        layout=resolved.layout if packed else "padded",
+        share_prefix=resolved.share_prefix and packed,
         precision=resolved.precision,
     )
     ruler = Ruler(

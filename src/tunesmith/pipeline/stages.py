@@ -21,6 +21,7 @@ from tunesmith.pipeline.prepare import audit_run, prepare, prepare_base, prepare
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import load_recipe, parse_recipe
+from tunesmith.recipe.resolved import resolved_from_json
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.events import EventWriter
@@ -75,13 +76,16 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     data = measured_data(request["data"], recipe.data, recipe.train.seed)
     model = prepare_model(recipe.model, default_runs_folder(), teller)
     manifest = _manifest_of(model)
+    recipe = _as_measured_then(recipe, model)
     data = with_labels(data, manifest.get("task", {}).get("labels", ()))
     prepared = prepare(recipe, data, default_runs_folder(), teller)
     resolved = resolve_run(prepared)
-    bench = make_bench(prepared, resolved, folder / "evaluation", teller, should_stop)
-    systems = _measure(bench, teller, manifest)
+    attention = packing_attention(prepared, teller)
+    bench = make_bench(prepared, resolved, folder / "evaluation", teller, attention=attention, should_stop=should_stop)
+    systems = _measure(bench, attention, teller, manifest)
     judge = judge_of(resolved, prepared)
-    found = verdict(systems[0], systems[-1], bench.held_out, judge) if len(systems) > 1 else None
+    tuned = systems[-1] if systems[-1].name == "tuned" else None
+    found = verdict(systems[0], tuned, bench.held_out, judge) if tuned is not None else None
     report = {
         "format": 1,
         "run": recipe.model,
@@ -104,14 +108,13 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     teller.state("finished")
 
 
-def _measure(bench: Bench, teller: Teller, manifest: dict[str, Any]) -> list[Measured]:
+def _measure(bench: Bench, attention: str, teller: Teller, manifest: dict[str, Any]) -> list[Measured]:
     """Base and few-shot of the base, then the tuned model where the name means one."""
     place = bench.prepared.model
     is_tuned = place.adapter is not None or bool(manifest)
     base_folder = place.folder
     if is_tuned and place.adapter is None:
         base_folder = prepare_base(place.reference, default_runs_folder(), teller).folder
-    attention = packing_attention(bench.prepared, teller)
     device = bench.prepared.host.device
     dtype = weights_type(bench.resolved)
     model = load_model(LoadPlan(base_folder, dtype, device, attention))
@@ -159,6 +162,15 @@ def _manifest_of(model: PreparedModel) -> dict[str, Any]:
     if model.reference.kind != "run" or model.reference.path is None:
         return {}
     return RunFolder(model.reference.path).read_manifest() or {}
+
+
+def _as_measured_then(recipe: Recipe, model: PreparedModel) -> Recipe:
+    """The recipe with the precision of the run that is measured, so that numbers do not differ by the machine."""
+    run = model.reference.path if model.reference.kind == "run" else None
+    if run is None or not RunFolder(run).resolved.exists():
+        return recipe
+    precision = resolved_from_json(read_json(RunFolder(run).resolved)).precision
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
 
 
 def _request(folder: Path) -> dict[str, Any]:

@@ -59,7 +59,14 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
     teller.state("started")
     run = _prepare(folder, teller, clock, read_wish)
     model = load_base(run)
-    bench = make_bench(run.prepared, run.resolved, folder.evaluation, teller, lambda: read_wish() != "continue")
+    bench = make_bench(
+        run.prepared,
+        run.resolved,
+        folder.evaluation,
+        teller,
+        attention=run.attention,
+        should_stop=lambda: read_wish() != "continue",
+    )
     teller.state("evaluating_base", f"{len(bench.held_out.rows)} held-out rows")
     before = [measure_base(bench, model), measure_few_shot(bench, model)]
     systems = [system for system in before if system is not None]
