@@ -57,6 +57,14 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe("train.tokens_per_micro_batch=512"), DATA, MODEL),
         ],
     ),
+    "recipe.budget_learning_curve": (
+        [(recipe("train.budget=10m", "evaluate.learning_curve=true"), DATA, MODEL)],
+        [
+            (recipe("train.budget=10k tokens", "evaluate.learning_curve=true"), DATA, MODEL),
+            (recipe("evaluate.learning_curve=true"), DATA, MODEL),
+            (recipe("train.budget=10m"), DATA, MODEL),
+        ],
+    ),
     "recipe.no_rows": (
         [(recipe(), replace(DATA, rows=0, tokens=0), MODEL)],
         [(recipe(), replace(DATA, rows=1), MODEL)],
