@@ -352,7 +352,7 @@ def test_one_changed_token_is_noticed(base: Path, tmp_path: Path) -> None:
 
 def test_other_trained_weights_are_refused(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paused_run(base, tmp_path)
-    monkeypatch.setattr("test_training_loop.TECHNIQUE", Lora(rank=2))
+    monkeypatch.setitem(globals(), "TECHNIQUE", Lora(rank=2))
     with pytest.raises(CheckpointError, match="trained_weights differs"):
         run(base, tmp_path)
 
