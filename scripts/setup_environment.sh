@@ -62,6 +62,8 @@ if ! "$venv/bin/python" -m pip show --quiet torch 2>/dev/null \
   fi
 fi
 
+# seqeval has no wheel and is built here, in an environment of its own: what it builds with is not ours to pin.
+install "$(grep '^seqeval==' constraints.txt)"
 # The build tool is installed first, so that it is the pinned one and not whichever is newest.
 install "$(grep '^hatchling==' constraints.txt)"
 install --no-build-isolation --editable "$target"
