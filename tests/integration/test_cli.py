@@ -133,7 +133,8 @@ def test_the_first_interrupt_saves_and_says_how_to_go_on(place, number):
     out, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "saving a checkpoint" in err
-    assert "stopped: first: the run was paused after step 7\n  hint: continue with `tunesmith runs resume first`\n" in err
+    told = "stopped: first: the run was paused after step 7\n  hint: continue with `tunesmith runs resume first`\n"
+    assert told in err
     assert out == ""
     assert run_status(run).state == "paused"
 
