@@ -18,7 +18,7 @@ app = new_app()
 NAME = "quickstart"
 MODEL = "smollm2-135m-instruct"
 SAMPLE = "support_routing"
-BUDGET = "200s"
+BUDGET = "240s"
 
 
 @app.command()
