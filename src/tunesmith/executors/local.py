@@ -30,7 +30,7 @@ LAUNCH = "launch.json"
 # Folders of stages begin with this; they end with the command that made them.
 SCRATCH_PREFIX = "tunesmith-stage-"
 # Activations come and go in blocks of megabytes; glibc would hand each back to the system and ask for it anew. Keeping
-# them made steps 13 to 17 % shorter on two cores. Other C libraries pass over these names.
+# them was measured to shorten steps on two cores (docs/log.md). Other C libraries pass over these names.
 _ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(256 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
