@@ -25,6 +25,7 @@ from tunesmith.engine.settings import TrainResult, TrainSettings
 from tunesmith.engine.train import train
 from tunesmith.models.attention import ATTENTION
 from tunesmith.objectives.table import make_objective
+from tunesmith.recipe.objectives import Sft
 from tunesmith.runs.events import Event, open_events, read_events
 from tunesmith.strategies.table import make_strategy
 
@@ -48,6 +49,9 @@ class MemoryRows:
 
     def __getitem__(self, index: int) -> TokenRow:
         return self.rows[index]
+
+    def item(self, index: int) -> tuple[TokenRow, ...]:
+        return (self.rows[index],)
 
 
 def counting_rows(count: int, *, seed: int = 0, shared: int = 4) -> MemoryRows:
@@ -96,6 +100,7 @@ def train_tiny(
     read_wish: Callable[[], Any] = lambda: "continue",
     validate: Any = None,
     now: Any = None,
+    objective: Any = Sft(),  # noqa: B008 - it is frozen
     **settings: Any,
 ) -> TinyRun:
     """Train in ``folder``, going on where an earlier call stopped."""
@@ -105,7 +110,7 @@ def train_tiny(
     result = train(
         model,
         technique=technique,
-        objective=make_objective("sft"),
+        objective=make_objective(objective),
         strategy=make_strategy("single", "cpu"),
         rows=rows,
         steps=plan_steps(rows.lengths_B, tokens_per_step=tokens_per_step, seed=values.get("seed", 0)),

@@ -22,6 +22,7 @@ def cache_key(
     data_fingerprint: str,
     rows: str,
     task: PreparedTask,
+    objective: str = "sft",
     max_length: int,
     on_long_rows: str,
     limit: int | None = None,
@@ -33,6 +34,7 @@ def cache_key(
         data_fingerprint: ``Inspection.fingerprint``; of several sources, all of them.
         rows: Which rows of the data: the side of the split with its seed and fraction, or ``all``.
         task: The prepared task.
+        objective: Name of the objective, which decides what trains.
         max_length: As in :func:`tunesmith.data.tokenize.tokenize_examples`; so are the others.
         on_long_rows: Likewise.
         limit: Likewise.
@@ -54,6 +56,7 @@ def cache_key(
         "data": data_fingerprint,
         "rows": rows,
         "task": task.identity,
+        "objective": objective,
         "max_length": max_length,
         "on_long_rows": on_long_rows,
         "limit": limit,

@@ -1,7 +1,8 @@
 """The rows of a step as packs: rows behind one another without padding, common beginnings computed once.
 
 How rows are laid out changes the work of a step and nothing else: every trained token is a label exactly once, and
-every token sees its own row alone (see :class:`~tunesmith.data.types.Segment`).
+every token sees its own row alone (see :class:`~tunesmith.data.types.Segment`). Rows of one item (a pair of answers)
+stay in one pack.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ def lay_out(
     layout: Layout = "packed",
     share_prefix: bool = True,
 ) -> list[Pack]:
-    """Lay rows out in packs of at most ``tokens_per_micro_batch`` tokens; a longer row gets a pack of its own.
+    """Lay rows out in packs of at most ``tokens_per_micro_batch`` tokens; a longer item gets a pack of its own.
 
     Args:
-        rows: Index and tokens of each row; the index comes back in ``Pack.rows``.
+        rows: Item and tokens of each row; the item comes back in ``Pack.rows``. Neighbours of one item stay together.
         tokens_per_micro_batch: Tokens that go through the model at once, a shared prefix counted once.
-        layout: ``packed`` fills packs by best fit decreasing; ``padded`` puts each row into a pack of its own.
+        layout: ``packed`` fills packs by best fit decreasing; ``padded`` puts each item into a pack of its own.
         share_prefix: Compute what rows have in common before their first trained token once, where that saves a
             notable share of their tokens.
 
     Returns:
         Packs that depend on the arguments alone. In a pack, rows that share a prefix stand together; otherwise rows
-        keep their order.
+        keep their order. Rows of an item with several rows share a prefix with each other only.
 
     Raises:
         UsageError: The bound is not positive.
@@ -59,18 +60,20 @@ def lay_out(
     if tokens_per_micro_batch < 1:
         raise UsageError("a pack needs room for at least 1 token", code="usage.tokens_per_micro_batch")
     for _, row in rows:
-        if len(row.token_ids_T) == 0 or row.trained_T[0]:
+        if len(row.token_ids_T) == 0 or (row.label_ids_T is None and row.trained_T[0]):
             raise SupervisionError(
                 "a row is empty or trains its first token, which nothing predicts",
                 code="supervision.first_token",
                 place=row.place,
             )
     lengths = [len(row.token_ids_T) for _, row in rows]
+    items = _items([item for item, _ in rows])
     if layout == "padded":
-        return [_pack(rows, [_Unit((at,), 0, length)]) for at, length in enumerate(lengths)]
-    units: list[_Unit] = []
+        return [_pack(rows, [_Unit((at,), 0, lengths[at]) for at in item]) for item in items]
+    several = {at for item in items if len(item) > 1 for at in item}
+    units = [_item_unit(rows, item, share_prefix=share_prefix) for item in items if len(item) > 1]
     if share_prefix:
-        sharable = [at for at, length in enumerate(lengths) if length <= tokens_per_micro_batch]
+        sharable = [at for at, length in enumerate(lengths) if length <= tokens_per_micro_batch and at not in several]
         for prefix, members in _common_beginnings([rows[at][1] for at in sharable]):
             units += _divide([sharable[at] for at in members], prefix, lengths, tokens_per_micro_batch)
     shared = {at for unit in units for at in unit.rows}
@@ -78,6 +81,21 @@ def lay_out(
     units.sort(key=lambda unit: unit.rows)
     bins = _best_fit([unit.tokens for unit in units], tokens_per_micro_batch)
     return [_pack(rows, [units[at] for at in places]) for places in bins]
+
+
+def _items(indices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Places of neighbours with the same index."""
+    starts = [at for at in range(len(indices)) if at == 0 or indices[at] != indices[at - 1]]
+    return [tuple(range(start, end)) for start, end in pairwise([*starts, len(indices)])]
+
+
+def _item_unit(rows: Sequence[tuple[int, TokenRow]], item: tuple[int, ...], *, share_prefix: bool) -> _Unit:
+    """The rows of one item, behind what they have in common where sharing pays."""
+    keys = [rows[at][1].token_ids_T[: _sharable_tokens(rows[at][1])] for at in item]
+    whole = sum(len(rows[at][1].token_ids_T) for at in item)
+    prefix = min(_common_length(keys[0], key) for key in keys) if share_prefix else 0
+    saved = (len(item) - 1) * prefix
+    return _Unit(item, prefix, whole - saved) if _pays(saved, whole) else _Unit(item, 0, whole)
 
 
 def _best_fit(sizes: Sequence[int], bound: int) -> list[list[int]]:
@@ -176,6 +194,7 @@ class _Builder:
     label_positions: list[TokenIds] = field(default_factory=list)
     labels: list[TokenIds] = field(default_factory=list)
     label_rows: list[TokenIds] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
     end: int = 0
 
     def add_segment(self, tokens: TokenIds, first_position: int, parent: int | None) -> None:
@@ -186,10 +205,12 @@ class _Builder:
 
     def add_labels(self, row: TokenRow, row_at: int, prefix_start: int, prefix: int, own_start: int) -> None:
         trained = np.flatnonzero(row.trained_T).astype(np.int64)
-        before = trained - 1
-        self.label_positions.append(np.where(before < prefix, prefix_start + before, own_start + before - prefix))
-        self.labels.append(row.token_ids_T[trained])
+        labels_T = row.label_ids_T
+        at = trained - 1 if labels_T is None else trained
+        self.label_positions.append(np.where(at < prefix, prefix_start + at, own_start + at - prefix))
+        self.labels.append((row.token_ids_T if labels_T is None else labels_T)[trained])
         self.label_rows.append(np.full(len(trained), row_at, dtype=np.int64))
+        self.kinds.append(row.kind)
 
 
 def _pack(rows: Sequence[tuple[int, TokenRow]], units: Sequence[_Unit]) -> Pack:
@@ -214,4 +235,5 @@ def _pack(rows: Sequence[tuple[int, TokenRow]], units: Sequence[_Unit]) -> Pack:
         labels_L=np.concatenate(builder.labels).astype(np.int64),
         label_rows_L=np.concatenate(builder.label_rows),
         rows=tuple(order),
+        kinds_S=np.asarray(builder.kinds, dtype=np.int64),
     )

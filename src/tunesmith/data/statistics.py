@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data.types import TokenIds, TokenSet
+from tunesmith.data.store import TokenStore
+from tunesmith.data.types import TokenIds
 
 SMALLEST_BUCKET = 16
 
@@ -44,7 +45,7 @@ class TokenStatistics:
         }
 
 
-def token_statistics(rows: TokenSet) -> TokenStatistics:
+def token_statistics(rows: TokenStore) -> TokenStatistics:
     """Statistics of a token set."""
     lengths_B = rows.lengths_B
     count = len(rows)

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from tunesmith.data.render import Note
 from tunesmith.data.types import Flags, TokenIds, TokenRow
-from tunesmith.errors import DataError, OutputError
+from tunesmith.errors import DataError, OutputError, UsageError
 from tunesmith.formats.examples import Place
 from tunesmith.runs.atomic import new_folder, read_json, write_json
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 _MANIFEST = "manifest.json"
 # File and type of each array; `row_starts` has one entry more than there are rows.
 _ARRAYS = {
@@ -35,17 +35,23 @@ _ARRAYS = {
     "lines": "<i8",
     "files": "<i4",
     "notes": "<i4",
+    "kinds": "|i1",
 }
+# Only in stores whose labels stand at their own tokens.
+_LABELS = {"label_ids": "<i4"}
+# Written as rows come, since they are large.
+_STREAMS = ("token_ids", "trained")
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Rows of a data set as tokens; a :class:`tunesmith.data.types.TokenSet`.
+    """Rows of a data set as tokens; :attr:`items` is its :class:`tunesmith.data.types.TokenSet`.
 
     Attributes:
         folder: Where it lies.
         file_names: Names of the files that rows come from.
-        facts: What was done to the rows: examples read, rows left out and their first places, the policy.
+        facts: What was done to the rows: examples read, rows left out and their first places, the policy, and
+            ``rows_per_item`` where rows belong together.
         arrays: The mapped arrays.
     """
 
@@ -53,6 +59,11 @@ class TokenStore:
     file_names: tuple[str, ...]
     facts: Mapping[str, Any]
     arrays: Mapping[str, NDArray[Any]]
+
+    @property
+    def items(self) -> Items:
+        """The rows as the engine draws them."""
+        return Items(self, int(self.facts.get("rows_per_item", 1)))
 
     @property
     def lengths_B(self) -> TokenIds:
@@ -78,7 +89,9 @@ class TokenStore:
         index %= len(self)
         start, end = (int(self.arrays["row_starts"][at]) for at in (index, index + 1))
         ids = self.arrays["token_ids"][start:end].astype(np.int64)
-        return TokenRow(ids, np.array(self.arrays["trained"][start:end]), str(self.place(index)))
+        trained = np.array(self.arrays["trained"][start:end])
+        labels = self.arrays["label_ids"][start:end].astype(np.int64) if "label_ids" in self.arrays else None
+        return TokenRow(ids, trained, str(self.place(index)), labels, int(self.arrays["kinds"][index]))
 
     def place(self, index: int) -> Place:
         """File and line of a row."""
@@ -89,21 +102,71 @@ class TokenStore:
         return np.flatnonzero(self.notes_B & int(note))
 
 
+@dataclass(frozen=True)
+class Items:
+    """A store's rows, ``rows_per_item`` of them at a time; a :class:`tunesmith.data.types.TokenSet`."""
+
+    store: TokenStore
+    rows_per_item: int
+
+    @property
+    def lengths_B(self) -> TokenIds:
+        """Tokens of each item."""
+        return self._sums(self.store.lengths_B)
+
+    @property
+    def trained_counts_B(self) -> TokenIds:
+        """Trained tokens of each item."""
+        return self._sums(self.store.trained_counts_B)
+
+    def __len__(self) -> int:
+        return len(self.store) // self.rows_per_item
+
+    def item(self, index: int) -> tuple[TokenRow, ...]:
+        """The rows of one item."""
+        first = index * self.rows_per_item
+        return tuple(self.store[row] for row in range(first, first + self.rows_per_item))
+
+    def _sums(self, counts: TokenIds) -> TokenIds:
+        sums: TokenIds = counts.reshape(-1, self.rows_per_item).sum(axis=1)
+        return sums
+
+
 class StoreWriter:
     """Takes rows one by one; only a few numbers a row stay in memory."""
 
-    def __init__(self, token_ids: BinaryIO, trained: BinaryIO) -> None:
+    def __init__(self, token_ids: BinaryIO, trained: BinaryIO, label_ids: BinaryIO | None) -> None:
         self._token_ids = token_ids
         self._trained = trained
+        self._label_ids = label_ids
         self._row_starts = array("q", [0])
         self._trained_counts = array("q")
         self._lines = array("q")
         self._files = array("i")
         self._notes = array("i")
+        self._kinds = array("b")
         self._file_numbers: dict[str, int] = {}
 
-    def add(self, token_ids_T: TokenIds, trained_T: Flags, place: Place, notes: Note) -> None:
-        """Append one row."""
+    def add(
+        self,
+        token_ids_T: TokenIds,
+        trained_T: Flags,
+        place: Place,
+        notes: Note,
+        *,
+        label_ids_T: TokenIds | None = None,
+        kind: int = 0,
+    ) -> None:
+        """Append one row; all rows of a labelled store have labels, those of others have none.
+
+        Raises:
+            UsageError: ``data.labels``.
+        """
+        if (label_ids_T is None) != (self._label_ids is None):
+            raise UsageError("rows with and without labels of their own do not mix", code="data.labels")
+        if self._label_ids is not None and label_ids_T is not None:
+            self._label_ids.write(label_ids_T.astype(_LABELS["label_ids"]).tobytes())
+        self._kinds.append(kind)
         self._token_ids.write(token_ids_T.astype(_ARRAYS["token_ids"]).tobytes())
         self._trained.write(trained_T.astype(_ARRAYS["trained"]).tobytes())
         self._row_starts.append(self._row_starts[-1] + len(token_ids_T))
@@ -120,6 +183,7 @@ class StoreWriter:
             "lines": self._lines,
             "files": self._files,
             "notes": self._notes,
+            "kinds": self._kinds,
         }
 
     def file_names(self) -> list[str]:
@@ -128,20 +192,25 @@ class StoreWriter:
 
 
 @contextmanager
-def new_store(folder: Path, facts: Mapping[str, Any]) -> Iterator[StoreWriter]:
+def new_store(folder: Path, facts: Mapping[str, Any], *, labelled: bool = False) -> Iterator[StoreWriter]:
     """Write a store; it exists when the block has ended well. ``facts`` are read at the end.
+
+    ``labelled`` stores keep a label for each token (see :class:`tunesmith.data.types.TokenRow`).
 
     Raises:
         OutputError: The folder exists or cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as scratch:
-        with (scratch / "token_ids").open("wb") as token_ids, (scratch / "trained").open("wb") as trained:
-            writer = StoreWriter(token_ids, trained)
+        with ExitStack() as files_open:
+            token_ids, trained = (files_open.enter_context((scratch / name).open("wb")) for name in _STREAMS)
+            label_ids = files_open.enter_context((scratch / "label_ids").open("wb")) if labelled else None
+            writer = StoreWriter(token_ids, trained, label_ids)
             yield writer
         for name, values in writer.row_arrays().items():
             (scratch / name).write_bytes(np.frombuffer(values, dtype=values.typecode).astype(_ARRAYS[name]).tobytes())
-        files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": _hash(scratch / name)} for name in _ARRAYS}
+        names = [*_ARRAYS, *(_LABELS if labelled else ())]
+        files = {name: {"bytes": (scratch / name).stat().st_size, "sha256": _hash(scratch / name)} for name in names}
         write_json(
             scratch / _MANIFEST,
             {"version": STORE_VERSION, "file_names": writer.file_names(), "facts": dict(facts), "files": files},
@@ -160,7 +229,8 @@ def open_token_store(folder: Path) -> TokenStore:
         manifest = read_json(folder / _MANIFEST)
         if manifest["version"] != STORE_VERSION:
             raise _corrupted(folder / _MANIFEST, f"version {manifest['version']}, known is {STORE_VERSION}")
-        arrays = {name: _mapped(folder / name, kind, manifest["files"][name]) for name, kind in _ARRAYS.items()}
+        kinds = _ARRAYS | (_LABELS if "label_ids" in manifest["files"] else {})
+        arrays = {name: _mapped(folder / name, kind, manifest["files"][name]) for name, kind in kinds.items()}
         return TokenStore(folder, tuple(manifest["file_names"]), manifest["facts"], arrays)
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,6 @@ import numpy as np
 from tunesmith.data.render import Note, Rendered, RenderedText, render_conversation, render_texts
 from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
 from tunesmith.data.template import ChatTemplate, chat_template, require_fast
-from tunesmith.data.types import TokenSet
 from tunesmith.errors import Problem, SupervisionError, UsageError
 from tunesmith.formats.examples import Conversation, Document, Example, Place
 from tunesmith.tasks import PreparedTask
@@ -35,6 +35,7 @@ def tokenize_examples(
     on_long_rows: OnLongRows = "refuse",
     on_progress: Callable[[int], None] | None = None,
     limit: int | None = None,
+    everything: bool = False,
 ) -> TokenStore:
     """Render and encode examples and write them as a store.
 
@@ -52,6 +53,7 @@ def tokenize_examples(
         on_long_rows: See above.
         on_progress: Called now and then with the number of examples done.
         limit: Take only so many examples.
+        everything: Train all tokens but the first, whoever wrote them.
 
     Raises:
         SupervisionError: The template refuses rows (``supervision.rows``: all are counted, the first named).
@@ -68,11 +70,18 @@ def tokenize_examples(
     with new_store(folder, work.facts) as writer:
         for batch in _batches(work.texts(islice(examples, limit))):
             for (place, _), row in zip(batch, render_texts(tokenizer, [text for _, text in batch]), strict=True):
-                work.write(writer, place, row)
+                work.write(writer, place, _all_trained(row) if everything else row)
             if on_progress is not None:
                 on_progress(work.facts["examples"])
         work.raise_refused()
     return open_token_store(folder)
+
+
+def tokenize_whole(
+    examples: Iterable[tuple[Place, Example]], task: PreparedTask, tokenizer: Any, folder: Path, **options: Any
+) -> TokenStore:
+    """As :func:`tokenize_examples`, for objectives that learn all of a text: every token but the first trains."""
+    return tokenize_examples(examples, task, tokenizer, folder, everything=True, **options)
 
 
 class _Work:
@@ -149,6 +158,10 @@ class _Work:
             )
 
 
+def _all_trained(row: Rendered) -> Rendered:
+    return replace(row, trained_T=np.arange(len(row.token_ids_T)) > 0)
+
+
 def _batches(texts: Iterator[tuple[Place, RenderedText]]) -> Iterator[list[tuple[Place, RenderedText]]]:
     batch: list[tuple[Place, RenderedText]] = []
     characters = 0
@@ -162,7 +175,7 @@ def _batches(texts: Iterator[tuple[Place, RenderedText]]) -> Iterator[list[tuple
         yield batch
 
 
-def shared_prefix_length(rows: TokenSet) -> int:
+def shared_prefix_length(rows: TokenStore) -> int:
     """Untrained tokens that every row begins with; 0 for an empty set."""
     if not len(rows):
         return 0

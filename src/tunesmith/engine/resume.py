@@ -27,15 +27,19 @@ def training_identity(
 ) -> dict[str, Any]:
     """What decides the trajectory, as plain values: settings, data with its order, and which weights train.
 
-    Of the rows all lengths and trained counts count, and the tokens of 64 spread over the set.
+    Of the items all lengths and trained counts count, and the rows of 64 spread over the set.
     """
     data = hashlib.sha256()
     for numbers in (rows.lengths_B, rows.trained_counts_B, steps.rows_of(0)):
         data.update(np.ascontiguousarray(numbers, dtype=np.int64).tobytes())
     for index in np.unique(np.linspace(0, len(rows) - 1, _SAMPLED_ROWS).astype(int)).tolist():
-        row = rows[index]
-        data.update(np.ascontiguousarray(row.token_ids_T, dtype=np.int64).tobytes())
-        data.update(np.ascontiguousarray(row.trained_T, dtype=np.bool_).tobytes())
+        for row in rows.item(index):
+            data.update(np.ascontiguousarray(row.token_ids_T, dtype=np.int64).tobytes())
+            data.update(np.ascontiguousarray(row.trained_T, dtype=np.bool_).tobytes())
+            if row.label_ids_T is not None:
+                data.update(np.ascontiguousarray(row.label_ids_T, dtype=np.int64).tobytes())
+            if row.kind:
+                data.update(bytes([row.kind]))
     names = repr([(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in weights.items()])
     return {
         **{name: getattr(settings, name) for name in _DECISIVE},

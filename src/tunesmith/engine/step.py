@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,12 +13,13 @@ from torch import nn
 
 from tunesmith.data.packs import lay_out
 from tunesmith.data.steps import StepPlan
-from tunesmith.data.types import Pack, TokenSet
+from tunesmith.data.types import Pack, TokenRow, TokenSet
 from tunesmith.engine.optimizer import set_learning_rate
 from tunesmith.engine.settings import TrainSettings
 from tunesmith.errors import ResourceError, TrainingError
 from tunesmith.objectives.base import LossSum, Objective
 from tunesmith.strategies.base import Strategy
+from tunesmith.techniques.base import Technique
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Parts:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     trained: list[nn.Parameter]
+    technique: Technique
     objective: Objective
     strategy: Strategy
     rows: TokenSet
@@ -51,10 +53,15 @@ class Outcome:
     applied: bool
 
 
-def packs_of_step(parts: Parts, step: int) -> list[Pack]:
-    """This rank's packs. Every rank lays out the whole step, so that all agree without talking."""
+def rows_of_step(parts: Parts, step: int) -> list[tuple[int, TokenRow]]:
+    """All rows of a step, each with its item."""
+    return [(item, row) for item in parts.steps.rows_of(step).tolist() for row in parts.rows.item(item)]
+
+
+def packs_of(parts: Parts, rows: Sequence[tuple[int, TokenRow]]) -> list[Pack]:
+    """This rank's packs of some rows. Every rank lays out the whole step, so that all agree without talking."""
     packs = lay_out(
-        [(row, parts.rows[row]) for row in parts.steps.rows_of(step).tolist()],
+        rows,
         tokens_per_micro_batch=parts.settings.tokens_per_micro_batch,
         layout=parts.settings.layout,
         share_prefix=parts.settings.share_prefix,
@@ -62,53 +69,70 @@ def packs_of_step(parts: Parts, step: int) -> list[Pack]:
     return packs[parts.strategy.rank :: parts.strategy.world_size]
 
 
-def take_step(parts: Parts, step: int, learning_rate: float) -> Outcome:
-    """Do step number ``step`` (from 0).
+def step_sums(parts: Parts, packs: Sequence[Pack], rows: Sequence[tuple[int, TokenRow]]) -> list[float]:
+    """What the objective must know of the whole step, over all ranks; the first number divides the loss.
+
+    Raises:
+        ResourceError: The device has not enough memory.
+    """
+    companions = packs_of(parts, parts.objective.companions(rows))
+    with _telling_memory_errors([*packs, *companions]), torch.no_grad(), _precision(parts):
+        own = parts.objective.step_sums(parts.model, packs, companions)
+    return parts.strategy.sum_over_ranks(own)
+
+
+def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -> Outcome:
+    """Do step number ``step`` (from 0) of ``total_steps``.
 
     Raises:
         TrainingError: The step has no trained tokens.
         ResourceError: The device has not enough memory for a pack.
     """
     strategy = parts.strategy
-    packs = packs_of_step(parts, step)
-    own = [
-        float(sum(len(pack.labels_L) for pack in packs)),
-        float(sum(int(parts.rows.lengths_B[row]) for pack in packs for row in pack.rows)),
-    ]
-    trained_tokens, tokens = (int(value) for value in strategy.sum_over_ranks(own))
+    rows = rows_of_step(parts, step)
+    packs = packs_of(parts, rows)
+    trained_tokens = sum(int(row.trained_T.sum()) for _, row in rows)
     if trained_tokens == 0:
         raise TrainingError("no row of this step has a trained token", code="training.no_tokens", value=f"step {step}")
     seed_step(parts.settings.seed, step, strategy.rank)
+    known = step_sums(parts, packs, rows)
     sums: dict[str, torch.Tensor] = {}
     for pack in packs:
-        result = run_pack(parts, pack, trained_tokens)
+        result = run_pack(parts, pack, known)
         for name, value in {"loss": result.total.detach(), **result.metrics}.items():
             sums[name] = sums[name] + value if name in sums else value
+    parts.technique.regularize(parts.model)
     gradient_norm = strategy.clip(parts.trained, parts.settings.clip)
     # One transfer to the host for all of them.
     totals = strategy.sum_over_ranks(torch.stack([value.double() for value in sums.values()]).tolist())
-    means = {name: total / trained_tokens for name, total in zip(sums, totals, strict=True)}
+    means = {name: total / known[0] for name, total in zip(sums, totals, strict=True)}
     loss = means.pop("loss")
     applied = math.isfinite(loss) and math.isfinite(gradient_norm)
     if applied:
         set_learning_rate(parts.optimizer, learning_rate)
         parts.optimizer.step()
+        parts.technique.after_update(parts.model, step, total_steps)
     parts.optimizer.zero_grad(set_to_none=True)
+    tokens = sum(len(row.token_ids_T) for _, row in rows)
     return Outcome(loss, means, gradient_norm, tokens, trained_tokens, applied)
 
 
-def run_pack(parts: Parts, pack: Pack, trained_tokens: int) -> LossSum:
+def run_pack(parts: Parts, pack: Pack, known: Sequence[float]) -> LossSum:
     """Forward and backward of one pack, in the precision of the settings; gradients add up in the weights.
 
     Raises:
         ResourceError: The device has not enough memory.
     """
-    with _telling_memory_errors(pack):
-        bfloat16 = parts.settings.precision == "bfloat16"
-        with torch.autocast(parts.strategy.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            result = parts.objective.loss(parts.model, pack)
-        parts.strategy.backward(result.total / trained_tokens)
+    with _telling_memory_errors([pack]):
+        with _precision(parts):
+            result = parts.objective.loss(parts.model, pack, known)
+        parts.strategy.backward(result.total / known[0])
     return result
+
+
+def _precision(parts: Parts) -> torch.autocast:
+    bfloat16 = parts.settings.precision == "bfloat16"
+    return torch.autocast(parts.strategy.device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -118,7 +142,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 @contextmanager
-def _telling_memory_errors(pack: Pack) -> Iterator[None]:
+def _telling_memory_errors(packs: Sequence[Pack]) -> Iterator[None]:
     """Turn a failed allocation of the block into a ResourceError; CPU and accelerators fail in different ways."""
     try:
         yield
@@ -129,6 +153,6 @@ def _telling_memory_errors(pack: Pack) -> Iterator[None]:
             "not enough memory for a micro-batch",
             code="resource.memory",
             place="train.tokens_per_micro_batch",
-            value=f"{pack.tokens} tokens",
+            value=f"{max((pack.tokens for pack in packs), default=0)} tokens",
             hint="lower train.tokens_per_micro_batch, set train.activation_checkpointing, or train a smaller model",
         ) from error

@@ -21,7 +21,7 @@ from tunesmith.engine.optimizer import load_optimizer_state, make_optimizer, opt
 from tunesmith.engine.resume import find_checkpoint, library_versions, training_identity
 from tunesmith.engine.schedule import Clock, rate_share
 from tunesmith.engine.settings import TrainResult, TrainSettings, ValidationLoss
-from tunesmith.engine.step import Outcome, Parts, packs_of_step, run_pack, take_step
+from tunesmith.engine.step import Outcome, Parts, packs_of, rows_of_step, run_pack, step_sums, take_step
 from tunesmith.errors import TrainingError
 from tunesmith.objectives.base import Objective
 from tunesmith.runs.control import Wish
@@ -51,7 +51,6 @@ class _Training:
     """All that stays the same while training goes on."""
 
     parts: Parts
-    technique: Technique
     checkpoints: Checkpoints
     events: EventWriter
     identity: dict[str, Any]
@@ -107,9 +106,9 @@ def train(
     optimizer = make_optimizer(technique.parameter_groups(model, settings.weight_decay), settings.learning_rate)
     model, optimizer = strategy.prepare(model, optimizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    parts = Parts(model, optimizer, trained, objective, strategy, rows, steps, settings)
+    parts = Parts(model, optimizer, trained, technique, objective, strategy, rows, steps, settings)
     identity = training_identity(settings, rows, steps, technique.trainable_state(model))
-    training = _Training(parts, technique, checkpoints, events, identity, now, now())
+    training = _Training(parts, checkpoints, events, identity, now, now())
     progress = _start(training)
     deadline = _deadline(training)
     speed = Speed()
@@ -150,7 +149,7 @@ def _start(training: _Training) -> _Progress:
     state = find_checkpoint(training.checkpoints, training.identity, training.events)
     if state is None:
         return _Progress(Clock(parts.settings.total_steps))
-    training.technique.load_trainable_state(parts.model, state.weights)
+    training.parts.technique.load_trainable_state(parts.model, state.weights)
     load_optimizer_state(parts.model, parts.optimizer, state.optimizer)
     torch.set_rng_state(state.random["torch"])
     return _Progress(
@@ -163,7 +162,7 @@ def _one_step(training: _Training, progress: _Progress, speed: Speed, deadline: 
     parts, settings = training.parts, training.parts.settings
     started = training.now()
     share = rate_share(progress.clock, progress.step, settings.schedule, settings.warmup)
-    outcome = take_step(parts, progress.step, settings.learning_rate * share)
+    outcome = take_step(parts, progress.step, progress.clock.total_steps, settings.learning_rate * share)
     seconds = training.now() - started
     if not outcome.applied:
         _refuse(training, progress, outcome)
@@ -207,7 +206,7 @@ def _refuse(training: _Training, progress: _Progress, outcome: Outcome) -> None:
             f"the {what} of step {number} is not finite"
             + (f", and {progress.refused_in_a_row} steps in a row were refused" if too_many else ""),
             code="training.not_finite",
-            place=", ".join(parts.rows[row].place for row in rows[:3]) + (", ..." if len(rows) > 3 else ""),
+            place=", ".join(parts.rows.item(row)[0].place for row in rows[:3]) + (", ..." if len(rows) > 3 else ""),
             value=f"loss {outcome.loss}, gradient norm {outcome.gradient_norm}",
             hint="lower train.learning_rate, look at these rows, or go on without such steps by "
             "train.on_non_finite=skip",
@@ -249,7 +248,7 @@ def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -
         cursor={"seed": parts.settings.seed, "step": progress.step},
         identity=training.identity,
         versions=library_versions(),
-        weights=training.technique.trainable_state(parts.model),
+        weights=training.parts.technique.trainable_state(parts.model),
         optimizer=optimizer_state(parts.model, parts.optimizer),
         random={"torch": torch.get_rng_state()},
     )
@@ -280,13 +279,17 @@ def _probe_seconds(training: _Training, step: int) -> float:
     The pack runs twice and the second time counts, because the first one finds every cache cold.
     """
     parts = training.parts
-    packs = packs_of_step(parts, step)
+    rows = rows_of_step(parts, step)
+    packs = packs_of(parts, rows)
+    surveyed = training.now()
+    known = step_sums(parts, packs, rows)
+    survey_seconds = training.now() - surveyed
     for _ in range(2):
         started = training.now()
-        run_pack(parts, packs[0], trained_tokens=max(1, len(packs[0].labels_L)))
+        run_pack(parts, packs[0], known)
         parts.optimizer.zero_grad(set_to_none=True)
         seconds = training.now() - started
-    return seconds * sum(pack.tokens for pack in packs) / packs[0].tokens
+    return survey_seconds + seconds * sum(pack.tokens for pack in packs) / packs[0].tokens
 
 
 def _keep_deadline(training: _Training, progress: _Progress, deadline: Deadline) -> None:

@@ -21,6 +21,7 @@ from tunesmith.errors import Stopped
 ROWS_AT_ONCE = 64
 
 LabelLosses = Callable[[Any, Pack], torch.Tensor]
+Item = tuple[TokenRow, ...]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class RowLosses:
-    """Summed loss in nats and trained tokens of each row."""
+    """Summed loss in nats and trained tokens of each item."""
 
     loss_sums_B: tuple[float, ...]
     counts_B: tuple[int, ...]
@@ -48,32 +49,32 @@ class RowLosses:
 
 def held_out_losses(
     model: Any,
-    rows: Sequence[TokenRow],
+    items: Sequence[Item],
     label_losses: LabelLosses,
     layout: Layout,
     *,
     on_progress: Callable[[int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> RowLosses:
-    """Measure rows; the model is in eval mode and no gradient is kept.
+    """Measure items; the model is in eval mode and no gradient is kept.
 
     Args:
-        model: A causal language model in eval mode.
-        rows: What to measure, in any order.
+        model: A model in eval mode.
+        items: What to measure, in any order; each is the rows of one item.
         label_losses: The loss of each label of a pack, from the objective.
         layout: How rows are laid out.
-        on_progress: Called with the number of rows done.
+        on_progress: Called with the number of items done.
         should_stop: Asked between packs.
 
     Raises:
         Stopped: ``should_stop`` said so.
     """
-    sums_B = np.zeros(len(rows))
-    counts_B = np.zeros(len(rows), dtype=np.int64)
+    sums_B = np.zeros(len(items))
+    counts_B = np.zeros(len(items), dtype=np.int64)
     # Neighbours in length fill packs well, and the result does not depend on the order.
-    order = sorted(range(len(rows)), key=lambda at: len(rows[at].token_ids_T))
+    order = sorted(range(len(items)), key=lambda at: sum(len(row.token_ids_T) for row in items[at]))
     for start in range(0, len(order), ROWS_AT_ONCE):
-        chunk = [(at, rows[at]) for at in order[start : start + ROWS_AT_ONCE]]
+        chunk = [(at, row) for at in order[start : start + ROWS_AT_ONCE] for row in items[at]]
         packs = lay_out(
             chunk,
             tokens_per_micro_batch=layout.tokens_per_micro_batch,

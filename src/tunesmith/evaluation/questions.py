@@ -8,15 +8,16 @@ from typing import Any
 
 from tunesmith.data.render import render, render_prompt
 from tunesmith.data.types import TokenRow
+from tunesmith.evaluation.held_out import Item
 from tunesmith.formats.examples import Conversation, Example, Message
 from tunesmith.tasks import EvaluationRow, PreparedTask
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is measured: token rows for the loss, and the questions among them, each with its place."""
+    """What is measured: items of token rows for the loss, and the questions among them, each with its place."""
 
-    rows: Sequence[TokenRow]
+    items: Sequence[Item]
     places: tuple[str, ...]
     questions: tuple[EvaluationRow, ...]
 
@@ -28,16 +29,16 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts of one system, and the rows whose loss it is measured by."""
+    """Prompts of one system, and the items whose loss it is measured by."""
 
     prompts: list[list[int]]
-    rows: Sequence[TokenRow]
+    items: Sequence[Item]
 
 
 def ask_plainly(held_out: HeldOut, tokenizer: Any) -> Asked:
     """The questions as they are."""
     prompts = [render_prompt(tokenizer, question.messages, question.tools) for question in held_out.questions]
-    return Asked(prompts, held_out.rows)
+    return Asked(prompts, held_out.items)
 
 
 def ask_with_examples(
@@ -57,18 +58,18 @@ def ask_with_examples(
     """
     for count in range(len(examples), 0, -1):
         conversations = [_with_examples(task, examples[:count], question) for question in held_out.questions]
-        rows = [
-            TokenRow(rendered.token_ids_T, rendered.trained_T, place)
+        items = [
+            (TokenRow(rendered.token_ids_T, rendered.trained_T, place),)
             for place, rendered in zip(
                 held_out.places, (render(tokenizer, conversation) for conversation in conversations), strict=True
             )
         ]
-        if most_tokens is None or max(len(row.token_ids_T) for row in rows) <= most_tokens:
+        if most_tokens is None or max(len(row.token_ids_T) for (row,) in items) <= most_tokens:
             prompts = [
                 render_prompt(tokenizer, conversation.messages[:-1], conversation.tools)
                 for conversation in conversations
             ]
-            return Asked(prompts, rows), count
+            return Asked(prompts, items), count
     return Asked([], []), 0
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunesmith.evaluation.held_out import LabelLosses, Layout, RowLosses, held_out_losses
+from tunesmith.evaluation.held_out import Item, LabelLosses, Layout, RowLosses, held_out_losses
 from tunesmith.evaluation.questions import Asked
 from tunesmith.generation import Decoding, generate
 
 OnProgress = Callable[[int, int], None]
+ShouldStop = Callable[[], bool]
 
 # Bounds the key/value cache of a batch of answers.
 TOKENS_PER_BATCH = 16_384
@@ -21,7 +22,8 @@ TOKENS_PER_BATCH = 16_384
 class Measured:
     """One system's results as plain data, so that a resumed run need not measure again.
 
-    ``loss_seconds`` and ``answer_seconds`` are wall time; ``answer_tokens`` counts generated tokens.
+    ``loss_seconds`` and ``answer_seconds`` are wall time; ``answer_tokens`` counts generated tokens;
+    ``pair_scores_B`` is the log likelihood of each pair's chosen and rejected answer.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Measured:
     answer_tokens: int
     loss_seconds: float
     answer_seconds: float
+    pair_scores_B: tuple[tuple[float, float], ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -45,20 +48,31 @@ class Measured:
 def measured_from_json(data: Mapping[str, Any]) -> Measured:
     """Read what :meth:`Measured.to_json` wrote."""
     losses = RowLosses(tuple(data["losses"]["loss_sums_B"]), tuple(data["losses"]["counts_B"]))
-    return Measured(**{**data, "losses": losses, "answers": tuple(data["answers"])})
+    pairs = tuple((chosen, rejected) for chosen, rejected in data.get("pair_scores_B", ()))
+    return Measured(**{**data, "losses": losses, "answers": tuple(data["answers"]), "pair_scores_B": pairs})
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a system said: a text for each question, generated tokens, and for pairs of answers how likely each was."""
+
+    texts: tuple[str, ...] = ()
+    tokens: int = 0
+    pair_scores_B: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """How every system is measured alike."""
+    """How every system is measured alike.
 
-    tokenizer: Any
-    label_losses: LabelLosses
-    layout: Layout
-    max_new_tokens: int
-    stop_token_ids: tuple[int, ...]
+    ``losses`` measures items, ``answers`` what is asked beside them; both get a model in eval mode, say how many of
+    their rows are done, and raise :class:`tunesmith.errors.Stopped` when ``should_stop`` says so.
+    """
+
+    losses: Callable[[Any, Sequence[Item], Callable[[int], None], ShouldStop], RowLosses]
+    answers: Callable[[Any, Asked, Callable[[int], None], ShouldStop], Answers]
     on_progress: OnProgress
-    should_stop: Callable[[], bool]
+    should_stop: ShouldStop
 
 
 def measure_system(name: str, label: str, model: Any, asked: Asked, ruler: Ruler) -> Measured:
@@ -69,41 +83,51 @@ def measure_system(name: str, label: str, model: Any, asked: Asked, ruler: Ruler
         DataError: A prompt leaves no room in the model's context.
     """
     model.eval()
-    total = len(asked.rows) + len(asked.prompts)
+    items = len(asked.items)
+    total = items + len(asked.prompts)
     started = time.monotonic()
-    losses = held_out_losses(
-        model,
-        asked.rows,
-        ruler.label_losses,
-        ruler.layout,
-        on_progress=lambda done: ruler.on_progress(done, total),
-        should_stop=ruler.should_stop,
-    )
+    losses = ruler.losses(model, asked.items, lambda done: ruler.on_progress(done, total), ruler.should_stop)
     after_losses = time.monotonic()
-    texts, tokens = _answers(model, asked.prompts, ruler, already=len(asked.rows), total=total)
+    answers = ruler.answers(model, asked, lambda done: ruler.on_progress(items + done, total), ruler.should_stop)
     return Measured(
         name=name,
         label=label,
         losses=losses,
-        answers=texts,
-        answer_tokens=tokens,
+        answers=answers.texts,
+        answer_tokens=answers.tokens,
+        pair_scores_B=answers.pair_scores_B,
         loss_seconds=after_losses - started,
         answer_seconds=time.monotonic() - after_losses,
     )
 
 
-def _answers(
-    model: Any, prompts: Sequence[Sequence[int]], ruler: Ruler, *, already: int, total: int
-) -> tuple[tuple[str, ...], int]:
-    if not prompts or not ruler.max_new_tokens:
-        return (), 0
-    answers = generate(
-        model,
-        ruler.tokenizer,
-        prompts,
-        Decoding(max_new_tokens=ruler.max_new_tokens, stop_token_ids=ruler.stop_token_ids),
-        tokens_per_batch=TOKENS_PER_BATCH,
-        on_progress=lambda done, _: ruler.on_progress(already + done, total),
-        should_stop=ruler.should_stop,
-    )
-    return tuple(answer.text.strip() for answer in answers), sum(len(answer.token_ids) for answer in answers)
+def causal_ruler(
+    tokenizer: Any,
+    layout: Layout,
+    label_losses: LabelLosses,
+    *,
+    max_new_tokens: int,
+    stop_token_ids: tuple[int, ...],
+    on_progress: OnProgress,
+    should_stop: ShouldStop,
+) -> Ruler:
+    """Models that continue texts: the loss of what they should write, and what they do write."""
+
+    def losses(model: Any, items: Sequence[Item], done: Callable[[int], None], stop: ShouldStop) -> RowLosses:
+        return held_out_losses(model, items, label_losses, layout, on_progress=done, should_stop=stop)
+
+    def answers(model: Any, asked: Asked, done: Callable[[int], None], stop: ShouldStop) -> Answers:
+        if not asked.prompts or not max_new_tokens:
+            return Answers()
+        found = generate(
+            model,
+            tokenizer,
+            asked.prompts,
+            Decoding(max_new_tokens=max_new_tokens, stop_token_ids=stop_token_ids),
+            tokens_per_batch=TOKENS_PER_BATCH,
+            on_progress=lambda count, _: done(count),
+            should_stop=stop,
+        )
+        return Answers(tuple(one.text.strip() for one in found), sum(len(one.token_ids) for one in found))
+
+    return Ruler(losses, answers, on_progress, should_stop)

@@ -21,27 +21,30 @@ def label_logits(model: Any, pack: Pack) -> torch.Tensor:
 
     Args:
         model: A causal language model, plain or wrapped by PEFT. With the attention :data:`ATTENTION` it takes any
-            pack; with the library's own attention only packs of one segment.
+            pack; with the library's own attention rows go through one after another, and may share no prefix.
         pack: Goes to the model's device.
 
     Raises:
-        ModelError: The pack has several segments and the model's attention would let them see each other.
+        ModelError: Rows share a prefix, which the model's attention cannot do.
     """
-    device = model.device
-    positions_T = torch.tensor(pack.position_ids_T, device=device)
-    extra: dict[str, Any] = {}
     if model.config._attn_implementation == ATTENTION:
-        extra["pack_plan"] = plan_attention(pack.segments, positions_T)
-    elif len(pack.segments) > 1:
+        positions_T = torch.tensor(pack.position_ids_T, device=model.device)
+        return _logits(model, pack, pack_plan=plan_attention(pack.segments, positions_T))
+    if any(segment.parent is not None for segment in pack.segments):
         raise ModelError(
-            "rows of a pack would see each other under the model's attention",
+            "rows of a pack share a prefix, which the model's attention cannot do",
             code="model.attention",
             value=model.config._attn_implementation,
-            hint=f'load the model with attention "{ATTENTION}", or lay out one row a pack',
+            hint=f'load the model with attention "{ATTENTION}", or lay rows out without a shared prefix',
         )
+    return torch.cat([_logits(model, row) for row in pack.rows_alone()])
+
+
+def _logits(model: Any, pack: Pack, **extra: Any) -> torch.Tensor:
+    device = model.device
     out = model(
         input_ids=torch.tensor(pack.token_ids_T, device=device)[None],
-        position_ids=positions_T[None],
+        position_ids=torch.tensor(pack.position_ids_T, device=device)[None],
         logits_to_keep=torch.tensor(pack.label_positions_L, device=device),
         use_cache=False,
         **extra,

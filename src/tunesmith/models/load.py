@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -20,13 +20,34 @@ _NO_LIMIT = 10**9
 
 
 @dataclass(frozen=True)
+class Head:
+    """What is put on a model in place of its output matrix, and the labels that it chooses from."""
+
+    kind: Literal["sequence_classification", "token_classification", "question_answering"]
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Frozen weights in fewer bits: NF4 (Dettmers et al. 2023; ``double`` quantizes its scales too), or int8."""
+
+    kind: Literal["nf4", "int8"]
+    double: bool = True
+
+
+@dataclass(frozen=True)
 class LoadPlan:
-    """How to load a model: from where, in which type, onto which device ("cpu", "cuda"), with which attention."""
+    """How to load a model: from where, in which type, onto which device ("cpu", "cuda"), with which attention.
+
+    The objective contributes ``head``, the technique ``quantization``.
+    """
 
     folder: Path
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     attention: str = _PACKED
+    head: Head | None = None
+    quantization: Quantization | None = None
 
 
 def load_model(plan: LoadPlan) -> Any:
@@ -125,7 +146,7 @@ def model_facts(folder: Path, name: str | None = None) -> ModelFacts:
         context_length=_context_length(config, folder),
         has_chat_template=_has_chat_template(folder),
         model_type=config.model_type,
-        is_causal_lm=True,
+        kind="causal",
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
         vocabulary_size=config.vocab_size,

@@ -5,6 +5,7 @@ Shape suffixes: L labels of a pack, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from tunesmith.data.types import Pack
 from tunesmith.models.forward import label_logits
-from tunesmith.objectives.base import LossSum
+from tunesmith.objectives.base import LossSum, Rows
 from tunesmith.objectives.cross_entropy import token_losses
 
 
@@ -20,18 +21,28 @@ from tunesmith.objectives.cross_entropy import token_losses
 class Sft:
     """Cross entropy summed over the labels; ``accuracy`` counts labels that got the highest score."""
 
-    def loss(self, model: nn.Module, pack: Pack) -> LossSum:
+    label_smoothing: float = 0.0
+
+    def companions(self, rows: Rows) -> Rows:  # noqa: ARG002 - each row is learned by itself
+        """None."""
+        return ()
+
+    def step_sums(self, model: nn.Module, packs: Sequence[Pack], companions: Sequence[Pack]) -> tuple[float, ...]:  # noqa: ARG002
+        """The labels."""
+        return (float(sum(len(pack.labels_L) for pack in packs)),)
+
+    def loss(self, model: nn.Module, pack: Pack, step_sums: Sequence[float]) -> LossSum:  # noqa: ARG002
         """As in :class:`tunesmith.objectives.base.Objective`."""
-        losses_L, hits_L = _losses(model, pack)
-        return LossSum(losses_L.sum(), len(pack.labels_L), {"accuracy": hits_L.sum()})
+        losses_L, hits_L = _losses(model, pack, self.label_smoothing)
+        return LossSum(losses_L.sum(), {"accuracy": hits_L.sum()})
 
 
 @torch.no_grad()
 def label_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
     """Cross entropy of each label of a pack in nats, ``losses_L`` in fp32 and in the order of ``pack.labels_L``."""
-    return _losses(model, pack)[0]
+    return _losses(model, pack, 0.0)[0]
 
 
-def _losses(model: nn.Module, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+def _losses(model: nn.Module, pack: Pack, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
     logits_L_V = label_logits(model, pack)
-    return token_losses(logits_L_V, torch.from_numpy(pack.labels_L).to(logits_L_V.device))
+    return token_losses(logits_L_V, torch.from_numpy(pack.labels_L).to(logits_L_V.device), smoothing)

@@ -1,28 +1,43 @@
-"""The objectives by name: one row each."""
+"""The objectives by name: one row each, from the recipe's variant to the objective."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.sft import Sft
 
-OBJECTIVES: dict[str, Callable[[], Objective]] = {"sft": Sft}
+
+class ObjectiveSpec(Protocol):
+    """An objective as the recipe spells it: its name, and whatever fields its variant has."""
+
+    @property
+    def name(self) -> str:
+        """Key of the table."""
 
 
-def make_objective(name: str) -> Objective:
-    """The objective of that name.
+def _sft(spec: Any) -> Objective:
+    return Sft(label_smoothing=spec.label_smoothing)
+
+
+# Text differs from sft in which tokens train, which is the data's matter.
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {"sft": _sft, "text": _sft}
+
+
+def make_objective(spec: ObjectiveSpec) -> Objective:
+    """The objective of a recipe.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: There is none of that name.
     """
-    if name not in OBJECTIVES:
+    if spec.name not in OBJECTIVES:
         raise RecipeError(
             "no such objective",
             code="recipe.objective",
-            place="objective",
-            value=name,
+            place="objective.name",
+            value=spec.name,
             hint=f"objectives of this version: {', '.join(OBJECTIVES)}",
         )
-    return OBJECTIVES[name]()
+    return OBJECTIVES[spec.name](spec)

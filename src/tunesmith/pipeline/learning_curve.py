@@ -37,8 +37,9 @@ def _point(run: Run, bench: Bench, fraction: float) -> dict[str, Any]:
         point: dict[str, Any] = read_json(kept)
         return point
     place.mkdir(parents=True, exist_ok=True)
-    count = max(1, round(fraction * len(run.prepared.train)))
-    rows = Subset(run.prepared.train, choose_rows(len(run.prepared.train), count, run.resolved.seed))
+    items = run.prepared.train.items
+    count = max(1, round(fraction * len(items)))
+    rows = Subset(items, choose_rows(len(items), count, run.resolved.seed))
     run.teller.state("evaluating", f"learning curve: training on {count:,} rows")
     technique = make_technique(run.resolved.technique)
     model = technique.prepare(load_base(run), run.resolved.seed)

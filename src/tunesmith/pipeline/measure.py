@@ -9,15 +9,14 @@ from typing import Any
 
 import orjson
 
-from tunesmith.data.types import TokenRow
 from tunesmith.evaluation.held_out import Layout
 from tunesmith.evaluation.questions import Asked, HeldOut, ask_plainly, ask_with_examples
 from tunesmith.evaluation.systems import Measured, Ruler, measure_system, measured_from_json
 from tunesmith.formats.examples import Example
 from tunesmith.formats.read import choose_rows
 from tunesmith.models.attention import ATTENTION
-from tunesmith.objectives.sft import label_losses
 from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.supervision import make_ruler
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
@@ -62,12 +61,10 @@ def make_bench(
         share_prefix=resolved.share_prefix and packed,
         precision=resolved.precision,
     )
-    ruler = Ruler(
-        tokenizer=prepared.tokenizer,
-        label_losses=label_losses,
-        layout=layout,
-        max_new_tokens=resolved.max_new_tokens,
-        stop_token_ids=prepared.stop_token_ids,
+    ruler = make_ruler(
+        prepared,
+        resolved,
+        layout,
         on_progress=lambda done, total: teller.progress("evaluate", done, total, "rows"),
         should_stop=should_stop,
     )
@@ -76,15 +73,15 @@ def make_bench(
 
 def choose_held_out(prepared: Prepared, resolved: Resolved) -> HeldOut:
     """The held-out rows that are measured, and the questions among them."""
-    store = prepared.validation
-    rows: list[TokenRow] = [store[at] for at in choose_rows(len(store), resolved.evaluation_rows, resolved.seed)]
-    chosen = {row.place for row in rows}
+    held_out = prepared.validation.items
+    items = [held_out.item(at) for at in choose_rows(len(held_out), resolved.evaluation_rows, resolved.seed)]
+    chosen = {item[0].place for item in items}
     questions: dict[str, EvaluationRow] = {}
     if resolved.max_new_tokens:
         for place, example in prepared.data.held_out():
             if str(place) in chosen and (question := prepared.task.evaluation(example)) is not None:
                 questions.setdefault(str(place), question)
-    return HeldOut(rows, tuple(questions), tuple(questions.values()))
+    return HeldOut(items, tuple(questions), tuple(questions.values()))
 
 
 def measure_base(bench: Bench, model: Any) -> Measured:

@@ -14,19 +14,22 @@ from tunesmith.data.audit import Audit, audit
 from tunesmith.data.cache_key import cache_key
 from tunesmith.data.store import TokenStore, cached_token_store
 from tunesmith.data.template import chat_template
-from tunesmith.data.tokenize import shared_prefix_length, tokenize_examples
+from tunesmith.data.tokenize import shared_prefix_length
 from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
 from tunesmith.models.load import load_tokenizer, model_facts
 from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_model_folder
 from tunesmith.pipeline.data import RunData
+from tunesmith.pipeline.supervision import SUPERVISION
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.objectives import ObjectiveSpec, fitting_objective
 from tunesmith.recipe.refusals import Facts, check
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import OWN_WEIGHTS
 from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
 
@@ -77,7 +80,8 @@ def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) ->
     facts = model_facts(model.folder, recipe.model)
     template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
     _refuse_early(recipe, task, data, facts)
-    encoder = _Encoder(recipe, task, tokenizer, facts.context_length, teller)
+    objective = objective_of(recipe, task.name, facts)
+    encoder = _Encoder(recipe, task, objective, tokenizer, facts.context_length, teller)
     train = encoder.tokens(data.train, data.train_fingerprint())
     held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
     _require_known_tokens((train, held_out), facts)
@@ -127,8 +131,8 @@ def data_facts(prepared: Prepared) -> DataFacts:
     return DataFacts(
         task=task.name,
         shape=prepared.data.inspection.shape,
-        rows=len(train),
-        validation_rows=len(prepared.validation),
+        rows=len(train.items),
+        validation_rows=len(prepared.validation.items),
         tokens=int(train.lengths_B.sum()),
         trained_tokens=int(train.trained_counts_B.sum()),
         longest_row=int(train.lengths_B.max(initial=0)),
@@ -137,6 +141,12 @@ def data_facts(prepared: Prepared) -> DataFacts:
         default_metrics=task.metrics,
         answer_tokens=task.tokens_to_generate(token_counter(prepared.tokenizer)),
     )
+
+
+def objective_of(recipe: Recipe, task: str, model: ModelFacts) -> ObjectiveSpec:
+    """The objective of a run, which decides how rows become tokens."""
+    frozen = recipe.technique.name not in OWN_WEIGHTS
+    return fitting_objective(recipe.objective, task=task, model_kind=model.kind, frozen_base=frozen)
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:
@@ -181,6 +191,7 @@ class _Encoder:
 
     recipe: Recipe
     task: PreparedTask
+    objective: ObjectiveSpec
     tokenizer: Any
     context_length: int | None
     teller: Teller
@@ -192,12 +203,20 @@ class _Encoder:
             "max_length": length or 2**31 - 1,
             "on_long_rows": self.recipe.data.on_long_rows,
         }
-        key = cache_key(self.tokenizer, data_fingerprint=fingerprint, rows="all", task=self.task, **options)
+        key = cache_key(
+            self.tokenizer,
+            data_fingerprint=fingerprint,
+            rows="all",
+            task=self.task,
+            objective=self.objective.name,
+            **options,
+        )
+        tokenize = SUPERVISION[self.objective.name].tokenize
 
         def write(folder: Path) -> TokenStore:
             def progress(done: int) -> None:
                 self.teller.progress("tokenize", done, None, "rows")
 
-            return tokenize_examples(rows(), self.task, self.tokenizer, folder, on_progress=progress, **options)
+            return tokenize(rows(), self.task, self.tokenizer, folder, on_progress=progress, **options)
 
         return cached_token_store(cache_folder() / "tokens", key, write)

@@ -97,7 +97,7 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
         "systems": report_systems(systems, bench.held_out, judge),
         "verdict": found,
         "samples": samples(systems, bench.held_out, judge, chosen_samples(bench.held_out, resolved)),
-        "data": {"validation": data_part(prepared, len(bench.held_out.rows))["validation"]},
+        "data": {"validation": data_part(prepared, len(bench.held_out.items))["validation"]},
         "environment": environment(prepared.host),
         "seed": resolved.seed,
         "warnings": teller.warnings,
@@ -118,10 +118,10 @@ def _measure(bench: Bench, attention: str, teller: Teller, manifest: dict[str, A
     device = bench.prepared.host.device
     dtype = weights_type(bench.resolved)
     model = load_model(LoadPlan(base_folder, dtype, device, attention))
-    teller.state("evaluating_base", f"{len(bench.held_out.rows)} rows")
+    teller.state("evaluating_base", f"{len(bench.held_out.items)} rows")
     systems = [measure_base(bench, model), measure_few_shot(bench, model)]
     if is_tuned:
-        teller.state("evaluating", f"{len(bench.held_out.rows)} rows")
+        teller.state("evaluating", f"{len(bench.held_out.items)} rows")
         if place.adapter is not None:
             model = with_adapter(model, place.adapter)
         else:

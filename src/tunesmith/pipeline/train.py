@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tunesmith.data.types import TokenRow
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.settings import TrainResult, ValidationLoss
 from tunesmith.engine.train import train
-from tunesmith.evaluation.held_out import held_out_losses
+from tunesmith.evaluation.held_out import Item
 from tunesmith.evaluation.systems import Measured
-from tunesmith.objectives.sft import label_losses
 from tunesmith.objectives.table import make_objective
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.data import load_data
@@ -67,13 +65,13 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
         attention=run.attention,
         should_stop=lambda: read_wish() != "continue",
     )
-    teller.state("evaluating_base", f"{len(bench.held_out.rows)} held-out rows")
+    teller.state("evaluating_base", f"{len(bench.held_out.items)} held-out rows")
     before = [measure_base(bench, model), measure_few_shot(bench, model)]
     systems = [system for system in before if system is not None]
     model, result = _train(run, model, bench, systems)
     save_result(run.folder, run.prepared, run.resolved, make_technique(run.resolved.technique), model)
     teller.events.emit("artifact", kind=make_technique(run.resolved.technique).artifact, path=_result(run).name)
-    teller.state("evaluating", f"{len(bench.held_out.rows)} held-out rows")
+    teller.state("evaluating", f"{len(bench.held_out.items)} held-out rows")
     systems.append(measure_tuned(bench, model))
     curve = measure_learning_curve(run, bench, systems) if run.resolved.learning_curve else None
     teller.state("reporting")
@@ -111,20 +109,20 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     technique = make_technique(resolved.technique)
     model = technique.prepare(model, resolved.seed)
     deadline = _deadline(run, before)
-    steps, settings = train_settings(run, prepared.train, deadline_seconds=deadline)
+    steps, settings = train_settings(run, prepared.train.items, deadline_seconds=deadline)
     trained, total = sizes(model)
     run.teller.state(
         "training",
         f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train",
         deadline_seconds=deadline,
     )
-    watched = list(bench.held_out.rows[:MOST_WATCHED_ROWS])
+    watched = list(bench.held_out.items[:MOST_WATCHED_ROWS])
     result = train(
         model,
         technique=technique,
         objective=make_objective(resolved.objective),
         strategy=make_strategy(resolved.strategy, prepared.host.device),
-        rows=prepared.train,
+        rows=prepared.train.items,
         steps=steps,
         settings=settings,
         checkpoints=Checkpoints(run.folder.checkpoints, resolved.keep_checkpoints),
@@ -136,9 +134,9 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     return model, result
 
 
-def _watch(model: Any, rows: list[TokenRow], bench: Bench) -> ValidationLoss:
-    losses = held_out_losses(model, rows, label_losses, bench.ruler.layout)
-    return ValidationLoss(losses.mean, len(rows), sum(losses.counts_B))
+def _watch(model: Any, items: list[Item], bench: Bench) -> ValidationLoss:
+    losses = bench.ruler.losses(model, items, lambda _: None, lambda: False)
+    return ValidationLoss(losses.mean, len(items), sum(losses.counts_B))
 
 
 def _deadline(run: Run, before: list[Measured]) -> float | None:

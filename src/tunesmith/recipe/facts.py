@@ -39,14 +39,18 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the model is, from its config and tokenizer alone. ``context_length`` is None where the config is silent."""
+    """What the model is, from its config and tokenizer alone.
+
+    ``context_length`` is None where the config is silent. ``kind`` is ``causal`` for a model that continues texts,
+    ``encoder`` for one that reads them whole, ``encoder_decoder`` for one that reads a text and writes another.
+    """
 
     name: str
     parameters: int
     context_length: int | None
     has_chat_template: bool
     model_type: str
-    is_causal_lm: bool
+    kind: Literal["causal", "encoder", "encoder_decoder"]
     hidden_size: int
     layers: int
     vocabulary_size: int

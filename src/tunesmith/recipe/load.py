@@ -10,8 +10,10 @@ import yaml
 from pydantic import ValidationError
 
 from tunesmith.errors import Problem, RecipeError
+from tunesmith.recipe.objectives import Sft
 from tunesmith.recipe.problems import list_problems, models_in
 from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import Lora
 from tunesmith.recipe.yaml_text import Lines, read_value, read_yaml
 
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -111,8 +113,10 @@ def recipe_json_schema() -> dict[str, Any]:
         wanted = schema["properties"][key]
         described = {word: wanted.pop(word) for word in ("description", "default", "title") if word in wanted}
         schema["properties"][key] = {**described, "anyOf": [bare, wanted]}
-    # A technique without a name is the default one; see the schema's validator.
-    schema["$defs"]["Full"]["required"] = ["name"]
+        # A variant without a name is the default one; see the validators.
+        for model in models_in(Recipe.model_fields[key].annotation):
+            if model not in (Lora, Sft):
+                schema["$defs"][model.__name__]["required"] = ["name"]
     return {"$schema": SCHEMA_DIALECT, **schema, "title": "Tunesmith recipe"}
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.schema import Lora, Recipe
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import Lora
 
 # Tasks that put a question to the model and therefore need a chat template.
 _ASKING = ("chat", "classification", "ner", "translation", "qa")
@@ -45,7 +46,7 @@ REFUSALS: tuple[Refusal, ...] = (
         "model",
         "this model does not continue texts, so it cannot learn answers",
         "choose a causal language model; `tunesmith models list` shows some",
-        lambda _, facts: not facts.model.is_causal_lm,
+        lambda _, facts: facts.model.kind != "causal",
     ),
     Refusal(
         "recipe.no_chat_template",

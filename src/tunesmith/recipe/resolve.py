@@ -12,8 +12,11 @@ from typing import Any
 from tunesmith.recipe.budget import Budget, parse_budget
 from tunesmith.recipe.cost import Cost, estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.objectives import fitting_objective
+from tunesmith.recipe.parts import Part
 from tunesmith.recipe.resolved import Resolved
-from tunesmith.recipe.schema import Lora, Part, Recipe
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import OWN_WEIGHTS, Lora
 
 USUAL_EPOCHS = 3.0
 MOST_TRAINING_SECONDS = 25 * 60
@@ -32,6 +35,11 @@ MOST_FEW_SHOT = 5
 MOST_FEW_SHOT_TOKENS = 1024
 CHECKPOINT_SECONDS = 180.0
 VALIDATIONS = 4
+_KIND_WORDS = {
+    "causal": "a model that continues texts",
+    "encoder": "an encoder",
+    "encoder_decoder": "a model with encoder and decoder",
+}
 
 
 @dataclass
@@ -69,7 +77,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
     return Resolved(
         model=said("model", recipe.model, ASKED),
         task=said("task", data.task, task_reason),
-        objective=said("objective", "sft", ASKED if recipe.objective != "auto" else "auto: the task has one answer"),
+        objective=_objective(recipe, data, model, reasons),
         technique=said("technique", recipe.technique, _source(recipe, "technique")),
         seed=said("train.seed", train.seed, _source(train, "seed")),
         epochs=epochs,
@@ -114,6 +122,14 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
 def _source(part: Part, name: str) -> str:
     """Whether a value was given or is what it is unless given."""
     return ASKED if name in part.model_fields_set else "the default"
+
+
+def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> Any:
+    found = fitting_objective(
+        recipe.objective, task=data.task, model_kind=model.kind, frozen_base=recipe.technique.name not in OWN_WEIGHTS
+    )
+    reason = f"auto: fits task {data.task} on {_KIND_WORDS[model.kind]}"
+    return reasons.give("objective", found, ASKED if recipe.objective != "auto" else reason)
 
 
 def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:

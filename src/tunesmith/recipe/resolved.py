@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from tunesmith.errors import RecipeError
-from tunesmith.recipe.schema import TechniqueSpec
+from tunesmith.recipe.objectives import ObjectiveSpec
+from tunesmith.recipe.parts import Part
+from tunesmith.recipe.techniques import TechniqueSpec
 
 VERSION = 1
 
@@ -26,7 +28,7 @@ class Resolved:
 
     model: str
     task: str
-    objective: str
+    objective: ObjectiveSpec
     technique: TechniqueSpec
     seed: int
     epochs: float
@@ -78,7 +80,7 @@ class Resolved:
 
     def _plain(self, field: str) -> Any:
         value = getattr(self, field)
-        if field == "technique":
+        if isinstance(value, Part):
             return value.model_dump(mode="json")
         return list(value) if isinstance(value, tuple) else value
 
@@ -119,6 +121,10 @@ HOST: Mapping[str, str] = {
     "train.validate_every_steps": "validate_every_steps",
 }
 KEYS: Mapping[str, str] = {**PORTABLE, **HOST}
+_VARIANTS: Mapping[str, TypeAdapter[Any]] = {
+    "technique": TypeAdapter(Annotated[TechniqueSpec, Field(discriminator="name")]),
+    "objective": TypeAdapter(Annotated[ObjectiveSpec, Field(discriminator="name")]),
+}
 
 
 def resolved_from_json(data: Mapping[str, Any]) -> Resolved:
@@ -139,12 +145,13 @@ def resolved_from_json(data: Mapping[str, Any]) -> Resolved:
     if missing:
         raise RecipeError("resolved values are missing", code="recipe.resolved_missing", value=", ".join(missing))
     values = {field: items[key]["value"] for key, field in KEYS.items()}
-    try:
-        values["technique"] = TypeAdapter[TechniqueSpec](TechniqueSpec).validate_python(values["technique"])
-    except ValidationError as error:
-        raise RecipeError(
-            "the technique cannot be read", code="recipe.resolved_technique", value=values["technique"]
-        ) from error
+    for field, variants in _VARIANTS.items():
+        # Version 1 had one objective, by its name alone.
+        plain = {"name": values[field]} if isinstance(values[field], str) else values[field]
+        try:
+            values[field] = variants.validate_python(plain)
+        except ValidationError as error:
+            raise RecipeError(f"the {field} cannot be read", code=f"recipe.resolved_{field}", value=plain) from error
     values["metrics"] = tuple(values["metrics"])
     return Resolved(**values, reasons={key: items[key].get("reason", "") for key in KEYS})
 

@@ -5,39 +5,24 @@ Values that say ``auto`` are resolved later, from facts that are handed in; see 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, field_validator
 
 from tunesmith.recipe.budget import parse_budget
-
-# Random generators take seeds of 32 bits, and JSON readers keep whole numbers of 53.
-MOST_SEED = 2**32 - 1
-MOST_WHOLE = 2**53 - 1
-
-
-def _no_flag(value: Any) -> Any:
-    """True is no 1: whoever writes ``epochs: true`` meant something else."""
-    if isinstance(value, bool):
-        raise PydanticKnownError("float_type")
-    return value
-
-
-Auto = Literal["auto"]
-Number = Annotated[float, BeforeValidator(_no_flag), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(gt=0, lt=1)]
-ShareOrZero = Annotated[Number, Field(ge=0, lt=1)]
-Whole = Annotated[int, BeforeValidator(_no_flag), Field(le=MOST_WHOLE)]
-PositiveInt = Annotated[Whole, Field(ge=1)]
-
-
-class Part(BaseModel):
-    """Base of all parts: values cannot change, unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+from tunesmith.recipe.objectives import Objective
+from tunesmith.recipe.parts import (
+    MOST_SEED,
+    Auto,
+    Number,
+    Part,
+    Positive,
+    PositiveInt,
+    Share,
+    ShareOrZero,
+    Whole,
+)
+from tunesmith.recipe.techniques import Lora, Technique
 
 
 class DataSource(Part):
@@ -64,46 +49,6 @@ class DataSpec(Part):
     on_long_rows: Literal["refuse", "skip", "truncate"] = Field(
         "refuse", description="What happens with rows longer than train.max_length; nothing is cut unless asked."
     )
-
-
-class Lora(Part):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
-
-    name: Literal["lora"] = "lora"
-    rank: PositiveInt = Field(16, description="Rank of the adapters.")
-    alpha: Positive = Field(32.0, description="Adapters are scaled by alpha / rank.")
-    targets: Literal["all-linear", "attention"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        "all-linear", description="Which modules get an adapter: all-linear, attention, or a list of names."
-    )
-    dropout: ShareOrZero = Field(0.0, description="Dropout before the adapters.")
-
-
-class Full(Part):
-    """All weights train."""
-
-    name: Literal["full"] = "full"
-
-
-class Objective(Part):
-    """Which loss is minimised."""
-
-    name: Literal["sft"] = Field("sft", description="sft: cross entropy of the tokens to be learned.")
-
-
-def _named(value: Any) -> Any:
-    """A bare name means the variant of that name with its defaults."""
-    return {"name": value} if isinstance(value, str) and value != "auto" else value
-
-
-def _lora_unless_named(value: Any) -> Any:
-    """Settings without a name change the default technique, so that ``technique.rank=8`` is enough."""
-    if isinstance(value, Mapping):
-        return {"name": "lora", **value}
-    return {"name": value} if isinstance(value, str) else value
-
-
-TechniqueSpec = Lora | Full
-Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_lora_unless_named)]
 
 
 class TrainSpec(Part):
@@ -170,7 +115,7 @@ class Recipe(Part):
     model: str = Field(min_length=1, description="A folder, a run, a catalog id or a hub id.")
     data: DataSpec
     task: str = Field("auto", description="text, chat, classification, ner, translation or qa.")
-    objective: Annotated[Auto | Objective, BeforeValidator(_named)] = Field("auto", description="The loss.")
+    objective: Objective = Field("auto", description="The loss.")
     technique: Technique = Field(default_factory=Lora, description="Which weights train: lora or full.")
     train: TrainSpec = Field(default_factory=TrainSpec)
     strategy: Literal["auto", "single"] = Field("auto", description="How devices share the work.")

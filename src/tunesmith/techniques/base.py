@@ -33,8 +33,20 @@ class Technique(Protocol):
     def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """The trained weights as optimizer groups; matrices decay, vectors do not."""
 
+    def regularize(self, model: nn.Module) -> None:
+        """Add the gradient of the technique's own penalty, if it has one; called behind the last pack of a step."""
+
+    def after_update(self, model: nn.Module, step: int, total_steps: int) -> None:
+        """What the technique does behind the optimizer, while gradients are still there; mostly nothing.
+
+        Args:
+            model: The model.
+            step: The step that was just taken, from 0.
+            total_steps: Steps planned so far.
+        """
+
     def trainable_state(self, model: nn.Module) -> State:
-        """The trained weights by name, as they are (no copies)."""
+        """The trained weights by name, as they are (no copies), and what else the technique must remember."""
 
     def load_trainable_state(self, model: nn.Module, state: State) -> None:
         """Put back what :meth:`trainable_state` gave.

@@ -40,6 +40,12 @@ class Full:
         """Matrices, and vectors without decay."""
         return parameter_groups(model, weight_decay)
 
+    def regularize(self, model: nn.Module) -> None:
+        """No penalty."""
+
+    def after_update(self, model: nn.Module, step: int, total_steps: int) -> None:
+        """Nothing."""
+
     def trainable_state(self, model: nn.Module) -> State:
         """All weights, tied ones once."""
         return trainable_state(model)

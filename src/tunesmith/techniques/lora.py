@@ -65,6 +65,12 @@ class Lora:
         """The adapters' matrices."""
         return parameter_groups(model, weight_decay)
 
+    def regularize(self, model: nn.Module) -> None:
+        """No penalty."""
+
+    def after_update(self, model: nn.Module, step: int, total_steps: int) -> None:
+        """Nothing."""
+
     def trainable_state(self, model: nn.Module) -> State:
         """The adapters' weights."""
         return trainable_state(model)
