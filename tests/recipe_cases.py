@@ -29,7 +29,7 @@ DATA = DataFacts(
     answer_tokens=24,
 )
 TEXT = replace(DATA, task="text", shape="text", default_metrics=(), answer_tokens=0)
-MODEL = ModelFacts("tiny", 135_000_000, 8192, True, "llama", True, 576, 30, 49_152)
+MODEL = ModelFacts("tiny", 135_000_000, 8192, True, "llama", "causal", 576, 30, 49_152)
 HOST = HostFacts(cores=2, memory_bytes=16 * 2**30, matmul_flops_per_second=200e9)
 
 

@@ -144,9 +144,16 @@ def test_a_row_alone_in_its_pack_needs_no_attention_of_ours(family):
     assert distance(alone(model, rows), in_packs(model, packs)) < 1e-9
 
 
-def test_the_librarys_attention_gets_no_pack_of_several_rows():
-    [pack] = lay_out(make_rows(), tokens_per_micro_batch=4096, layout="packed", share_prefix=False)
-    with pytest.raises(ModelError, match="would see each other"):
+def test_the_librarys_attention_takes_the_rows_of_a_pack_one_by_one():
+    rows = make_rows()
+    [pack] = lay_out(rows, tokens_per_micro_batch=4096, layout="packed", share_prefix=False)
+    model = tiny_model("llama")
+    assert distance(alone(model, rows), in_packs(model, [pack])) < 1e-9
+
+
+def test_the_librarys_attention_gets_no_shared_prefix():
+    pack = lay_out(make_rows(), **LAYOUTS["shared"])[0]
+    with pytest.raises(ModelError, match="share a prefix"):
         label_logits(tiny_model("llama"), pack)
 
 
@@ -217,6 +224,7 @@ def test_prefixes_of_prefixes_are_exact(family):
         labels_L=np.concatenate([leaf[1:] for leaf in leaves]),
         label_rows_L=np.concatenate([np.full(len(leaf) - 1, at) for at, leaf in enumerate(leaves)]),
         rows=(0, 1, 2, 3),
+        kinds_S=np.zeros(4, dtype=np.int64),
     )
     model = tiny_model(family)
     assert distance(alone(model, rows), in_packs(packed(model), [tree])) < 1e-9

@@ -61,7 +61,9 @@ def test_loss_and_gradients_equal_those_of_transformers(tmp_path: Path, family: 
     result = Sft().loss(ours, pack, ())
     result.total.backward()
     labels = np.where(rows[0].trained_T, rows[0].token_ids_T, -100)
-    expected = theirs(torch.tensor(rows[0].token_ids_T[None]), labels=torch.tensor(labels[None])).loss * result.count
+    expected = theirs(torch.tensor(rows[0].token_ids_T[None]), labels=torch.tensor(labels[None])).loss * len(
+        pack.labels_L
+    )
     expected.backward()
     torch.testing.assert_close(result.total, expected, rtol=1e-6, atol=0, check_dtype=False)
     torch.testing.assert_close(label_losses(ours, pack).sum(), result.total.detach())

@@ -87,9 +87,10 @@ def _problem(errors: Sequence[ErrorDetails]) -> Problem | None:
     first = errors[0]
     if first["type"] == "missing":
         return Problem("recipe.missing_key", "is missing")
-    if first["type"] == "union_tag_invalid":
-        names = [name.strip(" '") for name in first["ctx"]["expected_tags"].split(",")]
-        tag = str(first["ctx"]["tag"])
+    tagged = next((wrong for wrong in errors if wrong["type"] == "union_tag_invalid"), None)
+    if tagged is not None:
+        names = [name.strip(" '") for name in tagged["ctx"]["expected_tags"].split(",")]
+        tag = str(tagged["ctx"]["tag"])
         return Problem("recipe.bad_value", "no such variant", value=tag, hint=_nearest(tag, names))
     if first["type"] == "value_error":
         return Problem("recipe.bad_value", str(first["ctx"]["error"]), value=_shown(first["input"]))

@@ -40,7 +40,7 @@ def test_every_family_loads_and_tells_its_facts(family: str, tmp_path: Path) -> 
     assert all(parameter.requires_grad for parameter in model.parameters())
     facts = model_facts(folder)
     assert facts.parameters == sum(parameter.numel() for parameter in reference.parameters())
-    assert (facts.name, facts.model_type, facts.is_causal_lm) == (family, family, True)
+    assert (facts.name, facts.model_type, facts.kind) == (family, family, "causal")
     assert (facts.context_length, facts.vocabulary_size) == (CONTEXT_LENGTH, VOCABULARY_SIZE)
     assert (facts.hidden_size, facts.layers) == (32, reference.config.num_hidden_layers)
     assert facts.has_chat_template

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tunesmith.models.forward import label_logits
 from tunesmith.objectives import cross_entropy
 from tunesmith.objectives.sft import Sft, label_losses
 from tunesmith.objectives.table import OBJECTIVES, make_objective
+from tunesmith.recipe import objectives
 
 
 @pytest.mark.parametrize("chunk_elements", [1, 70, 10_000])
@@ -52,9 +55,10 @@ def test_loss_of_a_pack(tmp_path: Path) -> None:
     model = packed_model("llama", tmp_path)
     rows = counting_rows(5)
     (pack,) = lay_out(list(enumerate(rows.rows)), tokens_per_micro_batch=1000)
-    result = Sft().loss(model, pack)
+    sums = Sft().step_sums(model, [pack], ())
+    result = Sft().loss(model, pack, sums)
     losses = label_losses(model, pack)
-    assert result.count == sum(rows.trained_counts_B) == len(losses)
+    assert sums[0] == sum(rows.trained_counts_B) == len(losses)
     assert float(result.total.detach()) == pytest.approx(float(losses.sum()))
     assert not losses.requires_grad
     best = label_logits(model, pack).argmax(-1).numpy()
@@ -73,6 +77,8 @@ def test_label_losses_tell_rows_apart(tmp_path: Path) -> None:
 
 
 def test_objectives_by_name() -> None:
-    assert all(hasattr(make_objective(name), "loss") for name in OBJECTIVES)
+    variants = {variant.model_fields["name"].default: variant for variant in typing.get_args(objectives.ObjectiveSpec)}
+    assert OBJECTIVES.keys() == variants.keys()
+    assert all(hasattr(make_objective(variants[name]()), "loss") for name in OBJECTIVES)
     with pytest.raises(RecipeError, match="sft"):
-        make_objective("sfft")
+        make_objective(SimpleNamespace(name="sfft"))

@@ -31,7 +31,7 @@ def checkpointing(*settings: str, shared_prefix_tokens: int = 0) -> tuple[bool, 
         longest_row=1_000,
         shared_prefix_tokens=shared_prefix_tokens,
     )
-    model = ModelFacts("tiny", 135_000_000, 8192, True, "llama", True, 576, 30, 49_152)
+    model = ModelFacts("tiny", 135_000_000, 8192, True, "llama", "causal", 576, 30, 49_152)
     recipe = parse_recipe(apply_overrides(SHORTEST, ["train.tokens_per_step=8192", *settings]))
     resolved = resolve(recipe, data, model, HostFacts(cores=2, memory_bytes=8 * 2**30))
     return resolved.activation_checkpointing, resolved.reasons["train.activation_checkpointing"]

@@ -6,7 +6,7 @@ import pytest
 from recipe_cases import SHORTEST, problems_of, recipe
 
 from tunesmith.recipe.load import apply_overrides, parse_recipe
-from tunesmith.recipe.schema import Full, Lora
+from tunesmith.recipe.techniques import Full, Lora
 
 WITH_LORA = {**SHORTEST, "technique": {"name": "lora", "rank": 64}}
 

@@ -33,7 +33,7 @@ def test_it_takes_what_the_reader_takes(setting):
         "technique={name: full, rank: 2}",
         "technique=dora",
         "technique=3",
-        "objective=dpo",
+        "objective=dpoo",
         "data.train=[]",
         "data.train=[{path: a, x: 1}]",
         "train.seed=-1",

@@ -7,7 +7,8 @@ from recipe_cases import SHORTEST, problems_of, recipe
 
 from tunesmith.errors import RecipeError
 from tunesmith.recipe.load import apply_overrides, load_recipe, parse_recipe
-from tunesmith.recipe.schema import Full, Lora, Objective
+from tunesmith.recipe.objectives import Sft
+from tunesmith.recipe.techniques import Full, Lora
 
 
 def lines_of(mapping) -> list[str]:
@@ -31,8 +32,6 @@ def lines_of(mapping) -> list[str]:
         ("data.validation=true", "data.validation: must be a number or text: true"),
         ("data.columns={text: 3}", "data.columns.text: must be text: 3"),
         ("data.on_bad_rows=drop", "data.on_bad_rows: must be 'refuse' or 'skip': 'drop'"),
-        ("objective=dpo", "objective: must be 'auto' or 'sft': 'dpo'"),
-        ("objective.name=dpo", "objective.name: must be 'sft': 'dpo'"),
         ("technique=", "technique: must be a name or a mapping of keys: null"),
         ("technique=[lora]", "technique: must be a name or a mapping of keys"),
         ("technique.targets=q_proj", "technique.targets: must be 'all-linear' or 'attention' or a list: 'q_proj'"),
@@ -81,7 +80,7 @@ def test_long_values_are_shortened():
         ("evaluate.fewshot=1", "evaluate.fewshot", "did you mean few_shot?"),
         ("technique.rnk=8", "technique.rnk", "did you mean rank?"),
         ("data.train=[{path: a, wieght: 1}]", "data.train.0.wieght", "did you mean weight?"),
-        ("objective.beta=1", "objective.beta", "it is one of name"),
+        ("objective.smoothing=1", "objective.smoothing", "did you mean label_smoothing?"),
         ("epochs=1", "epochs", "epochs belongs below train"),
         ("rank=8", "rank", "rank belongs below technique"),
         ("train.model=tiny", "train.model", "model belongs at the top"),
@@ -149,7 +148,7 @@ def test_one_problem_is_not_called_problems():
 def test_bare_names_stand_for_variants_with_their_defaults():
     assert recipe("technique=lora").technique == Lora()
     assert recipe("technique=full").technique == Full()
-    assert recipe("objective=sft").objective == Objective()
+    assert recipe("objective=sft").objective == Sft()
     assert recipe("objective=auto").objective == recipe().objective == "auto"
 
 
@@ -161,3 +160,8 @@ def test_numbers_may_be_written_with_exponents():
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         recipe().train.seed = 1
+
+
+@pytest.mark.parametrize("setting", ["objective=dpoo", "objective.name=dpoo"])
+def test_an_unknown_objective_names_the_nearest_one(setting):
+    assert lines_of(setting) == ["objective: no such variant: dpoo", "  hint: did you mean dpo?"]

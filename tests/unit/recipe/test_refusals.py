@@ -17,7 +17,7 @@ Case = tuple[Recipe, DataFacts, ModelFacts]
 
 # Code: cases that are refused for it alone, and cases beside them that are not refused.
 CASES: dict[str, tuple[list[Case], list[Case]]] = {
-    "recipe.not_causal": ([(recipe(), DATA, replace(MODEL, is_causal_lm=False))], [(recipe(), DATA, MODEL)]),
+    "recipe.not_causal": ([(recipe(), DATA, replace(MODEL, kind="encoder"))], [(recipe(), DATA, MODEL)]),
     "recipe.no_chat_template": (
         [
             (recipe(), replace(DATA, task=task), replace(MODEL, has_chat_template=False))
@@ -127,7 +127,7 @@ def test_settings_that_a_hint_names_are_readable(row):
 def test_all_that_applies_is_said_at_once():
     data = replace(TEXT, rows=0, validation_rows=0)
     with pytest.raises(RecipeError, match=r"^this cannot work\n") as caught:
-        check(recipe("evaluate.metrics=[accuracy]"), facts(data, replace(MODEL, is_causal_lm=False)))
+        check(recipe("evaluate.metrics=[accuracy]"), facts(data, replace(MODEL, kind="encoder")))
     assert [one.code for one in caught.value.problems] == [
         "recipe.not_causal",
         "recipe.no_rows",

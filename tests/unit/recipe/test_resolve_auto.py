@@ -12,6 +12,7 @@ from recipe_cases import DATA, HOST, MODEL, TEXT, recipe
 from tunesmith.recipe.cost import estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.resolve import FEWEST_EVALUATION_ROWS, MOST_TRAINING_SECONDS, resolve
+from tunesmith.recipe.objectives import Sft
 from tunesmith.recipe.resolved import KEYS
 
 SLOW = replace(HOST, matmul_flops_per_second=2e9)
@@ -26,7 +27,7 @@ def resolved(*settings: str, data: DataFacts = DATA, model: ModelFacts = MODEL, 
 OWN = {
     "model": ("other", "other"),
     "task": ("chat", "chat"),
-    "objective": ("sft", "sft"),
+    "objective": ("sft", Sft().model_dump()),
     "technique": ("full", {"name": "full"}),
     "train.seed": ("7", 7),
     "train.epochs": ("1.25", 1.25),

@@ -14,7 +14,8 @@ from tunesmith.errors import RecipeError
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import HOST as HOST_KEYS
 from tunesmith.recipe.resolved import KEYS, PORTABLE, explain, resolved_from_json
-from tunesmith.recipe.schema import Full
+from tunesmith.recipe.objectives import Orpo
+from tunesmith.recipe.techniques import Full
 
 GOLDEN = Path(__file__).with_name("resolved.json")
 
@@ -77,7 +78,7 @@ def test_what_cannot_be_read_is_said(golden, change, code, value):
 OTHER = {
     "model": "other",
     "task": "qa",
-    "objective": "other",
+    "objective": Orpo(),
     "technique": Full(),
     "seed": 9,
     "epochs": 9.0,
