@@ -87,7 +87,8 @@ def detect_reading(
 
     Raises:
         DataError: ``data.unknown_field``, ``data.unknown_column``, ``data.missing_columns`` (the shape asked for lacks
-            columns) or ``data.unknown_shape`` (no layout fits the columns).
+            columns), ``data.unknown_shape`` (no layout fits the columns) or ``data.empty_column`` (what would be plain
+            text has a column for labels or answers in which there is nothing).
         UsageError: ``data.unknown_shape_name``.
     """
     if shape is not None:
@@ -108,6 +109,8 @@ def detect_reading(
     chosen = next((found for found in candidates if 2 * found.fitting > len(sample)), None)
     chosen = chosen or max(candidates, key=lambda found: found.fitting)
     unused = tuple(name for name in names if name not in chosen.columns.values())
+    if chosen.layout.shape == "text" and not (shape or explicit):
+        _refuse_empty_columns(place, chosen, candidates, sample)
     warnings = _warnings(chosen, candidates, len(sample), bool(shape or explicit))
     if chosen.layout.shape == "text" and unused and not (shape or explicit):
         # Plain text is what is left when nothing else fits, so a column with the answers may go unnoticed.
@@ -121,6 +124,27 @@ def _fits(shape: str, fields: Mapping[str, Any], columns: Mapping[str, str], jso
     except RowProblem:
         return False
     return True
+
+
+def _refuse_empty_columns(
+    place: str, chosen: _Candidate, candidates: Sequence[_Candidate], sample: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise a DataError where rows would count as plain text only because another layout's column is empty."""
+    used = set(chosen.columns.values())
+    for other in candidates[: candidates.index(chosen)]:
+        wanted = [other.columns[field] for field in other.layout.needed if other.columns[field] not in used]
+        empty = [column for column in wanted if all(_is_blank(fields.get(column)) for fields in sample)]
+        if empty:
+            raise DataError(
+                f"column `{empty[0]}` is empty in all of the first {len(sample)} rows",
+                code="data.empty_column",
+                place=place,
+                hint=f"fill it to train {other.layout.shape}; to train the texts alone, set the shape to text",
+            )
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def _warnings(chosen: _Candidate, candidates: Sequence[_Candidate], rows: int, forced: bool) -> tuple[str, ...]:
