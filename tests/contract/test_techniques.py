@@ -20,7 +20,7 @@ from tunesmith.data.packs import lay_out
 from tunesmith.errors import CheckpointError, RecipeError
 from tunesmith.models.attention import ATTENTION
 from tunesmith.models.forward import label_logits
-from tunesmith.recipe import schema
+from tunesmith.recipe import techniques as variants
 from tunesmith.techniques.table import TECHNIQUES, make_technique
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -47,8 +47,8 @@ def _load_model(_base: Path, saved: Path) -> Any:
 
 
 SUITE = {
-    "lora": Case(schema.Lora(rank=4, alpha=8.0), 1e-2, _load_adapter),
-    "full": Case(schema.Full(), 1e-3, _load_model),
+    "lora": Case(variants.Lora(rank=4, alpha=8.0), 1e-2, _load_adapter),
+    "full": Case(variants.Full(), 1e-3, _load_model),
 }
 CASES = list(itertools.product(SUITE, FAMILIES))
 
@@ -94,8 +94,8 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_every_technique_is_in_the_suite_and_in_the_recipe() -> None:
     assert SUITE.keys() == TECHNIQUES.keys()
-    variants = typing.get_args(schema.TechniqueSpec)
-    assert {variant.model_fields["name"].default for variant in variants} == TECHNIQUES.keys()
+    specs = typing.get_args(variants.TechniqueSpec)
+    assert {spec.model_fields["name"].default for spec in specs} == TECHNIQUES.keys()
 
 
 def test_an_unknown_technique_is_refused() -> None:
