@@ -164,4 +164,7 @@ def test_a_recipe_cannot_be_changed():
 
 @pytest.mark.parametrize("setting", ["objective=dpoo", "objective.name=dpoo"])
 def test_an_unknown_objective_names_the_nearest_one(setting):
-    assert lines_of(setting) == ["objective: no such variant: dpoo", "  hint: did you mean dpo?"]
+    assert lines_of(apply_overrides(SHORTEST, [setting])) == [
+        "objective: no such variant: dpoo",
+        "  hint: did you mean dpo?",
+    ]

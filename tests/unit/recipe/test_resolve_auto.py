@@ -11,8 +11,8 @@ from recipe_cases import DATA, HOST, MODEL, TEXT, recipe
 
 from tunesmith.recipe.cost import estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.resolve import FEWEST_EVALUATION_ROWS, MOST_TRAINING_SECONDS, resolve
 from tunesmith.recipe.objectives import Sft
+from tunesmith.recipe.resolve import FEWEST_EVALUATION_ROWS, MOST_TRAINING_SECONDS, resolve
 from tunesmith.recipe.resolved import KEYS
 
 SLOW = replace(HOST, matmul_flops_per_second=2e9)

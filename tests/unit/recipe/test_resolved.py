@@ -11,10 +11,10 @@ import pytest
 from recipe_cases import DATA, HOST, MODEL, recipe
 
 from tunesmith.errors import RecipeError
+from tunesmith.recipe.objectives import Orpo
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import HOST as HOST_KEYS
 from tunesmith.recipe.resolved import KEYS, PORTABLE, explain, resolved_from_json
-from tunesmith.recipe.objectives import Orpo
 from tunesmith.recipe.techniques import Full
 
 GOLDEN = Path(__file__).with_name("resolved.json")
