@@ -51,7 +51,9 @@ def test_plain_text_names_the_columns_it_leaves_out(write: Write) -> None:
     assert warnings == ("read as plain text from `document`; not used: summary",)
 
 
-@pytest.mark.parametrize("row", [{"text": "t", "label": " "}, {"text": "t", "label": None}, {"text": "t", "output": ""}])
+@pytest.mark.parametrize(
+    "row", [{"text": "t", "label": " "}, {"text": "t", "label": None}, {"text": "t", "output": ""}]
+)
 def test_a_column_of_labels_or_answers_with_nothing_in_it_is_refused(write: Write, row: dict[str, Any]) -> None:
     path = write("rows.jsonl", [{**row, "instruction": "i"}] * 3)
     with pytest.raises(DataError) as caught:
@@ -59,7 +61,9 @@ def test_a_column_of_labels_or_answers_with_nothing_in_it_is_refused(write: Writ
     assert (caught.value.code, caught.value.place) == ("data.empty_column", str(path))
     assert f"`{list(row)[1]}` is empty in all of the first 3 rows" in caught.value.message
     assert inspect_source(path, shape="text").good_rows == 3
-    assert inspect_source(write("some.jsonl", [row, {**row, "label": "a"}, {**row, "label": "b"}])).shape == "text_label"
+    assert (
+        inspect_source(write("some.jsonl", [row, {**row, "label": "a"}, {**row, "label": "b"}])).shape == "text_label"
+    )
 
 
 def test_rows_after_the_sample_are_checked_too(write: Write) -> None:
