@@ -128,6 +128,14 @@ def test_settings_win_over_options_and_options_over_the_recipe(call):
     assert (recipe["train"]["epochs"], recipe["train"]["seed"], recipe["train"]["budget"]) == (2, 7, "10m")
 
 
+def test_a_wrong_setting_is_not_said_to_stand_in_a_line_of_the_file(call):
+    Path("recipe.yaml").write_text(f"model: {MODEL}\ndata: {{train: rows.jsonl}}\ntrain:\n  epochs: 1\n  seed: x\n")
+    answer = call("train", "recipe.yaml", "train.epochs=many", "technique.rank=0")
+    assert "train.seed (line 5)" in answer.err
+    assert "train.epochs" in answer.err
+    assert "train.epochs (line" not in answer.err
+
+
 def test_names_that_look_like_other_yaml_stay_names(call):
     Path("1e3").write_text(Path("rows.jsonl").read_text())
     answer = call("train", "--model", MODEL, "--data", "rows.jsonl", "--validation", "1e3", "--name", "a")

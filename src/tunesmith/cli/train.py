@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,8 +127,17 @@ def build_recipe(arguments: list[str], options: Mapping[str, Any]) -> Recipe:
         )
     lines: dict[str, int] = {}
     mapping = read_mapping(Path(files[0]), lines) if files else {}
-    mapping = apply_overrides(mapping, [*(_setting(key, value) for key, value in wanted.items()), *settings])
-    return parse_recipe(mapping, files[0] if files else "the command line", lines)
+    given = [*(_setting(key, value) for key, value in wanted.items()), *settings]
+    mapping = apply_overrides(mapping, given)
+    place = files[0] if files else "the command line"
+    return parse_recipe(mapping, place, _without_lines_of(lines, [item.partition("=")[0] for item in given]))
+
+
+def _without_lines_of(lines: Mapping[str, int], keys: Sequence[str]) -> dict[str, int]:
+    """The file's lines but for keys whose values stand on the command line, and what is below these."""
+    return {
+        name: line for name, line in lines.items() if not any(name == key or name.startswith(f"{key}.") for key in keys)
+    }
 
 
 def _setting(key: str, value: Any) -> str:
@@ -147,7 +156,7 @@ def _dry_run(recipe: Recipe, folder: Path, as_json: bool) -> None:
     from tunesmith.recipe.load import dump_recipe
 
     check_inputs(recipe, folder)
-    result = run_audit(dump_recipe(recipe))
+    result = run_audit(dump_recipe(recipe), folder)
     if result.error is not None:
         raise result.error
     if as_json:
