@@ -127,6 +127,14 @@ def test_a_model_that_is_pulled_is_told_with_its_folder(place: Place) -> None:
     assert missing.error["code"] == "model.unknown"
 
 
+def test_a_run_is_found_in_the_folder_that_was_named(place: Place, first: RealRun) -> None:
+    elsewhere = place.folder / "elsewhere"
+    shutil.copytree(first.folder.path, elsewhere / "moved")
+    found = place.stage("pull", {"model": "moved", "runs_folder": str(elsewhere)}).done()
+    (event,) = [event for event in found.events if event.type == "artifact"]
+    assert event.data["adapter"] == str(elsewhere / "moved" / "adapter")
+
+
 def test_a_damaged_request_is_refused(place: Place) -> None:
     run = place.stage("evaluate", {"model": "model", "data": "held.csv", "metrics": ["nonsense"]})
     assert run.work() in (2, 10)

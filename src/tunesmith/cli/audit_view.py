@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from tunesmith.cli.event_lines import read_event
@@ -20,7 +21,7 @@ _BAR = 30
 _MOST_LABELS = 12
 
 
-def run_audit(recipe_yaml: str, show: int = 0) -> AuditResult:
+def run_audit(recipe_yaml: str, runs_folder: Path, show: int = 0) -> AuditResult:
     """Audit a recipe with progress on stderr; errors as in :func:`tunesmith.jobs.stages.audit`."""
     with open_view() as view:
 
@@ -29,7 +30,7 @@ def run_audit(recipe_yaml: str, show: int = 0) -> AuditResult:
             if shown is not None:
                 view.show(shown)
 
-        return audit(recipe_yaml, on_event, show=show)
+        return audit(recipe_yaml, on_event, show=show, runs_folder=runs_folder)
 
 
 def print_audit(found: Mapping[str, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tunesmith.cli.failure import FoundError
 from tunesmith.cli.lazy import new_app
-from tunesmith.cli.options import AsJson, Columns, OnBadRows, Shape, Task, column_map
+from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, column_map, runs_folder
 from tunesmith.cli.terminal import out, out_json
 from tunesmith.errors import DataError
 
@@ -35,6 +36,7 @@ def check(
     column: Columns = None,
     on_bad_rows: OnBadRows = None,
     show: Annotated[int, typer.Option(metavar="N", min=0, help="Print N rows; with --model, what trains in them.")] = 0,
+    output: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at data before training.
@@ -60,7 +62,7 @@ def check(
         "data.columns": columns,
         "data.on_bad_rows": on_bad_rows,
     }
-    _audit(recipe, show, document, as_json=as_json)
+    _audit(recipe, runs_folder(output), show, document, as_json=as_json)
 
 
 def _inspect(
@@ -120,12 +122,12 @@ def _show_examples(found: Inspection, show: int, document: dict[str, Any], *, as
         print_example(place, example)
 
 
-def _audit(settings: Mapping[str, Any], show: int, document: dict[str, Any], *, as_json: bool) -> None:
+def _audit(settings: Mapping[str, Any], folder: Path, show: int, document: dict[str, Any], *, as_json: bool) -> None:
     from tunesmith.cli.audit_view import print_audit, run_audit
     from tunesmith.cli.train import build_recipe
     from tunesmith.recipe.load import dump_recipe
 
-    result = run_audit(dump_recipe(build_recipe([], settings)), show)
+    result = run_audit(dump_recipe(build_recipe([], settings)), folder, show)
     document = {**document, **result.audit}
     if not as_json:
         out()

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tunesmith.cli.lazy import new_app
-from tunesmith.cli.options import AsJson, Columns, OnBadRows, Shape, Task, column_map
+from tunesmith.cli.options import AsJson, Columns, OnBadRows, Shape, Task, column_map, runs_folder
 from tunesmith.cli.terminal import note, out_json, short_path
 from tunesmith.errors import OutputError
 
@@ -37,6 +37,9 @@ def evaluate(
     seed: Annotated[int, typer.Option(metavar="N", help="Which rows are chosen.")] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="A new folder that keeps the report.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="The folder that holds runs, instead of runs/.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,7 +78,7 @@ def evaluate(
             if shown is not None:
                 view.show(shown)
 
-        with evaluate_stage(request, on_event) as folder:
+        with evaluate_stage(request, on_event, runs_folder=runs_folder(runs)) as folder:
             report = read_json(folder / "report.json")
             if output is not None:
                 _keep(folder, output)

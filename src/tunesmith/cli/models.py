@@ -80,7 +80,9 @@ def pull(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> N
             if shown is not None:
                 view.show(shown)
 
-        found = pull_stage(str(reference.path) if reference.kind == "run" else name, on_event)
+        found = pull_stage(
+            str(reference.path) if reference.kind == "run" else name, on_event, runs_folder=runs_folder(output)
+        )
     if as_json:
         adapter = str(found.adapter) if found.adapter else None
         out_json({"model": name, "path": str(found.folder), "adapter": adapter})

@@ -45,7 +45,9 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
     """
     reference = resolve_model(name, runs_folder)
     run = RunFolder(reference.path) if reference.kind == "run" and reference.path is not None else None
-    place = find_place(reference, runs_folder) or pull(name if run is None else str(run.path), on_event)
+    place = find_place(reference, runs_folder) or pull(
+        name if run is None else str(run.path), on_event, runs_folder=runs_folder
+    )
     is_tuned = run is not None or place.adapter is not None
     if compare and not is_tuned:
         raise UsageError(
@@ -62,7 +64,7 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
         if compare and adapters:
             speakers.insert(0, Speaker(BASE, served.client, BASE))
         elif compare and run is not None:
-            base = _base_place(run, runs_folder) or pull(base_of(run), on_event)
+            base = _base_place(run, runs_folder) or pull(base_of(run), on_event, runs_folder=runs_folder)
             second = stack.enter_context(start_inference(base.folder, [], [BASE]))
             speakers.insert(0, Speaker(BASE, second.client, BASE))
         yield speakers

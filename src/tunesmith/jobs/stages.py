@@ -43,6 +43,7 @@ def audit(
     on_event: OnEvent,
     *,
     show: int = 0,
+    runs_folder: Path | None = None,
     command: Sequence[str] | None = None,
 ) -> AuditResult:
     """Audit the supervision of a recipe.
@@ -51,6 +52,7 @@ def audit(
         recipe_yaml: The recipe's text.
         on_event: Gets every event of the worker.
         show: How many rows are wanted with their tokens.
+        runs_folder: Where a model that is a run is looked for; the default folder unless given.
         command: The worker's program, the real one unless given.
 
     Raises:
@@ -58,7 +60,7 @@ def audit(
     """
     with scratch_folder() as folder:
         write_text(folder / "recipe.yaml", recipe_yaml)
-        write_json(folder / "request.json", {"show": show})
+        write_json(folder / "request.json", {"show": show, **_where(runs_folder)})
         error = None
         try:
             _run(folder, "audit", on_event, command)
@@ -72,15 +74,17 @@ def audit(
         )
 
 
-def pull(name: str, on_event: OnEvent, *, command: Sequence[str] | None = None) -> PulledModel:
-    """Bring a model to this machine, or find it here.
+def pull(
+    name: str, on_event: OnEvent, *, runs_folder: Path | None = None, command: Sequence[str] | None = None
+) -> PulledModel:
+    """Bring a model to this machine, or find it here; runs are looked for in ``runs_folder`` or the default one.
 
     Raises:
         ModelError: There is no such model, or it cannot be used.
         NetworkError: No source answered.
     """
     with scratch_folder() as folder:
-        write_json(folder / "request.json", {"model": name})
+        write_json(folder / "request.json", {"model": name, **_where(runs_folder)})
         found: dict[str, Any] = {}
 
         def note(event: Event) -> None:
@@ -96,14 +100,22 @@ def pull(name: str, on_event: OnEvent, *, command: Sequence[str] | None = None) 
 
 
 @contextmanager
-def evaluate(request: Mapping[str, Any], on_event: OnEvent, *, command: Sequence[str] | None = None) -> Iterator[Path]:
+def evaluate(
+    request: Mapping[str, Any],
+    on_event: OnEvent,
+    *,
+    runs_folder: Path | None = None,
+    command: Sequence[str] | None = None,
+) -> Iterator[Path]:
     """Measure a model on data; the block gets the folder with report.json, .md and .html, which ends with it.
+
+    A run is looked for in ``runs_folder`` or the default one.
 
     Raises:
         TunesmithError: The worker's error.
     """
     with scratch_folder() as folder:
-        write_json(folder / "request.json", dict(request))
+        write_json(folder / "request.json", {**request, **_where(runs_folder)})
         _run(folder, "evaluate", on_event, command)
         _written(folder, "report.json")
         yield folder
@@ -128,6 +140,11 @@ def _run(folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str] |
     finally:
         # Nobody reads what a stage writes once its command is gone.
         worker.terminate()
+
+
+def _where(runs_folder: Path | None) -> dict[str, str]:
+    """The part of a request that says where runs lie; the worker's current folder may be another."""
+    return {} if runs_folder is None else {"runs_folder": str(runs_folder.absolute())}
 
 
 def _written(folder: Path, name: str) -> Path:

@@ -36,7 +36,7 @@ def run_pull(folder: Path, events: EventWriter) -> None:
     """
     teller = Teller(events)
     teller.state("preparing", _request(folder)["model"])
-    found = prepare_model(_request(folder)["model"], default_runs_folder(), teller)
+    found = prepare_model(_request(folder)["model"], _runs_folder(_request(folder)), teller)
     adapter = None if found.adapter is None else str(found.adapter)
     events.emit("artifact", kind="model", path=str(found.folder), adapter=adapter)
     teller.state("finished")
@@ -52,7 +52,8 @@ def run_audit(folder: Path, events: EventWriter) -> None:
     teller = Teller(events)
     recipe = load_recipe(folder / "recipe.yaml")
     teller.state("preparing", recipe.model)
-    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), default_runs_folder(), teller)
+    runs_folder = _runs_folder(_request(folder))
+    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), runs_folder, teller)
     teller.state("auditing", f"{len(prepared.train):,} training rows, {len(prepared.validation):,} held out")
     found = audit_run(prepared, show=int(_request(folder).get("show", 0)))
     write_json(folder / "audit.json", found.to_json())
@@ -74,15 +75,16 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     recipe = _evaluation_recipe(request)
     teller.state("preparing", recipe.model)
     data = measured_data(request["data"], recipe.data, recipe.train.seed)
-    model = prepare_model(recipe.model, default_runs_folder(), teller)
+    runs_folder = _runs_folder(request)
+    model = prepare_model(recipe.model, runs_folder, teller)
     manifest = _manifest_of(model)
     recipe = _as_measured_then(recipe, model)
     data = with_labels(data, manifest.get("task", {}).get("labels", ()))
-    prepared = prepare(recipe, data, default_runs_folder(), teller)
+    prepared = prepare(recipe, data, runs_folder, teller)
     resolved = resolve_run(prepared)
     attention = packing_attention(prepared, teller)
     bench = make_bench(prepared, resolved, folder / "evaluation", teller, attention=attention, should_stop=should_stop)
-    systems = _measure(bench, attention, teller, manifest)
+    systems = _measure(bench, attention, runs_folder, teller, manifest)
     judge = judge_of(resolved, prepared)
     tuned = systems[-1] if systems[-1].name == "tuned" else None
     found = verdict(systems[0], tuned, bench.held_out, judge) if tuned is not None else None
@@ -108,13 +110,15 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     teller.state("finished")
 
 
-def _measure(bench: Bench, attention: str, teller: Teller, manifest: dict[str, Any]) -> list[Measured]:
+def _measure(
+    bench: Bench, attention: str, runs_folder: Path, teller: Teller, manifest: dict[str, Any]
+) -> list[Measured]:
     """Base and few-shot of the base, then the tuned model where the name means one."""
     place = bench.prepared.model
     is_tuned = place.adapter is not None or bool(manifest)
     base_folder = place.folder
     if is_tuned and place.adapter is None:
-        base_folder = prepare_base(place.reference, default_runs_folder(), teller).folder
+        base_folder = prepare_base(place.reference, runs_folder, teller).folder
     device = bench.prepared.host.device
     dtype = weights_type(bench.resolved)
     model = load_model(LoadPlan(base_folder, dtype, device, attention))
@@ -171,6 +175,10 @@ def _as_measured_then(recipe: Recipe, model: PreparedModel) -> Recipe:
         return recipe
     precision = resolved_from_json(read_json(RunFolder(run).resolved)).precision
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
+
+
+def _runs_folder(request: dict[str, Any]) -> Path:
+    return Path(request["runs_folder"]) if "runs_folder" in request else default_runs_folder()
 
 
 def _request(folder: Path) -> dict[str, Any]:

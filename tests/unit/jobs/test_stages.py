@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import fake_worker
 import pytest
@@ -65,6 +66,26 @@ def test_a_failed_audit_brings_its_findings_and_its_error(plan):
 def test_pull_tells_where_the_model_lies(plan):
     plan([["event", "artifact", None, {"kind": "model", "path": "/models/tiny", "adapter": None}]])
     assert str(stages.pull("tiny", ignore, command=fake_worker.COMMAND).folder) == "/models/tiny"
+
+
+def test_every_stage_tells_its_worker_where_runs_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = (
+        "import pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        f"asked = pathlib.Path({str(tmp_path)!r}, sys.argv[3])\n"
+        "asked.write_bytes((folder / 'request.json').read_bytes())\n"
+        "(folder / 'audit.json').write_text('{}')\n"
+        "(folder / 'report.json').write_text('{}')\n"
+    )
+    options = {"runs_folder": Path("elsewhere"), "command": [sys.executable, "-c", program]}
+    stages.audit("model: first\n", ignore, **options)
+    with pytest.raises(WorkerError, match="the model's place"):
+        stages.pull("first", ignore, **options)
+    with stages.evaluate({"model": "first"}, ignore, **options):
+        pass
+    for stage in ("audit", "pull", "evaluate"):
+        assert json.loads((tmp_path / stage).read_bytes())["runs_folder"] == str(tmp_path / "elsewhere")
 
 
 def test_errors_come_through_and_silence_is_an_error(plan, scratch):
