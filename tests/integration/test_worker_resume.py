@@ -77,6 +77,13 @@ def test_a_run_killed_at_every_stage_is_resumed_to_the_same_weights(
     assert_same_result(run, whole)
 
 
+def test_a_pause_before_training_is_heard_while_rows_are_read(place: Place) -> None:
+    run = place.run("early", RECIPE)
+    write_wish(run.folder.control, "pause")
+    assert run.work() == 130
+    assert run.states == ["started", "preparing", "stopped"]
+
+
 def test_a_run_paused_and_terminated_anywhere_is_resumed_to_the_same_weights(place: Place, whole: RealRun) -> None:
     run = place.run("paused", RECIPE)
 

@@ -23,6 +23,7 @@ from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_m
 from tunesmith.pipeline.data import RunData
 from tunesmith.pipeline.supervision import SUPERVISION
 from tunesmith.pipeline.told import Teller
+from tunesmith.pipeline.watched import ShouldStop, go_on, stop_if_asked, watched
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.objectives import ObjectiveSpec, fitting_objective
 from tunesmith.recipe.refusals import Facts, check
@@ -68,10 +69,13 @@ def _telling(teller: Teller) -> OnProgress:
     return progress
 
 
-def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) -> Prepared:
+def prepare(
+    recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller, should_stop: ShouldStop = go_on
+) -> Prepared:
     """Fetch the model, fit the task to the data, and turn both sides into tokens.
 
     Raises:
+        Stopped: ``should_stop`` said so while rows were read.
         TunesmithError: Whatever is wrong with model or data; see the callees.
     """
     task = prepare_task(recipe.task, data.inspection, data.sample())
@@ -81,7 +85,7 @@ def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) ->
     template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
     _refuse_early(recipe, task, data, facts)
     objective = objective_of(recipe, task.name, facts)
-    encoder = _Encoder(recipe, task, objective, tokenizer, facts.context_length, teller)
+    encoder = _Encoder(recipe, task, objective, tokenizer, facts.context_length, teller, should_stop)
     train = encoder.tokens(data.train, data.train_fingerprint())
     held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
     _require_known_tokens((train, held_out), facts)
@@ -99,11 +103,16 @@ def prepare(recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller) ->
     )
 
 
-def audit_run(prepared: Prepared, *, show: int = 0) -> Audit:
-    """Audit the supervision of a run's rows."""
-    return audit(
+def audit_run(prepared: Prepared, *, show: int = 0, should_stop: ShouldStop = go_on) -> Audit:
+    """Audit the supervision of a run's rows.
+
+    Raises:
+        Stopped: ``should_stop`` said so while rows were read.
+    """
+    stop_if_asked(should_stop)
+    found = audit(
         prepared.train,
-        prepared.data.train(),
+        watched(prepared.data.train(), should_stop),
         prepared.task,
         prepared.tokenizer,
         prepared.data.inspection,
@@ -112,6 +121,8 @@ def audit_run(prepared: Prepared, *, show: int = 0) -> Audit:
         stop_token_ids=prepared.stop_token_ids,
         show=show,
     )
+    stop_if_asked(should_stop)
+    return found
 
 
 def resolve_run(prepared: Prepared) -> Resolved:
@@ -195,6 +206,7 @@ class _Encoder:
     tokenizer: Any
     context_length: int | None
     teller: Teller
+    should_stop: ShouldStop
 
     def tokens(self, rows: Callable[[], Iterator[tuple[Place, Example]]], fingerprint: str) -> TokenStore:
         wanted = self.recipe.train.max_length
@@ -217,6 +229,8 @@ class _Encoder:
             def progress(done: int) -> None:
                 self.teller.progress("tokenize", done, None, "rows")
 
-            return tokenize(rows(), self.task, self.tokenizer, folder, on_progress=progress, **options)
+            return tokenize(
+                watched(rows(), self.should_stop), self.task, self.tokenizer, folder, on_progress=progress, **options
+            )
 
         return cached_token_store(cache_folder() / "tokens", key, write)

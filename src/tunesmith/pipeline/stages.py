@@ -80,7 +80,7 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     manifest = _manifest_of(model)
     recipe = _as_measured_then(recipe, model)
     data = with_labels(data, manifest.get("task", {}).get("labels", ()))
-    prepared = prepare(recipe, data, runs_folder, teller)
+    prepared = prepare(recipe, data, runs_folder, teller, should_stop)
     resolved = resolve_run(prepared)
     attention = packing_attention(prepared, teller)
     bench = make_bench(prepared, resolved, folder / "evaluation", teller, attention=attention, should_stop=should_stop)

@@ -87,9 +87,13 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
     """Model, tokens, audit and resolved values; the values of an earlier attempt stand."""
     recipe = load_recipe(folder.recipe)
     teller.state("preparing", recipe.model)
-    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller)
+
+    def should_stop() -> bool:
+        return read_wish() != "continue"
+
+    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller, should_stop)
     teller.state("auditing", f"{len(prepared.train):,} training rows, {len(prepared.validation):,} held out")
-    found = audit_run(prepared)
+    found = audit_run(prepared, should_stop=should_stop)
     write_json(folder.audit, found.to_json())
     teller.events.emit("artifact", kind="audit", path=folder.audit.name)
     teller.warn(found.warnings, "audit")
