@@ -25,7 +25,7 @@ def measure(metric: str, predictions: Sequence[Any], references: Sequence[Any], 
     found = find_metric(metric)
     if found.measure is None:
         raise UsageError(
-            "this metric is computed from token losses, not from answers", code="metrics.needs_losses", value=metric
+            "this metric is computed from likelihoods, not from answers", code="metrics.needs_losses", value=metric
         )
     return found.measure(predictions, references, labels)
 

@@ -17,6 +17,7 @@ from tunesmith.evaluation.metrics import (
     text_overlap,
     translation,
 )
+from tunesmith.evaluation.metrics.choices import CHOICE_METRICS
 from tunesmith.evaluation.metrics.types import Metric, ratio_value
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ _TRANSLATION = _plain(translation.translation_details)
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
+        *CHOICE_METRICS,
         Metric(
             "accuracy",
             "Accuracy",
