@@ -7,9 +7,8 @@ hash of every file. It appears whole or not at all, and what is damaged is refus
 from __future__ import annotations
 
 import hashlib
-import shutil
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from tunesmith.data.render import Note
 from tunesmith.data.types import Flags, TokenIds, TokenRow
-from tunesmith.errors import DataError, OutputError, UsageError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.formats.examples import Place
 from tunesmith.runs.atomic import new_folder, read_json, write_json
 
@@ -236,32 +235,6 @@ def open_token_store(folder: Path) -> TokenStore:
         if isinstance(error, DataError):
             raise
         raise _corrupted(folder, str(error)) from error
-
-
-def cached_token_store(cache: Path, key: str, write: Callable[[Path], TokenStore]) -> TokenStore:
-    """The store of that key, or a new one; a damaged one is written again.
-
-    Args:
-        cache: The folder of all stores.
-        key: From :func:`tunesmith.data.cache_key.cache_key`.
-        write: Writes the store into the folder that it is given.
-
-    Raises:
-        OutputError: The folder cannot be written.
-    """
-    folder = cache / key
-    if folder.exists():
-        try:
-            return open_token_store(folder)
-        except DataError:
-            shutil.rmtree(folder, ignore_errors=True)
-    try:
-        return write(folder)
-    except OutputError as error:
-        # Another process with the same rows and tokenizer was first.
-        if error.code == "output.exists" or folder.exists():
-            return open_token_store(folder)
-        raise
 
 
 def _mapped(path: Path, kind: str, expected: Mapping[str, Any]) -> NDArray[Any]:

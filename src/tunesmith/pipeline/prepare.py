@@ -12,8 +12,9 @@ from tunesmith.catalog.resolve import ModelReference
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
 from tunesmith.data.cache_key import cache_key
-from tunesmith.data.store import TokenStore, cached_token_store
+from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
+from tunesmith.data.token_cache import cached_token_store
 from tunesmith.data.tokenize import shared_prefix_length
 from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place

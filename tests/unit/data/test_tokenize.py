@@ -17,7 +17,8 @@ from chat_templates import STYLES, make_tokenizer, styled_tokenizer
 from tunesmith.data.cache_key import cache_key
 from tunesmith.data.render import Note, render
 from tunesmith.data.statistics import length_histogram
-from tunesmith.data.store import TokenStore, cached_token_store, open_token_store
+from tunesmith.data.store import TokenStore, open_token_store
+from tunesmith.data.token_cache import cached_token_store
 from tunesmith.data.tokenize import shared_prefix_length, tokenize_examples
 from tunesmith.errors import DataError, OutputError, SupervisionError, UsageError
 from tunesmith.formats.examples import Document, Example, LabelledText, Place
