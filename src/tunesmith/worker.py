@@ -21,7 +21,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "audit", "evaluate", "pull")
+STAGES = ("train", "audit", "evaluate", "benchmark", "chart", "pull")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +82,14 @@ def _end(events: EventWriter, error: TunesmithError, *, cancelled: bool) -> None
 
 
 def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
-    return {"train": _train, "audit": _audit, "evaluate": _evaluate, "pull": _pull}[name]
+    return {
+        "train": _train,
+        "audit": _audit,
+        "evaluate": _evaluate,
+        "benchmark": _benchmark,
+        "chart": _chart,
+        "pull": _pull,
+    }[name]
 
 
 def _train(run: RunFolder, events: EventWriter) -> None:
@@ -107,6 +114,19 @@ def _evaluate(run: RunFolder, events: EventWriter) -> None:
     from tunesmith.pipeline.stages import run_evaluation
 
     run_evaluation(run.path, events, asked)
+
+
+def _benchmark(run: RunFolder, events: EventWriter) -> None:
+    asked = _terminated()
+    from tunesmith.pipeline.benchmark import run_benchmark
+
+    run_benchmark(run.path, events, asked)
+
+
+def _chart(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.chart import run_chart
+
+    run_chart(run.path, events)
 
 
 def _pull(run: RunFolder, events: EventWriter) -> None:

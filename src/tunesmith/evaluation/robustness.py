@@ -81,27 +81,15 @@ def measure_choices(
         model, asked, scoring, on_progress=lambda done: on_progress(done, len(asked)), should_stop=should_stop
     )
     scores = [score_question(question, likelihoods) for question, likelihoods in zip(asked, found, strict=True)]
-    perturbed = {
-        kind: tuple(_changed(place_of, scores, at, question, kind, seed) for at, question in enumerate(questions))
-        for kind in kinds
-    }
+    perturbed: dict[str, tuple[dict[str, float] | None, ...]] = {}
+    for kind in kinds:
+        places = [place_of[at, perturb(question.question, kind, seed)] for at, question in enumerate(questions)]
+        perturbed[kind] = tuple(None if place == at else scores[place] for at, place in enumerate(places))
     chosen = tuple(
         max(next(iter(question.targets.values())).texts, key=found[at].__getitem__)
         for at, question in enumerate(questions)
     )
     return ChoiceScores(tuple(scores[: len(questions)]), perturbed, chosen)
-
-
-def _changed(
-    place_of: Mapping[tuple[int, str], int],
-    scores: Sequence[dict[str, float]],
-    at: int,
-    question: ChoiceQuestion,
-    kind: Any,
-    seed: int,
-) -> dict[str, float] | None:
-    place = place_of[at, perturb(question.question, kind, seed)]
-    return None if place == at else scores[place]
 
 
 def choice_metrics(scores: ChoiceScores, seed: int) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from tunesmith.jobs.prune import prune_scratch
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
 
-Stage = Literal["audit", "evaluate", "pull"]
+Stage = Literal["audit", "evaluate", "benchmark", "chart", "pull"]
 OnEvent = Callable[[Event], None]
 
 
@@ -118,6 +118,46 @@ def evaluate(
         write_json(folder / "request.json", {**request, **_where(runs_folder)})
         _run(folder, "evaluate", on_event, command)
         _written(folder, "report.json")
+        yield folder
+
+
+@contextmanager
+def benchmark(
+    request: Mapping[str, Any],
+    on_event: OnEvent,
+    *,
+    runs_folder: Path | None = None,
+    command: Sequence[str] | None = None,
+) -> Iterator[Path]:
+    """Measure a model by multiple choice or by tasks of the harness; the block gets the folder as in :func:`evaluate`.
+
+    Raises:
+        TunesmithError: The worker's error.
+    """
+    with scratch_folder() as folder:
+        write_json(folder / "request.json", {**request, **_where(runs_folder)})
+        _run(folder, "benchmark", on_event, command)
+        _written(folder, "report.json")
+        yield folder
+
+
+@contextmanager
+def chart(
+    reports: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str],
+    on_event: OnEvent,
+    *,
+    command: Sequence[str] | None = None,
+) -> Iterator[Path]:
+    """Draw reports side by side; the block gets the folder with chart.json, .svg, .png and .html, which ends with it.
+
+    Raises:
+        TunesmithError: The worker's error.
+    """
+    with scratch_folder() as folder:
+        write_json(folder / "request.json", {"reports": list(reports), "metrics": list(metrics)})
+        _run(folder, "chart", on_event, command)
+        _written(folder, "chart.json")
         yield folder
 
 

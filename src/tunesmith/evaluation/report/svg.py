@@ -9,16 +9,18 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Stand-ins that matplotlib writes and the page's variables that take their place.
-_VARIABLES = {
+VARIABLES: Mapping[str, str] = {
     "#000001": "var(--ink)",
     "#000002": "var(--muted)",
     "#000003": "var(--line)",
@@ -27,7 +29,7 @@ _VARIABLES = {
     "#000006": "var(--tuned)",
     "#000007": "var(--paper)",
 }
-INK, MUTED, LINE, BASE, FEW, TUNED, PAPER = _VARIABLES
+INK, MUTED, LINE, BASE, FEW, TUNED, PAPER = VARIABLES
 WIDTH_INCHES = 6.2
 _SETTINGS: dict[str, Any] = {
     "axes.edgecolor": LINE,
@@ -71,11 +73,29 @@ def new_figure(height_inches: float) -> Figure:
     return Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
 
 
-def styled() -> AbstractContextManager[None]:
-    """matplotlib's settings for every figure: hold it open from the first line drawn to the last."""
+def styled(colours: Mapping[str, str] | None = None) -> AbstractContextManager[None]:
+    """matplotlib's settings for every figure: hold it open from the first line drawn to the last.
+
+    ``colours`` take the place of the stand-ins where a picture is not for a page.
+    """
     import matplotlib as mpl
 
-    return mpl.rc_context(_SETTINGS)  # type: ignore[arg-type]
+    found = {key: (colours or {}).get(value, value) for key, value in _SETTINGS.items()}
+    return mpl.rc_context(found)  # type: ignore[arg-type]
+
+
+def page_colours() -> list[str]:
+    """The page's blocks of colours as CSS: light, dark, print."""
+    css = files(__package__).joinpath("report.css").read_text(encoding="utf-8")
+    return re.findall(r":root \{[^}]*\}", css)
+
+
+def light_colours() -> dict[str, str]:
+    """What each stand-in is on a light page."""
+    named = dict(re.findall(r"(--[\w-]+): (#\w+)", page_colours()[0]))
+    return {
+        stand_in: named[variable.removeprefix("var(").removesuffix(")")] for stand_in, variable in VARIABLES.items()
+    }
 
 
 def _svg(figure: Figure, name: str, description: str) -> str:
@@ -97,7 +117,7 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     rest = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', rest)
     rest = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", rest)
     rest = re.sub(r"font-family: 'DejaVu Sans'[^;\"]*", "font-family: system-ui, sans-serif", rest)
-    for stand_in, variable in _VARIABLES.items():
+    for stand_in, variable in VARIABLES.items():
         rest = rest.replace(stand_in, variable)
     label = escape(description, quote=True)
     return f'<svg role="img" aria-label="{label}" {box.group() if box else ""}>{rest.strip()}'
