@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from tunesmith.data.steps import StepPlan
 from tunesmith.data.types import Pack, TokenRow, TokenSet
 from tunesmith.engine.optimizer import set_learning_rate
 from tunesmith.engine.settings import TrainSettings
-from tunesmith.errors import ResourceError, TrainingError
+from tunesmith.errors import TrainingError
+from tunesmith.models.memory import telling_memory_errors
 from tunesmith.objectives.base import LossSum, Objective
 from tunesmith.strategies.base import Strategy
 from tunesmith.techniques.base import Technique
@@ -141,18 +142,10 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(numbers[0] >> np.uint64(1)))
 
 
-@contextmanager
-def _telling_memory_errors(packs: Sequence[Pack]) -> Iterator[None]:
-    """Turn a failed allocation of the block into a ResourceError; CPU and accelerators fail in different ways."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-            raise
-        raise ResourceError(
-            "not enough memory for a micro-batch",
-            code="resource.memory",
-            place="train.tokens_per_micro_batch",
-            value=f"{max((pack.tokens for pack in packs), default=0)} tokens",
-            hint="lower train.tokens_per_micro_batch, set train.activation_checkpointing, or train a smaller model",
-        ) from error
+def _telling_memory_errors(packs: Sequence[Pack]) -> AbstractContextManager[None]:
+    return telling_memory_errors(
+        "not enough memory for a micro-batch",
+        place="train.tokens_per_micro_batch",
+        value=f"{max((pack.tokens for pack in packs), default=0)} tokens",
+        hint="lower train.tokens_per_micro_batch, set train.activation_checkpointing, or train a smaller model",
+    )

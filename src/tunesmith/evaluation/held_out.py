@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tunesmith.data.packs import lay_out
 from tunesmith.data.types import Pack, TokenRow
 from tunesmith.errors import Stopped
+from tunesmith.models.memory import telling_memory_errors
 
 # Rows laid out together; sharing and packing find enough among these, and few rows are held in memory at once.
 ROWS_AT_ONCE = 64
@@ -67,6 +68,7 @@ def held_out_losses(
         should_stop: Asked between packs.
 
     Raises:
+        ResourceError: The device has not enough memory for a pack.
         Stopped: ``should_stop`` said so.
     """
     sums_B = np.zeros(len(items))
@@ -95,5 +97,11 @@ def held_out_losses(
 
 def _losses_L(model: Any, pack: Pack, label_losses: LabelLosses, layout: Layout) -> NDArray[np.float64]:
     bfloat16 = layout.precision == "bfloat16"
-    with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+    enough = telling_memory_errors(
+        "not enough memory to measure held-out rows",
+        place="train.tokens_per_micro_batch",
+        value=f"{pack.tokens} tokens",
+        hint="lower train.tokens_per_micro_batch, or measure a smaller model",
+    )
+    with enough, torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         return label_losses(model, pack).double().cpu().numpy()

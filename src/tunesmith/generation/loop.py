@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from tunesmith.generation.plan import (
 from tunesmith.generation.sampling import choose
 from tunesmith.generation.slots import KeyValue
 from tunesmith.generation.text import TextStream
+from tunesmith.models.memory import telling_memory_errors
 
 
 def generate(
@@ -51,13 +52,14 @@ def generate(
     Raises:
         DataError: Prompts that are empty or leave no room in the model's context; all of them are named.
         ModelError: A PEFT method that puts tokens of its own before the prompt.
+        ResourceError: The device has not enough memory.
         Stopped: ``should_stop`` said so.
     """
     _refuse_unusable(model, prompts)
     rows = [_Row.of(index, prompt, model, tokenizer, decoding) for index, prompt in enumerate(prompts)]
     session = _Session(model, decoding, resolve_stop_token_ids(model, tokenizer, decoding), should_stop)
     done = 0
-    with _evaluating(model):
+    with _evaluating(model), _enough_memory(prompts, decoding):
         for batch, prefix in _batches(model, rows, tokens_per_batch):
             for finished, _ in _run(session, [rows[index] for index in batch.rows], batch, prefix):
                 done += len(finished)
@@ -79,13 +81,13 @@ def stream(
     The texts of all pieces together are the text that :func:`generate` gives. Closing the iterator ends the work.
 
     Raises:
-        DataError, ModelError, Stopped: As :func:`generate`, when the first piece is asked for.
+        DataError, ModelError, ResourceError, Stopped: As :func:`generate`, when the first piece is asked for.
     """
     _refuse_unusable(model, [prompt])
     row = _Row.of(0, prompt, model, tokenizer, decoding)
     session = _Session(model, decoding, resolve_stop_token_ids(model, tokenizer, decoding), should_stop)
     batch = Batch(rows=(0,), prefix_length=0, alone=_outgrows(model, row))
-    with _evaluating(model):
+    with _evaluating(model), _enough_memory([prompt], decoding):
         for _, pieces in _run(session, [row], batch, None):
             for piece in pieces:
                 yield TokenPiece(piece, row.tokens[-1])
@@ -230,6 +232,14 @@ def _refuse_unusable(model: Any, prompts: Sequence[Sequence[int]]) -> None:
     ]
     if found:
         raise DataError("some prompts cannot be continued", problems=found)
+
+
+def _enough_memory(prompts: Sequence[Sequence[int]], decoding: Decoding) -> AbstractContextManager[None]:
+    return telling_memory_errors(
+        "not enough memory to continue prompts",
+        value=f"up to {max(map(len, prompts), default=0)} tokens, {decoding.max_new_tokens} new ones",
+        hint="ask for fewer new tokens, shorten the prompts, or take a smaller model",
+    )
 
 
 @contextmanager
