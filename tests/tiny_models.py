@@ -3,6 +3,8 @@
     tokenizer = tiny_tokenizer(folder)                    # files in folder; vocabulary of 400 tokens, any text
     model = tiny_causal_model("llama", folder, seed=0)    # config and safetensors in the same folder
     folder = tiny_model_folder("llama", folder)           # both
+    folder = tiny_encoder_folder(folder)                  # a BertModel, its tokenizer puts [CLS] and [SEP] around texts
+    folder = tiny_seq2seq_folder(folder)                  # a T5, its tokenizer ends texts with </s>
 
 A folder made so loads with AutoTokenizer and AutoModelForCausalLM like any model. Weights depend on family and seed
 alone. Windows are small (8 tokens) so that a short test text goes past them; soft caps are low enough to matter.
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "mistral", "phi3", "smollm3")
 
@@ -135,3 +137,83 @@ def tiny_model_folder(family: str, folder: Path, seed: int = 0, **overrides: Any
     tiny_tokenizer(folder)
     tiny_causal_model(family, folder, seed, **overrides)
     return folder
+
+
+def tiny_encoder_folder(folder: Path, seed: int = 0, family: str = "bert", **overrides: Any) -> Path:
+    """Write a random encoder without a head (``bert``, ``distilbert``) and its tokenizer into ``folder``."""
+    small = {
+        "bert": (
+            transformers.BertConfig,
+            {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "type_vocab_size": 2,
+            },
+        ),
+        "distilbert": (transformers.DistilBertConfig, {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}),
+    }
+    config_class, values = small[family]
+    common = {
+        "vocab_size": VOCABULARY_SIZE,
+        "max_position_embeddings": CONTEXT_LENGTH,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    _plain_tokenizer(folder, "[CLS]", "[SEP]", "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1")
+    return _write_model(transformers.AutoModel, config_class(**{**common, **values, **overrides}), folder, seed)
+
+
+def tiny_seq2seq_folder(folder: Path, seed: int = 0, **overrides: Any) -> Path:
+    """Write a random T5 and its tokenizer into ``folder``."""
+    values = {
+        "vocab_size": VOCABULARY_SIZE,
+        "d_model": 32,
+        "d_kv": 8,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 4,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 0,
+    }
+    _plain_tokenizer(folder, "<s>", "</s>", "$A </s>", "$A </s> $B </s>")
+    config = transformers.T5Config(**{**values, **overrides})
+    return _write_model(transformers.AutoModelForSeq2SeqLM, config, folder, seed)
+
+
+def _write_model(auto: Any, config: Any, folder: Path, seed: int) -> Path:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = auto.from_config(config, dtype=torch.float32)
+    model.eval().save_pretrained(folder)
+    return folder
+
+
+def _plain_tokenizer(folder: Path, first: str, last: str, single: str, pair: str) -> None:
+    """A byte-level tokenizer without a chat template that puts special tokens around texts: 1 first, 2 last."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=["<pad>", first, last],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.train_from_iterator(_CORPUS, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single=single, pair=pair, special_tokens=[(first, 1), (last, 2)]
+    )
+    encoder = first == "[CLS]"
+    names = {"cls_token": first, "sep_token": last} if encoder else {"bos_token": first, "eos_token": last}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        model_max_length=CONTEXT_LENGTH,
+        clean_up_tokenization_spaces=False,
+        **names,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)

@@ -27,8 +27,10 @@ ATTENTION = "tunesmith_packed"
 
 # Families whose packed losses and gradients are tested to equal those of single rows under the library's attention.
 PACKED_FAMILIES = frozenset(
-    {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3"},
+    {"bert", "gemma", "gemma2", "gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3"},
 )
+# Those of them whose tokens see what follows them too; their rows share no prefix.
+BIDIRECTIONAL_FAMILIES = frozenset({"bert"})
 _FIXED_ROPE_TYPES = frozenset({"default", "linear", "yarn", "llama3"})
 # Siblings share one call up to so many queries: fewer calls and copies of the prefix against more masked-out scores.
 _SIBLING_QUERIES = 64
@@ -45,6 +47,9 @@ def supports_packing(config: Any, longest_row_tokens: int | None = None) -> str 
     family = config.model_type
     if family not in PACKED_FAMILIES or not type(config).__module__.startswith("transformers."):
         return f"packing is not tested for models of type {family}"
+    if family in BIDIRECTIONAL_FAMILIES:
+        # Transformers takes the place of each token as given, and nothing else in the model knows of neighbours.
+        return None if not getattr(config, "is_decoder", False) else "the model is a decoder with an encoder's name"
     if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
         return "the model's tokens also see what follows them"
     if getattr(config, "attention_dropout", 0.0):
@@ -155,7 +160,7 @@ def _ancestors(segments: Sequence[Segment], parent: int | None) -> tuple[int, ..
 
 
 def packed_attention(
-    module: torch.nn.Module,  # noqa: ARG001  the interface passes it
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -171,7 +176,7 @@ def packed_attention(
     """Attention within each row of a pack.
 
     Args:
-        module: The layer's attention module.
+        module: The layer's attention module; ``is_causal`` False lets every token see its whole row.
         query: ``[1, heads, T, size]``.
         key: ``[1, key heads, T, size]``.
         value: ``[1, key heads, T, size]``.
@@ -208,10 +213,16 @@ def packed_attention(
             mask = pack_plan.mask(at, window)
             out = _capped_attention(block_query * scaling, block_key, block_value, mask, softcap)
         else:
+            both_ways = not getattr(module, "is_causal", True)
+            if both_ways and not (block.is_causal and window is None):
+                raise ModelError(
+                    "rows of a pack share a prefix or a window, which tokens that see both ways cannot",
+                    code="model.attention",
+                    hint="lay rows out without a shared prefix",
+                )
             plain = block.is_causal and window is None
-            out = _attention(
-                block_query, block_key, block_value, None if plain else pack_plan.mask(at, window), scaling
-            )
+            mask = None if plain else pack_plan.mask(at, window)
+            out = _attention(block_query, block_key, block_value, mask, scaling, both_ways=both_ways)
         outs.append(out.transpose(1, 2))
     return torch.cat(outs, dim=1), None
 
@@ -227,15 +238,23 @@ def _attention(
     value: torch.Tensor,
     mask: torch.Tensor | None,
     scaling: float,
+    *,
+    both_ways: bool = False,
 ) -> torch.Tensor:
-    """Attention under a mask, or plain causal attention where there is none."""
+    """Attention under a mask; where there is none, each query sees what precedes it, or with ``both_ways`` all."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.device.type != "cpu":
         # Off the CPU, no fused kernel takes a mask together with fewer key heads than query heads.
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
         groups = 1
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=groups > 1
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None and not both_ways,
+        scale=scaling,
+        enable_gqa=groups > 1,
     )
 
 

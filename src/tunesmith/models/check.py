@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.errors import ModelError, Problem
 from tunesmith.models.quiet import quiet_libraries
+from tunesmith.recipe.facts import ModelKind
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _INDEX = "model.safetensors.index.json"
@@ -18,13 +19,13 @@ _MAX_HEADER_BYTES = 100_000_000
 
 
 def read_config(folder: Path) -> Any:
-    """The Transformers config of a model folder that holds a causal language model in ordinary numbers.
+    """The Transformers config of a model folder that holds a language model in ordinary numbers.
 
     Code that a folder brings along is never run.
 
     Raises:
-        ModelError: ``model.no_config``, ``model.broken_config``, ``model.unknown_architecture``, ``model.not_causal``,
-            ``model.quantized``.
+        ModelError: ``model.no_config``, ``model.broken_config``, ``model.unknown_architecture``,
+            ``model.not_language``, ``model.quantized``.
     """
     from transformers import AutoConfig
 
@@ -53,7 +54,7 @@ def read_config(folder: Path) -> Any:
     except Exception as error:
         # Each config class checks its own values, with errors of many kinds.
         raise _unreadable(path, model_type, error) from error
-    _check_causal(config, values.get("architectures") or [], path)
+    _check_kind(config, path)
     if values.get("quantization_config"):
         method = values["quantization_config"].get("quant_method", "unknown method")
         raise ModelError(
@@ -94,25 +95,55 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def _check_causal(config: Any, architectures: list[str], path: Path) -> None:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+def model_kind(config: Any) -> ModelKind | None:
+    """What a model does with text, by its config; None where it is no language model that can be trained here.
 
-    class_name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
-    names = set(class_name) if isinstance(class_name, (tuple, list)) else {class_name}
-    reason = None
+    Families that can be both (BERT, which has a decoder form too) are told apart by the class that the folder names.
+    """
+    from transformers.models.auto import modeling_auto as known
+
+    if getattr(config, "vision_config", None) is not None or getattr(config, "audio_config", None) is not None:
+        return None
+    family, named = config.model_type, set(config.architectures or ())
     if getattr(config, "is_encoder_decoder", False):
-        reason = "an encoder with a decoder"
-    elif getattr(config, "vision_config", None) is not None or getattr(config, "audio_config", None) is not None:
-        reason = "takes pictures or sound, not text alone"
-    elif class_name is None or (architectures and not names & set(architectures)):
-        reason = f"{', '.join(architectures) or config.model_type} does not continue text"
-    if reason is not None:
+        return "encoder_decoder" if family in known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES else None
+    causal = _names(known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(family))
+    masked = _names(known.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(family))
+    heads = {
+        name
+        for table in (
+            known.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+            known.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+            known.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+        )
+        for name in _names(table.get(family))
+    }
+    if not masked and causal:
+        plain = _names(known.MODEL_MAPPING_NAMES.get(family))
+        return "causal" if not named or named & (causal | heads | plain) else None
+    if masked and heads:
+        return "causal" if named & causal and getattr(config, "is_decoder", False) else "encoder"
+    return None
+
+
+def has_head(config: Any) -> bool:
+    """Whether the folder's own class puts labels on texts, tokens or answers instead of writing."""
+    endings = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
+    return any(name.endswith(endings) for name in config.architectures or ())
+
+
+def _names(value: Any) -> set[str]:
+    return set() if value is None else set(value) if isinstance(value, (tuple, list)) else {value}
+
+
+def _check_kind(config: Any, path: Path) -> None:
+    if model_kind(config) is None:
         raise ModelError(
-            "not a causal language model",
-            code="model.not_causal",
+            "not a language model that can be trained here",
+            code="model.not_language",
             place=str(path),
-            value=reason,
-            hint="choose a model that generates text; `tunesmith models list` shows some",
+            value=f"{', '.join(config.architectures or ()) or config.model_type}",
+            hint="choose a model that takes text alone; `tunesmith models list` shows some",
         )
 
 

@@ -1,4 +1,4 @@
-"""One pack through a model, with logits only where something is learned.
+"""One pack through a model that writes, with logits only where something is learned.
 
 Shape suffixes: T tokens of the pack, L labels, V vocabulary.
 """
@@ -38,6 +38,33 @@ def label_logits(model: Any, pack: Pack) -> torch.Tensor:
             hint=f'load the model with attention "{ATTENTION}", or lay rows out without a shared prefix',
         )
     return torch.cat([_logits(model, row) for row in pack.rows_alone()])
+
+
+def written_logits(model: Any, pack: Pack) -> torch.Tensor:
+    """Scores of each token that a model with encoder and decoder should write, ``[L, V]``, in the order of the labels.
+
+    Args:
+        model: A model with encoder and decoder, plain or wrapped by PEFT.
+        pack: Rows without a shared prefix; in each, what is read comes before the first trained token and what is
+            written behind it.
+    """
+    return torch.cat([_written_row(model, row) for row in pack.rows_alone()])
+
+
+def _written_row(model: Any, row: Pack) -> torch.Tensor:
+    device = model.device
+    read = int(row.label_positions_L[0]) + 1
+    source_T = torch.tensor(row.token_ids_T[:read], device=device)[None]
+    target_L = torch.tensor(row.labels_L, device=device)
+    start = target_L.new_tensor([model.config.decoder_start_token_id])
+    out = model(
+        input_ids=source_T,
+        attention_mask=torch.ones_like(source_T),
+        decoder_input_ids=torch.cat([start, target_L[:-1]])[None],
+        use_cache=False,
+    )
+    logits_LV: torch.Tensor = out.logits[0]
+    return logits_LV
 
 
 def _logits(model: Any, pack: Pack, **extra: Any) -> torch.Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from tunesmith.errors import ModelError, ResourceError
-from tunesmith.models.check import check_weights, read_config
+from tunesmith.models.check import check_weights, model_kind, read_config
 from tunesmith.models.quiet import quiet_libraries
 from tunesmith.recipe.facts import ModelFacts
 
@@ -19,12 +21,19 @@ _PACKED = "tunesmith_packed"
 _NO_LIMIT = 10**9
 
 
+HeadKind = Literal["sequence_classification", "token_classification", "question_answering"]
+
+
 @dataclass(frozen=True)
 class Head:
-    """What is put on a model in place of its output matrix, and the labels that it chooses from."""
+    """What is put on a model in place of its output matrix, and the labels that it chooses from.
 
-    kind: Literal["sequence_classification", "token_classification", "question_answering"]
+    Weights that the folder does not have are drawn by ``seed``.
+    """
+
+    kind: HeadKind
     labels: tuple[str, ...] = ()
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,10 @@ class LoadPlan:
 
 
 def load_model(plan: LoadPlan) -> Any:
-    """Load a causal language model in eval mode, every parameter trainable; never from pickles, the network or code.
+    """Load a model in eval mode, every parameter trainable; never from pickles, the network or code.
+
+    With a head, tensors of the head may be missing in the folder, and those of another label set are drawn anew; of
+    the model below it nothing may be missing.
 
     Raises:
         ModelError: What :func:`tunesmith.models.check.read_config` and ``check_weights`` refuse;
@@ -63,11 +75,11 @@ def load_model(plan: LoadPlan) -> Any:
     if plan.attention == _PACKED:
         # Registers the attention with Transformers, which must happen before the model is built.
         import tunesmith.models.attention  # noqa: F401
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
+    auto = _auto_class(config, plan.head)
+    if plan.head is not None:
+        _set_labels(config, plan.head)
     try:
-        with quiet_libraries():
+        with quiet_libraries(), _drawn_by(plan.head):
             model, notes = auto.from_pretrained(
                 plan.folder,
                 config=config,
@@ -77,8 +89,9 @@ def load_model(plan: LoadPlan) -> Any:
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **_head_options(config, plan.head),
             )
-            _check_complete(notes, plan.folder)
+            _check_complete(notes, plan.folder, model if plan.head is not None else None)
             model = model.to(plan.device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(
@@ -140,21 +153,94 @@ def model_facts(folder: Path, name: str | None = None) -> ModelFacts:
         ModelError: As :func:`tunesmith.models.check.read_config`.
     """
     config = read_config(folder)
+    kind = model_kind(config)
+    assert kind is not None
     return ModelFacts(
         name=name or folder.name,
         parameters=_count_parameters(config),
         context_length=_context_length(config, folder),
         has_chat_template=_has_chat_template(folder),
         model_type=config.model_type,
-        kind="causal",
+        kind=kind,
         hidden_size=config.hidden_size,
-        layers=config.num_hidden_layers,
+        layers=_layers(config),
         vocabulary_size=config.vocab_size,
     )
 
 
-def _check_complete(notes: dict[str, Any], folder: Path) -> None:
-    missing = sorted(notes.get("missing_keys", ()))
+def _layers(config: Any) -> int:
+    layers = int(config.num_hidden_layers)
+    if not getattr(config, "is_encoder_decoder", False):
+        return layers
+    return layers + int(getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0))
+
+
+def _auto_class(config: Any, head: Head | None) -> Any:
+    import transformers
+
+    if head is None:
+        return {
+            "causal": transformers.AutoModelForCausalLM,
+            "encoder": transformers.AutoModel,
+            "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
+        }[model_kind(config) or "causal"]
+    return {
+        "sequence_classification": transformers.AutoModelForSequenceClassification,
+        "token_classification": transformers.AutoModelForTokenClassification,
+        "question_answering": transformers.AutoModelForQuestionAnswering,
+    }[head.kind]
+
+
+def _set_labels(config: Any, head: Head) -> None:
+    """Write the labels into the config, where every program that loads the model later finds them."""
+    if head.kind == "question_answering":
+        config.num_labels = 2
+        return
+    config.id2label = dict(enumerate(head.labels))
+    config.label2id = {label: number for number, label in enumerate(head.labels)}
+    if head.kind == "sequence_classification":
+        config.problem_type = "single_label_classification"
+        if config.pad_token_id is None:
+            # Batches of other programs need one; which token pads changes nothing.
+            eos = config.eos_token_id
+            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+
+
+def _head_options(config: Any, head: Head | None) -> dict[str, Any]:
+    if head is None:
+        return {}
+    options: dict[str, Any] = {"ignore_mismatched_sizes": True}
+    if head.kind == "question_answering" and model_kind(config) == "causal":
+        # Some families keep the model under another name in this class alone.
+        options["key_mapping"] = {"^model.": f"{_base_prefix(config)}."}
+    return options
+
+
+def _base_prefix(config: Any) -> str:
+    from transformers import AutoModelForQuestionAnswering
+
+    auto: Any = AutoModelForQuestionAnswering
+    return str(auto._model_mapping[type(config)].base_model_prefix)
+
+
+@contextmanager
+def _drawn_by(head: Head | None) -> Iterator[None]:
+    """New weights of the block depend on the head's seed alone, and torch's random state stays as it was."""
+    if head is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(head.seed)
+        yield
+
+
+def _check_complete(notes: dict[str, Any], folder: Path, headed: Any | None) -> None:
+    wrong = set(notes.get("missing_keys", ())) | {entry[0] for entry in notes.get("mismatched_keys", ())}
+    if headed is not None:
+        base = f"{headed.base_model_prefix}."
+        # A pooler belongs to the head: models that were trained without one have none.
+        wrong = {name for name in wrong if name.startswith(base) and ".pooler." not in name}
+    missing = sorted(wrong)
     if missing:
         raise ModelError(
             "tensors are missing from the model's weights",
@@ -166,10 +252,8 @@ def _check_complete(notes: dict[str, Any], folder: Path) -> None:
 
 
 def _count_parameters(config: Any) -> int:
-    """Build the model without memory and count; tied weights count once."""
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
+    """Build the model without memory and count; tied weights count once. A head's own few are not counted."""
+    auto = _auto_class(config, None)
     with quiet_libraries(), torch.device("meta"):
         model = auto.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())

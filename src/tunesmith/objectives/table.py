@@ -7,7 +7,11 @@ from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
 from tunesmith.objectives.base import Objective
+from tunesmith.objectives.question_answering import QuestionAnswering
+from tunesmith.objectives.seq2seq import Seq2seq
+from tunesmith.objectives.sequence_classification import SequenceClassification
 from tunesmith.objectives.sft import Sft
+from tunesmith.objectives.token_classification import TokenClassification
 
 
 class ObjectiveSpec(Protocol):
@@ -22,8 +26,31 @@ def _sft(spec: Any) -> Objective:
     return Sft(label_smoothing=spec.label_smoothing)
 
 
+def _sequence_classification(spec: Any) -> Objective:
+    return SequenceClassification(label_smoothing=spec.label_smoothing)
+
+
+def _token_classification(spec: Any) -> Objective:
+    return TokenClassification(label_smoothing=spec.label_smoothing)
+
+
+def _question_answering(_spec: Any) -> Objective:
+    return QuestionAnswering()
+
+
+def _seq2seq(spec: Any) -> Objective:
+    return Seq2seq(label_smoothing=spec.label_smoothing)
+
+
 # Text differs from sft in which tokens train, which is the data's matter.
-OBJECTIVES: dict[str, Callable[[Any], Objective]] = {"sft": _sft, "text": _sft}
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
+    "sft": _sft,
+    "text": _sft,
+    "sequence_classification": _sequence_classification,
+    "token_classification": _token_classification,
+    "question_answering": _question_answering,
+    "seq2seq": _seq2seq,
+}
 
 
 def make_objective(spec: ObjectiveSpec) -> Objective:

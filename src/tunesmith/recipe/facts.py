@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+ModelKind = Literal["causal", "encoder", "encoder_decoder"]
+
 
 @dataclass(frozen=True)
 class DataFacts:
     """What the training data is, in tokens of the model.
 
     ``shared_prefix_tokens`` are untrained tokens that all rows begin with. ``default_metrics`` and ``answer_tokens``
-    (room for the longest answer, 0 where nothing is answered) come from the task.
+    (room for the longest answer, 0 where nothing is written) come from the task. ``has_context`` says that questions
+    come with a text that holds the answer.
     """
 
     task: str
@@ -25,6 +28,7 @@ class DataFacts:
     labels: int = 0
     default_metrics: tuple[str, ...] = ()
     answer_tokens: int = 0
+    has_context: bool = True
 
     @property
     def mean_row_tokens(self) -> float:
@@ -50,7 +54,7 @@ class ModelFacts:
     context_length: int | None
     has_chat_template: bool
     model_type: str
-    kind: Literal["causal", "encoder", "encoder_decoder"]
+    kind: ModelKind
     hidden_size: int
     layers: int
     vocabulary_size: int
