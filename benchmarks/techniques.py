@@ -1,0 +1,161 @@
+"""Quality, memory, speed and trained parameters of techniques and objectives, each in a run of minutes on real data.
+
+    python -m benchmarks.techniques --data-folder FOLDER [--only NAME ...] [--budget 150s]
+
+Each row is one run of `tunesmith train` in a process of its own, one after the other, in a folder that is thrown away.
+FOLDER holds the data sets of the tests (TUNESMITH_TEST_DATA); the techniques learn the bundled support routing sample.
+The table is printed as Markdown and kept under benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import conditions, host_class, keep
+from tunesmith.samples import sample_folder
+
+TUNESMITH = str(Path(sys.executable).with_name("tunesmith"))
+STARTER = "smollm2-135m-instruct"
+ENCODER = "all-minilm-l6-v2"
+ROUTING = sample_folder("support_routing")
+ROUTING_DATA = ("--data", str(ROUTING / "train.jsonl"), "--validation", str(ROUTING / "heldout.jsonl"))
+BANKING_DATA = ("--data", "classification/banking77_train.csv", "--validation", "classification/banking77_test.csv")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the model, the arguments that name its data (relative to the data folder) and its settings."""
+
+    model: str
+    data: tuple[str, ...]
+    settings: tuple[str, ...]
+
+
+def _technique(*settings: str) -> Job:
+    return Job(STARTER, ROUTING_DATA, settings)
+
+
+JOBS: Mapping[str, Job] = {
+    "full": _technique("technique=full"),
+    "freeze": _technique("technique=freeze"),
+    "lora": _technique("technique=lora"),
+    "qlora": _technique("technique=qlora"),
+    "dora": _technique("technique=dora"),
+    "ia3": _technique("technique=ia3"),
+    "prompt_tuning": _technique("technique=prompt_tuning"),
+    "oft": _technique("technique=oft"),
+    "text": Job(STARTER, ("--data", "domain_medical/medquad.jsonl"), ("objective=text",)),
+    "dpo": Job(STARTER, ("--data", "preference/instructions_chosen_rejected.jsonl"), ("objective=dpo",)),
+    "orpo": Job(STARTER, ("--data", "preference/instructions_chosen_rejected.jsonl"), ("objective=orpo",)),
+    "kto": Job(STARTER, ("--data", "preference/instructions_chosen_rejected.jsonl"), ("objective=kto",)),
+    "sequence_classification": Job(
+        ENCODER,
+        ("--data", "classification/banking77_train.csv", "--validation", "classification/banking77_test.csv"),
+        (),
+    ),
+    "sequence_classification, causal": Job(
+        STARTER,
+        ("--data", "classification/banking77_train.csv", "--validation", "classification/banking77_test.csv"),
+        ("objective=sequence_classification",),
+    ),
+    "token_classification": Job(
+        ENCODER, ("--data", "ner/snips_slots_train.jsonl", "--validation", "ner/snips_slots_test.jsonl"), ("task=ner",)
+    ),
+    "question_answering": Job(ENCODER, ("--data", "qa/xquad_en.jsonl"), ()),
+}
+
+
+def main() -> None:
+    """Run, print and keep."""
+    parser = argparse.ArgumentParser(description="Techniques and objectives, each in a run of minutes.")
+    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
+    parser.add_argument("--only", nargs="*", default=list(JOBS), choices=JOBS)
+    parser.add_argument("--budget", default="150s")
+    parser.add_argument("--no-keep", action="store_true", help="print only")
+    options = parser.parse_args()
+    if options.data_folder is None:
+        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    before = conditions()
+    measured: dict[str, Any] = {}
+    print("| run | measure | base | tuned | loss | tokens/s | peak memory | trained parameters |\n" + "|---" * 8 + "|")
+    for name in options.only:
+        measured[name] = run_job(JOBS[name], options.data_folder, options.budget)
+        print(table_row(name, measured[name]), flush=True)
+    if not options.no_keep:
+        result = {"budget": options.budget, "measured": measured, "conditions": before, "host_class": host_class()}
+        print(f"kept in {keep('techniques', result).name}")
+
+
+def run_job(job: Job, data_folder: Path, budget: str) -> dict[str, Any]:
+    """The command and what its report says; or the error that it ended with."""
+    data = [str(data_folder / part) if "/" in part and not Path(part).is_absolute() else part for part in job.data]
+    told = ["train", "--model", job.model, *data, *job.settings, f"train.budget={budget}"]
+    shown = " ".join(Path(part).name if Path(part).is_absolute() else part for part in told)
+    with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as scratch:
+        done = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("tunesmith")),
+                *told,
+                "--name",
+                "benchmark",
+                "--output",
+                scratch,
+                "--json",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        path = Path(scratch) / "benchmark" / "report.json"
+        if done.returncode or not path.is_file():
+            return {"command": shown, "error": done.stderr.strip().splitlines()[-5:]}
+        return {"command": shown, **summary(json.loads(path.read_text(encoding="utf-8")))}
+
+
+def summary(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a report that this table shows, and its intervals."""
+    systems = {system["name"]: system for system in report["systems"]}
+    metric = report["primary_metric"]
+    return {
+        "metric": metric,
+        "rows": report["data"]["validation"]["used_rows"],
+        "values": {name: system.get("metrics", {}).get(metric) for name, system in systems.items()},
+        "losses": {name: system.get("loss") for name, system in systems.items()},
+        "verdict": report["verdict"],
+        **{
+            key: report["cost"][key]
+            for key in ("steps", "tokens", "tokens_per_second", "wall_seconds", "peak_memory_bytes")
+        },
+        "trained_parameters": report["cost"]["trained_parameters"],
+    }
+
+
+def table_row(name: str, found: Mapping[str, Any]) -> str:
+    """One run as a line of the table."""
+    if "error" in found:
+        return f"| {name} | failed: {' '.join(found['error'])} |"
+    before, after = (_value(found["values"].get(system)) for system in ("base", "tuned"))
+    losses = " to ".join(_value(found["losses"].get(system)) for system in ("base", "tuned"))
+    return (
+        f"| {name} | {found['metric']} | {before} | {after} | {losses} | {found['tokens_per_second']:,.0f} | "
+        f"{found['peak_memory_bytes'] / 2**30:.1f} GiB | {found['trained_parameters']:,} |"
+    )
+
+
+def _value(measured: Any) -> str:
+    if isinstance(measured, Mapping):
+        return f"{measured['value']:.3f} ({measured['low']:.3f} to {measured['high']:.3f})"
+    return "-" if measured is None else f"{measured:.3f}"
+
+
+if __name__ == "__main__":
+    main()
