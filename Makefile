@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
-export PYTHON VENV TORCH_INDEX_URL
+# TORCH_INDEX_URL of the environment or the command line is passed on as it is: unset and empty differ.
+export PYTHON VENV
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test quickstart test test-full test-gpu lint types walls format docs docs-check build bench clean

@@ -7,7 +7,8 @@
 # Variables:
 #   PYTHON           the Python to start from (default: python3; 3.11 or later)
 #   VENV             where the environment lies (default: .venv)
-#   TORCH_INDEX_URL  package index to take torch from, for a CPU build on Linux without a GPU (default: pip's own)
+#   TORCH_INDEX_URL  package index to take torch from on Linux without an NVIDIA GPU; unset: PyTorch's own index of CPU
+#                    builds where pip's index would bring CUDA and PyTorch's answers, else pip's; empty: pip's
 #
 # A stamp in the environment holds a hash of everything that decides its content; while it matches there is nothing
 # to do, and this takes a moment.
@@ -47,18 +48,38 @@ install() {
 
 # On Linux a plain torch brings gigabytes of CUDA, which a machine without a GPU has no use for.
 torch_pin="$(grep '^torch==' constraints.txt)"
-if ! "$venv/bin/python" -m pip show --quiet torch 2>/dev/null \
-  && [ "$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then
+cpu_index="https://download.pytorch.org/whl/cpu"
+has_gpu() {
+  [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null
+}
+brings_cuda() {
+  grep -q '"nvidia-\|"cuda-' <<<"$("$venv/bin/python" -m pip install -qq --disable-pip-version-check --dry-run \
+    --no-deps --report - "$torch_pin")"
+}
+# Within some seconds, also where names are not resolved.
+answers() {
+  timeout 8 "$venv/bin/python" - "$1" <<'PROGRAM'
+import sys, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1].rstrip("/") + "/torch/", timeout=4).close()
+except OSError:
+    sys.exit(1)
+PROGRAM
+}
+if ! "$venv/bin/python" -m pip show --quiet torch 2>/dev/null && [ "$(uname -s)" = Linux ] && ! has_gpu; then
+  if [ -z "${TORCH_INDEX_URL+set}" ] && brings_cuda; then
+    if answers "$cpu_index"; then
+      TORCH_INDEX_URL="$cpu_index"
+      echo "taking the CPU build of torch from $cpu_index, since there is no NVIDIA GPU" >&2
+    else
+      echo "note: pip's torch comes with CUDA, several gigabytes that this machine has no GPU for, and the index of" >&2
+      echo "      CPU builds, $cpu_index, does not answer. If you know another," >&2
+      echo "      stop here and name it in TORCH_INDEX_URL." >&2
+    fi
+  fi
   if [ -n "${TORCH_INDEX_URL:-}" ]; then
     # Alone: that index need not have the other pinned versions.
     install --no-deps --index-url "$TORCH_INDEX_URL" "$torch_pin"
-  else
-    report="$("$venv/bin/python" -m pip install -qq --disable-pip-version-check --dry-run --no-deps --report - \
-      "$torch_pin")"
-    if grep -q '"nvidia-\|"cuda-' <<<"$report"; then
-      echo "note: pip's torch comes with CUDA, several gigabytes that this machine has no GPU for. To take the CPU" >&2
-      echo "      build, stop here and set TORCH_INDEX_URL to the CPU index that pytorch.org/get-started names." >&2
-    fi
   fi
 fi
 

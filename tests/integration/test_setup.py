@@ -21,26 +21,34 @@ STUB = """#!/bin/sh
 echo "$*" >> {log}
 case "$*" in
   *"pip show"*) exit 1 ;;
+  "- https://"*) exit {silence} ;;
   *--dry-run*) cat {report} ;;
 esac
 """
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("bash") is None or shutil.which("nvidia-smi") is not None or sys.platform != "linux",
+    shutil.which("bash") is None
+    or shutil.which("nvidia-smi") is not None
+    or Path("/proc/driver/nvidia/version").exists()
+    or sys.platform != "linux",
     reason="the choice of a CPU build is made on Linux without a GPU",
 )
 
 
 @pytest.fixture
 def venv(tmp_path: Path) -> Path:
-    """An environment with stubs for its programs."""
-    programs = tmp_path / "venv" / "bin"
-    programs.mkdir(parents=True)
-    stub = STUB.format(log=tmp_path / "log", report=tmp_path / "report")
+    """An environment with stubs for its programs; PyTorch's index answers nobody."""
+    make_programs(tmp_path / "venv", silence=1)
+    return tmp_path / "venv"
+
+
+def make_programs(venv: Path, *, silence: int) -> None:
+    programs = venv / "bin"
+    programs.mkdir(parents=True, exist_ok=True)
+    stub = STUB.format(log=venv.parent / "log", report=venv.parent / "report", silence=silence)
     for name in ("python", "tunesmith"):
         (programs / name).write_text(stub, encoding="utf-8")
         (programs / name).chmod(0o755)
-    return tmp_path / "venv"
 
 
 def set_up(venv: Path, report: str, **variables: str) -> tuple[str, list[str]]:
@@ -56,15 +64,27 @@ def set_up(venv: Path, report: str, **variables: str) -> tuple[str, list[str]]:
     return result.stderr, log.read_text(encoding="utf-8").splitlines() if log.exists() else []
 
 
-def test_a_cuda_build_is_announced_before_it_is_installed(venv):
+def test_a_cuda_build_gives_way_to_the_cpu_build_of_pytorchs_index(venv):
+    make_programs(venv, silence=0)
     said, asked = set_up(venv, CUDA_REPORT)
+    assert "taking the CPU build of torch from https://download.pytorch.org/whl/cpu" in said
+    (from_index,) = [line for line in asked if "--index-url" in line]
+    assert "--no-deps --index-url https://download.pytorch.org/whl/cpu torch==" in from_index
+    assert asked[-1].endswith("--no-build-isolation --editable .")
+
+
+def test_a_cuda_build_is_announced_before_it_is_installed_where_nothing_else_answers(venv):
+    said, asked = set_up(venv, CUDA_REPORT)
+    assert "does not answer" in said
     assert "TORCH_INDEX_URL" in said
+    assert not any("--index-url" in line for line in asked)
     assert asked[-1].endswith("--no-build-isolation --editable .")
 
 
 def test_a_cpu_build_needs_no_words(venv):
     said, asked = set_up(venv, CPU_REPORT)
-    assert "TORCH_INDEX_URL" not in said
+    assert "torch" not in said
+    assert not any(line.startswith("- ") for line in asked), "PyTorch's index is not asked"
     assert all("--constraint constraints.txt" in line for line in asked if "install" in line and "dry" not in line)
 
 
@@ -74,6 +94,13 @@ def test_the_index_that_is_named_gives_torch_and_nothing_else(venv):
     (from_index,) = [line for line in asked if "127.0.0.1:9" in line]
     assert "--no-deps" in from_index
     assert from_index.rpartition(" ")[2].startswith("torch==")
+
+
+def test_an_index_that_is_set_to_nothing_leaves_all_to_pip(venv):
+    make_programs(venv, silence=0)
+    said, asked = set_up(venv, CUDA_REPORT, TORCH_INDEX_URL="")
+    assert "torch" not in said
+    assert not any(line.startswith("- ") or "--index-url" in line for line in asked)
 
 
 def test_a_second_time_nothing_is_asked(venv):
