@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +10,37 @@ import typer
 from tunesmith.cli.lazy import new_app
 from tunesmith.cli.options import AsJson, Columns, OnBadRows, Shape, Task, column_map, runs_folder
 from tunesmith.cli.terminal import note, out_json, short_path
-from tunesmith.errors import OutputError
+from tunesmith.errors import OutputError, UsageError
 
 app = new_app()
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run, a folder, a catalog id or a hub id.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL ...", help="A run, a folder, a catalog id or a hub id; several with questions."),
+    ],
     *,
-    data: Annotated[str, typer.Option("--data", "-d", metavar="DATA", help="A file, a folder or a hub data set.")],
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="DATA", help="A file, a folder or a hub data set.")
+    ] = None,
+    multiple_choice: Annotated[
+        Path | None,
+        typer.Option(
+            "--multiple-choice", metavar="FILE", help="Questions with mc1_targets and mc2_targets, or choices."
+        ),
+    ] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also ask every question mistyped and reworded, and score the worst.")
+    ] = False,
+    harness: Annotated[
+        str | None,
+        typer.Option("--harness", metavar="TASK[,TASK]", help="Tasks of the lm-evaluation-harness."),
+    ] = None,
+    harness_path: Annotated[
+        Path | None, typer.Option("--harness-path", metavar="DIR", help="A folder with task files of your own.")
+    ] = None,
     task: Task = None,
     shape: Shape = None,
     column: Columns = None,
@@ -43,10 +63,33 @@ def evaluate(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a model or a run on data; a run is measured beside its base model."""
+    """Measure a model or a run on data, by multiple choice, or by tasks; a run is measured beside its base model."""
+    if data is None:
+        _score(
+            models,
+            {"multiple_choice": multiple_choice, "robustness": robustness, "harness": harness, "rows": rows or "auto"}
+            | {"harness_path": harness_path, "samples": samples, "seed": seed},
+            _unfitting(task=task, shape=shape, column=column, on_bad_rows=on_bad_rows, metric=metric)
+            | _unfitting(few_shot=few_shot, max_new_tokens=max_new_tokens),
+            output=output,
+            runs=runs,
+            as_json=as_json,
+        )
+        return
+    wrong = _unfitting(multiple_choice=multiple_choice, harness=harness, harness_path=harness_path)
+    _refuse_unfitting(wrong | ({"--robustness": True} if robustness else {}), "with --data")
+    if len(models) > 1:
+        raise UsageError(
+            "data is measured with one model at a time",
+            code="usage.several_models",
+            value=" ".join(models),
+            hint="measure each by itself; `tunesmith chart` puts their reports into one picture",
+        )
+    (model,) = models
     from tunesmith.cli.event_lines import read_event
     from tunesmith.cli.progress import open_view
     from tunesmith.cli.report_table import print_report
+    from tunesmith.cli.scoring import keep_report
     from tunesmith.formats.inspect import inspect_source
     from tunesmith.jobs.stages import evaluate as evaluate_stage
     from tunesmith.runs.atomic import read_json
@@ -81,7 +124,7 @@ def evaluate(
         with evaluate_stage(request, on_event, runs_folder=runs_folder(runs)) as folder:
             report = read_json(folder / "report.json")
             if output is not None:
-                _keep(folder, output)
+                keep_report(folder, output)
     if as_json:
         out_json(report)
     else:
@@ -90,9 +133,55 @@ def evaluate(
         note(f"report: {short_path(output / 'report.html')}")
 
 
-def _keep(folder: Path, output: Path) -> None:
-    from tunesmith.runs.atomic import new_folder
+def _score(
+    models: list[str],
+    given: dict[str, Any],
+    unfitting: dict[str, Any],
+    *,
+    output: Path | None,
+    runs: Path | None,
+    as_json: bool,
+) -> None:
+    """Check what can be checked without a model, and measure."""
+    from tunesmith.cli.scoring import score_models
+    from tunesmith.formats.choices import read_choices
 
-    with new_folder(output) as place:
-        for path in folder.glob("report.*"):
-            shutil.copyfile(path, place / path.name)
+    file, tasks, folder = given["multiple_choice"], given["harness"], given["harness_path"]
+    if file is None and tasks is None:
+        raise UsageError(
+            "missing option: say what to measure on",
+            code="usage.command_line",
+            hint="give --data, --multiple-choice or --harness; see `tunesmith eval --help`",
+        )
+    _refuse_unfitting(unfitting, "without --data")
+    if file is not None:
+        read_choices(file)
+    elif given["robustness"]:
+        raise UsageError(
+            "only questions of a file are mistyped and reworded",
+            code="usage.robustness",
+            hint="add --multiple-choice FILE, or leave --robustness out",
+        )
+    if folder is not None and not folder.is_dir():
+        raise UsageError("no such folder", code="usage.harness_path", place="--harness-path", value=folder)
+    if output is not None and output.exists():
+        raise OutputError("the folder exists already", code="output.exists", place=str(output))
+    request = {
+        **given,
+        "multiple_choice": None if file is None else str(file),
+        "harness": [] if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()],
+        "harness_path": None if folder is None else str(folder.absolute()),
+    }
+    score_models(models, request, output, runs_folder(runs), as_json=as_json)
+
+
+def _unfitting(**options: Any) -> dict[str, Any]:
+    """Options that were given, as they are written."""
+    return {f"--{name.replace('_', '-')}": value for name, value in options.items() if value is not None}
+
+
+def _refuse_unfitting(options: dict[str, Any], where: str) -> None:
+    if options:
+        raise UsageError(
+            f"these options mean nothing {where}", code="usage.options", value=", ".join(options), hint="leave them out"
+        )

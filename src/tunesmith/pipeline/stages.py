@@ -10,14 +10,13 @@ from tunesmith.errors import UsageError
 from tunesmith.evaluation.before_after import report_systems, samples, verdict
 from tunesmith.evaluation.report.write import write_report
 from tunesmith.evaluation.systems import Measured
-from tunesmith.models.adapters import with_adapter
-from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.models.prepare import PreparedModel
+from tunesmith.pipeline.contestants import find_contestants
 from tunesmith.pipeline.data import load_data, measured_data, with_labels
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
-from tunesmith.pipeline.prepare import audit_run, prepare, prepare_base, prepare_model, resolve_run
+from tunesmith.pipeline.prepare import audit_run, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import load_recipe, parse_recipe
@@ -114,23 +113,21 @@ def _measure(
     bench: Bench, attention: str, runs_folder: Path, teller: Teller, manifest: dict[str, Any]
 ) -> list[Measured]:
     """Base and few-shot of the base, then the tuned model where the name means one."""
-    place = bench.prepared.model
-    is_tuned = place.adapter is not None or bool(manifest)
-    base_folder = place.folder
-    if is_tuned and place.adapter is None:
-        base_folder = prepare_base(place.reference, runs_folder, teller).folder
-    device = bench.prepared.host.device
-    dtype = weights_type(bench.resolved)
-    model = load_model(LoadPlan(base_folder, dtype, device, attention))
+    contestants = find_contestants(
+        bench.prepared.model,
+        runs_folder,
+        teller,
+        is_run=bool(manifest),
+        device=bench.prepared.host.device,
+        dtype=weights_type(bench.resolved),
+        attention=attention,
+    )
+    model = contestants.load_base()
     teller.state("evaluating_base", f"{len(bench.held_out.items)} rows")
     systems = [measure_base(bench, model), measure_few_shot(bench, model)]
-    if is_tuned:
+    if contestants.is_tuned:
         teller.state("evaluating", f"{len(bench.held_out.items)} rows")
-        if place.adapter is not None:
-            model = with_adapter(model, place.adapter)
-        else:
-            model = load_model(LoadPlan(place.folder, dtype, device, attention))
-        systems.append(measure_tuned(bench, model))
+        systems.append(measure_tuned(bench, contestants.load_tuned(model)))
     return [system for system in systems if system is not None]
 
 

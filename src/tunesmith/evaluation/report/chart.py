@@ -35,7 +35,7 @@ _COLOURS = {"before": BASE, "after": TUNED}
 _LEGEND = {"before": "before fine-tuning", "after": "after fine-tuning"}
 # What a chart shows of a report unless metrics are named: what has a fixed scale.
 _SCALES = ("share", "points")
-_LABEL_CHARACTERS = 16
+_LABEL_CHARACTERS = 14
 _LABEL_LINES = 3
 _INCHES_A_MODEL = 1.05
 _LEAST_WIDTH, _MOST_WIDTH = 6.2, 13.0
