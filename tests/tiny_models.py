@@ -115,7 +115,8 @@ def tiny_config(family: str, **overrides: Any) -> transformers.PreTrainedConfig:
     }
     config_class, values = special[family]
     merged = {**common, **values, **overrides}
-    return config_class(**{key: value for key, value in merged.items() if value is not None or key == "bos_token_id"})
+    wanted = {"bos_token_id", *overrides}
+    return config_class(**{key: value for key, value in merged.items() if value is not None or key in wanted})
 
 
 def tiny_causal_model(family: str, folder: Path, seed: int = 0, **overrides: Any) -> Any:

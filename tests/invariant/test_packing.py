@@ -17,12 +17,32 @@ from tiny_models import FAMILIES, VOCABULARY_SIZE, WINDOW, tiny_config
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
+from tunesmith.catalog.entries import catalog_entries
 from tunesmith.data.packs import lay_out
 from tunesmith.data.types import Pack, Segment, TokenRow
 from tunesmith.errors import ModelError
-from tunesmith.models.attention import ATTENTION, PACKED_FAMILIES
+from tunesmith.models.attention import ATTENTION, BIDIRECTIONAL_FAMILIES, PACKED_FAMILIES, supports_packing
 from tunesmith.models.forward import label_logits
 
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LONG_ROPE = {
+    "rope_parameters": {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "short_factor": [1.1, 1.3],
+        "long_factor": [2.0, 5.0],
+    },
+    # Phi's configs name it here, and the library copies it into the parameters.
+    "original_max_position_embeddings": 256,
+}
 PREFIX = 21  # past the tiny models' window, as are most rows' own tokens
 
 Trace = tuple[dict[int, list[float]], dict[str, torch.Tensor]]
@@ -115,7 +135,7 @@ LAYOUTS = {
 
 
 def test_every_family_that_may_be_packed_is_tested():
-    assert set(FAMILIES) >= PACKED_FAMILIES
+    assert set(FAMILIES) >= PACKED_FAMILIES - BIDIRECTIONAL_FAMILIES
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -133,6 +153,80 @@ def test_packed_rows_learn_what_they_learn_alone(family, precision, monkeypatch)
             name in {"shared", "one pack"}
         )
         assert distance(truth, in_packs(packed(model), packs)) < tolerance, name
+
+
+# What the catalog's models have, one tiny model for each kind; those of one shape that differ in how positions are
+# turned stand beside one another.
+CATALOG_MODELS = [
+    ("llama", {}),
+    ("llama", {"num_key_value_heads": 4}),
+    ("llama", {"rope_parameters": LLAMA3_ROPE, "tie_word_embeddings": False}),
+    ("qwen2", {}),
+    ("qwen2", {"tie_word_embeddings": False}),
+    ("qwen3", {}),
+    ("qwen3", {"head_dim": 16}),
+    ("gemma2", {"head_dim": 16}),
+    ("gemma3_text", {"head_dim": 16}),
+    ("mistral", {}),
+    ("mistral", {"sliding_window": None}),
+    ("mistral", {"sliding_window": None, "head_dim": 16}),
+    ("phi3", {"num_key_value_heads": 4}),
+    ("phi3", {"num_key_value_heads": 4, "sliding_window": WINDOW}),
+    ("phi3", {"sliding_window": WINDOW}),
+    ("phi3", {**LONG_ROPE, "tie_word_embeddings": True}),
+    ("smollm3", {}),
+]
+
+
+def shape_of(
+    architecture: str, window: int | None, hidden_size: int, heads: int, key_value_heads: int, head_dim: int
+) -> tuple[str, bool, bool, bool]:
+    """What attention must get right: windows, key heads for several query heads, heads as wide as the stream or not."""
+    return architecture, window is not None, heads > key_value_heads, heads * head_dim == hidden_size
+
+
+def shape_of_config(config):
+    heads, width = config.num_attention_heads, config.hidden_size
+    head_dim = getattr(config, "head_dim", None) or width // heads
+    # Models of other families may have a size of window that they do not use.
+    window = config.sliding_window if config.model_type in {"mistral", "phi3", "gemma2", "gemma3_text"} else None
+    return shape_of(config.model_type, window, width, heads, config.num_key_value_heads, head_dim)
+
+
+def test_every_architecture_of_the_catalog_is_tested_in_its_shape():
+    wanted = {
+        shape_of(
+            entry.architecture,
+            entry.sliding_window,
+            entry.hidden_size,
+            entry.attention_heads,
+            entry.key_value_heads,
+            entry.head_dim,
+        )
+        for entry in catalog_entries()
+        if entry.architecture not in BIDIRECTIONAL_FAMILIES
+    }
+    assert wanted - {shape_of_config(tiny_config(family, **values)) for family, values in CATALOG_MODELS} == set()
+    assert {family for family, *_ in wanted} <= PACKED_FAMILIES
+
+
+@pytest.mark.parametrize(("family", "values"), CATALOG_MODELS)
+def test_models_like_those_of_the_catalog_learn_the_same_in_packs(family, values):
+    rows = make_rows()
+    model = tiny_model(family, **values)
+    longest = max(len(row.token_ids_T) for _, row in rows)
+    assert longest > 2 * WINDOW
+    assert supports_packing(model.config, longest) is None
+    truth = alone(model, rows)
+    for name in ("packed", "shared"):
+        assert distance(truth, in_packs(packed(model), lay_out(rows, **LAYOUTS[name]))) < 1e-9, name
+
+
+def test_rows_beyond_the_short_range_of_longrope_are_not_packed():
+    config = tiny_config("phi3", **LONG_ROPE)
+    assert supports_packing(config, 256) is None
+    assert "depend on the length" in (supports_packing(config, 257) or "")
+    assert "depend on the length" in (supports_packing(config) or "")
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
