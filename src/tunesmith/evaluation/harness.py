@@ -47,9 +47,9 @@ def run_harness(model: Any, tokenizer: Any, tasks: HarnessTasks) -> dict[str, di
         NetworkError: ``network.harness_data``: a task's data is not on this machine and cannot be fetched.
     """
     try:
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
+        from lm_eval import simple_evaluate  # type: ignore[import-untyped]
+        from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
+        from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise UsageError(
             "tasks of the harness need a library that is not installed",

@@ -52,6 +52,8 @@ def _detail_sections(report: Report) -> list[Section]:
         Section("per_field", "Fields", Table(["Field", "Right", "Base right", "Rows"], fields, frozenset({1, 2, 3})))
     )
     found.append(Section("format", "Form of the answers", _format_table(report.systems)))
+    note = "The score of all questions in each way of asking; the worst case takes the lowest score of each question."
+    found.append(Section("robustness", "Robustness", _robustness_table(shown, base), note))
     return found
 
 
@@ -91,6 +93,34 @@ def _format_table(systems: Sequence[System]) -> Table:
         count = words.whole(invalid) if isinstance(invalid, int | float) else words.NOTHING
         rows.append([Cell(system_label(system), words.clip(note)), Cell(_percent(valid)), Cell(count)])
     return Table(["System", "Valid answers", "Invalid answers"], rows, frozenset({1, 2}))
+
+
+def _robustness_table(shown: System, base: System | None) -> Table:
+    """What each way of asking a question scores, and how far below the question as written that is."""
+    entries, before = (
+        _entries(shown, "robustness"),
+        {entry.get("asked"): entry for entry in _entries(base, "robustness")},
+    )
+    names = [name for name in entries[0] if name not in ("asked", "changed")] if entries else []
+    headings = ["Asked", "Questions changed"]
+    for name in names:
+        headings += [words.metric_label(name), "Drop", *(["Base", "Base drop"] if before else [])]
+    rows = []
+    for entry in entries:
+        cells = [Cell(str(entry.get("asked")).replace("_", " ")), Cell(words.whole(entry.get("changed")))]
+        for name in names:
+            cells += _score_and_drop(entry, entries[0], name)
+            if before:
+                cells += _score_and_drop(before.get(entry.get("asked"), {}), before.get("as_written", {}), name)
+        rows.append(cells)
+    return Table(headings, rows, frozenset(range(1, len(headings))))
+
+
+def _score_and_drop(entry: dict[str, Any], as_written: dict[str, Any], name: str) -> list[Cell]:
+    value, plain = entry.get(name), as_written.get(name)
+    known = isinstance(value, int | float) and isinstance(plain, int | float)
+    drop = f"{100 * (plain - value):.1f}" if known and entry is not as_written else words.NOTHING
+    return [Cell(_percent(value)), Cell(drop)]
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> Table:
