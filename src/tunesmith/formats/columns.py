@@ -46,6 +46,20 @@ LAYOUTS: tuple[Layout, ...] = (
         {"tools": ("tools",), "functions": ("functions",), "system": _SYSTEM},
     ),
     Layout(
+        "function_calls",
+        {
+            "question": ("question", "messages", "query", "prompt", "instruction"),
+            "functions": ("function", "functions", "tools"),
+            "calls": ("ground_truth", "calls", "function_calls", "expected_calls", "answers"),
+        },
+        {},
+    ),
+    Layout(
+        "text_to_sql",
+        {"question": ("question", "sql_prompt", "prompt", "instruction"), "sql": ("sql", "sql_query")},
+        {"schema": ("schema", "sql_context", "context", "create_table"), "tables": ("tables", "table")},
+    ),
+    Layout(
         "entities",
         {"tokens": ("tokens", "words"), "tags": ("ner_tags", "tags", "labels", "iob_tags", "bio_tags")},
         {},
@@ -86,7 +100,10 @@ LAYOUTS: tuple[Layout, ...] = (
 
 # The fields whose values are lists or objects; in CSV they are written as JSON inside a cell.
 STRUCTURED = frozenset(
-    ("messages", "tools", "functions", "tokens", "tags", "entities", "answers", "translation", "chosen", "rejected")
+    (
+        *("messages", "tools", "functions", "calls", "tokens", "tags", "entities", "answers", "translation"),
+        *("tables", "sql", "chosen", "rejected"),
+    )
 )
 
 

@@ -24,6 +24,8 @@ _TASKS = {
     "translation": "translation",
     "question_answer": "qa",
     "preference": "preference",
+    "function_calls": "function_calling",
+    "text_to_sql": "text_to_sql",
 }
 
 

@@ -113,6 +113,46 @@ class PreferencePair:
     tools: tuple[Mapping[str, Any], ...] = ()
 
 
+@dataclass(frozen=True)
+class Call:
+    """An expected call of a function: for each argument the values that are right.
+
+    An accepted ``""`` says that the argument may be left out. Fields of an accepted object are lists of accepted
+    values in turn.
+    """
+
+    name: str
+    arguments: Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class ToolRequest:
+    """A request, the functions on offer (JSON schema, OpenAI form) and the calls that it asks for, in any order."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...]
+    calls: tuple[Call, ...]
+
+
+@dataclass(frozen=True)
+class SqlTable:
+    """A table with as many of its rows as the file has; they may be none."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | int | float | None, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class SqlQuestion:
+    """A question and the SQL that answers it; the schema is a text, often statements that make the tables."""
+
+    question: str
+    sql: str
+    schema: str | None = None
+    tables: tuple[SqlTable, ...] = ()
+
+
 Example = (
     Conversation
     | PromptCompletion
@@ -122,6 +162,8 @@ Example = (
     | Translation
     | QuestionAnswer
     | PreferencePair
+    | ToolRequest
+    | SqlQuestion
 )
 
 SHAPES: Mapping[str, type[Example]] = {
@@ -133,4 +175,6 @@ SHAPES: Mapping[str, type[Example]] = {
     "translation": Translation,
     "question_answer": QuestionAnswer,
     "preference": PreferencePair,
+    "function_calls": ToolRequest,
+    "text_to_sql": SqlQuestion,
 }

@@ -14,6 +14,8 @@ from tunesmith.formats.examples import (
     PreferencePair,
     PromptCompletion,
     QuestionAnswer,
+    SqlQuestion,
+    ToolRequest,
     Translation,
 )
 
@@ -38,7 +40,7 @@ def given(example: Example) -> str:
     match example:
         case Conversation(messages=messages):
             return _turns(_before_first_answer(messages))
-        case PreferencePair(messages=messages):
+        case PreferencePair(messages=messages) | ToolRequest(messages=messages):
             return _turns(messages)
         case PromptCompletion(prompt=text) | Translation(source=text):
             return text
@@ -46,6 +48,8 @@ def given(example: Example) -> str:
             return text
         case QuestionAnswer(question=question, context=context):
             return question if context is None else context
+        case SqlQuestion(question=question, schema=schema):
+            return question if schema is None else f"{schema}\n{question}"
 
 
 def _before_first_answer(messages: tuple[Message, ...]) -> tuple[Message, ...]:

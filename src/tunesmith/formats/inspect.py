@@ -15,7 +15,7 @@ import orjson
 from tunesmith.errors import DataError, UsageError
 from tunesmith.formats.bad_rows import BadRows
 from tunesmith.formats.detect import Reading, detect_reading, task_of_shape
-from tunesmith.formats.examples import EntityText, Example, LabelledText, Place, PreferencePair
+from tunesmith.formats.examples import Conversation, EntityText, Example, LabelledText, Place, PreferencePair
 from tunesmith.formats.identity import example_digest
 from tunesmith.formats.kinds import SourceFile, empty_error, read_rows
 from tunesmith.formats.rows import BadRow, Row, RowProblem
@@ -52,6 +52,7 @@ class Inspection:
         label_counts: Rows of each label; for entities, spans of each label.
         fingerprint: SHA-256 over file hashes, columns and shape.
         warnings: What the user should know.
+        asks_for_calls: Whether all good rows are conversations with tools and an answer of some calls one.
     """
 
     source: str
@@ -66,11 +67,12 @@ class Inspection:
     label_counts: dict[str, int]
     fingerprint: str
     warnings: tuple[str, ...]
+    asks_for_calls: bool = False
 
     @property
     def task(self) -> str:
         """The task that ``task: auto`` means here."""
-        return task_of_shape(self.shape)
+        return "function_calling" if self.asks_for_calls else task_of_shape(self.shape)
 
     def require_usable(self, on_bad_rows: str = "refuse") -> None:
         """Raise unless the rows may be trained on.
@@ -135,7 +137,7 @@ def inspect_source(
     facts = tuple(_facts(file) for file in files)
     reading = _reading(name, files, columns, shape)
     bad = BadRows()
-    good = duplicates = same_answers = 0
+    good = duplicates = same_answers = with_tools = calling = 0
     seen: set[bytes] = set()
     labels: Counter[str] = Counter()
     for found in parsed_rows(files, reading.shape, reading.columns):
@@ -148,6 +150,8 @@ def inspect_source(
         seen.add(digest)
         labels.update(_labels(found[1]))
         same_answers += isinstance(found[1], PreferencePair) and found[1].chosen == found[1].rejected
+        with_tools += isinstance(found[1], Conversation) and bool(found[1].tools)
+        calling += isinstance(found[1], Conversation) and bool(found[1].messages[-1].tool_calls)
     return Inspection(
         source=name,
         files=facts,
@@ -161,6 +165,7 @@ def inspect_source(
         label_counts=dict(labels.most_common()),
         fingerprint=_fingerprint(facts, reading),
         warnings=(*reading.warnings, *_pair_warnings(same_answers)),
+        asks_for_calls=bool(calling) and with_tools == good,
     )
 
 

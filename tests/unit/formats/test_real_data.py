@@ -21,6 +21,9 @@ EXPECTED = {
     "classification/sentiment_amazon.csv": ("text_label", 983),
     "domain_legal/site_policies.jsonl": ("text", 34),
     "domain_medical/medquad.jsonl": ("question_answer", 1000),
+    "function_calling/bfcl_irrelevance.jsonl": ("function_calls", 140),
+    "function_calling/bfcl_parallel.jsonl": ("function_calls", 120),
+    "function_calling/bfcl_simple.jsonl": ("function_calls", 300),
     "math/gsm8k_test.jsonl": ("question_answer", 300),
     "math/gsm8k_train.jsonl": ("question_answer", 1500),
     "ner/snips_slots_test.jsonl": ("entities", 342),
@@ -37,12 +40,7 @@ EXPECTED = {
     "translation/tatoeba_en_fr.jsonl": ("translation", 779),
 }
 # Columns without a usual meaning: refused with a hint instead of guessed.
-UNKNOWN = (
-    "function_calling/bfcl_irrelevance.jsonl",
-    "function_calling/bfcl_parallel.jsonl",
-    "function_calling/bfcl_simple.jsonl",
-    "music/irish_abc.jsonl",
-)
+UNKNOWN = ("music/irish_abc.jsonl",)
 
 
 def test_no_file_is_left_out(real_data: Path) -> None:
