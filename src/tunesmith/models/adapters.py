@@ -1,7 +1,9 @@
-"""Put a saved PEFT adapter on a model."""
+"""Put a saved PEFT adapter on a model, and take it off for a while."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +31,28 @@ def with_adapter(model: Any, folder: Path) -> Any:
             value=f"{type(error).__name__}: {str(error).strip()[:300]}",
             hint="the adapter must have been trained from this very model",
         ) from error
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[None]:
+    """Let a model with an adapter compute as the model before training does, for the time of the block.
+
+    What trains and what does not stays as it is, whatever the library sets on the way.
+
+    Raises:
+        ModelError: The model has no adapter that could be turned off.
+    """
+    if not hasattr(model, "disable_adapter"):
+        raise ModelError(
+            "the model has no adapter to turn off, so the model before training is gone",
+            code="model.no_adapter",
+            value=type(model).__name__,
+            hint="train an adapter (technique: lora), or take an objective without a reference (objective: orpo)",
+        )
+    trained = [parameter.requires_grad for parameter in model.parameters()]
+    try:
+        with model.disable_adapter():
+            yield
+    finally:
+        for parameter, trains in zip(model.parameters(), trained, strict=True):
+            parameter.requires_grad_(trains)

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
 from tunesmith.objectives.base import Objective
+from tunesmith.objectives.dpo import Dpo
+from tunesmith.objectives.kto import Kto
+from tunesmith.objectives.orpo import Orpo
 from tunesmith.objectives.question_answering import QuestionAnswering
 from tunesmith.objectives.seq2seq import Seq2seq
 from tunesmith.objectives.sequence_classification import SequenceClassification
@@ -24,6 +27,18 @@ class ObjectiveSpec(Protocol):
 
 def _sft(spec: Any) -> Objective:
     return Sft(label_smoothing=spec.label_smoothing)
+
+
+def _dpo(spec: Any) -> Objective:
+    return Dpo(beta=spec.beta, form=spec.loss, label_smoothing=spec.label_smoothing)
+
+
+def _orpo(spec: Any) -> Objective:
+    return Orpo(beta=spec.beta)
+
+
+def _kto(spec: Any) -> Objective:
+    return Kto(beta=spec.beta, desirable_weight=spec.desirable_weight, undesirable_weight=spec.undesirable_weight)
 
 
 def _sequence_classification(spec: Any) -> Objective:
@@ -46,6 +61,9 @@ def _seq2seq(spec: Any) -> Objective:
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "sft": _sft,
     "text": _sft,
+    "dpo": _dpo,
+    "orpo": _orpo,
+    "kto": _kto,
     "sequence_classification": _sequence_classification,
     "token_classification": _token_classification,
     "question_answering": _question_answering,
