@@ -83,8 +83,12 @@ if ! "$venv/bin/python" -m pip show --quiet torch 2>/dev/null && [ "$(uname -s)"
   fi
 fi
 
-# seqeval has no wheel and is built here, in an environment of its own: what it builds with is not ours to pin.
-install "$(grep '^seqeval==' constraints.txt)"
+# These have no wheels and are built here, in environments of their own: what they build with is not ours to pin.
+without_wheels="seqeval"
+[ "$kind" = run ] || without_wheels="seqeval rouge-score sqlitedict word2number"
+for name in $without_wheels; do
+  install "$(grep "^$name==" constraints.txt)"
+done
 # The build tool is installed first, so that it is the pinned one and not whichever is newest.
 install "$(grep '^hatchling==' constraints.txt)"
 install --no-build-isolation --editable "$target"
