@@ -9,12 +9,10 @@ from typing import Any
 from tunesmith.evaluation.report import words
 from tunesmith.evaluation.report.chart import SIDES, Chart, chart_picture, make_chart, standalone_svg, write_png
 from tunesmith.evaluation.report.html import to_html
-from tunesmith.evaluation.report.layout import Cell, Page, Table
-from tunesmith.evaluation.report.schema import Report, parse_report
+from tunesmith.evaluation.report.layout import Cell, Page, Section, Table
+from tunesmith.evaluation.report.schema import Interval, Report, parse_report
 from tunesmith.evaluation.report.words import metric_label, metric_range, metric_value
 from tunesmith.runs.atomic import write_json, write_text
-
-_HEADINGS = ("Model", "Metric", "Before", "After", "Change")
 
 
 def write_chart(reports: Sequence[Mapping[str, Any]], metrics: Sequence[str], folder: Path) -> None:
@@ -40,30 +38,36 @@ def write_chart(reports: Sequence[Mapping[str, Any]], metrics: Sequence[str], fo
 def _page(chart: Chart, reports: Sequence[Report]) -> Page:
     versions = ", ".join(dict.fromkeys(report.tunesmith for report in reports if report.tunesmith))
     tuned = sum(any("after" in found for found in model.metrics.values()) for model in chart.models)
+    note = "Ranges are 95 % intervals."
     return Page(
         title="Before and after fine-tuning",
         facts=[("Tunesmith", versions)] if versions else [],
         verdict=f"{len(chart.models)} model{'s'[: len(chart.models) != 1]}, {tuned} of them tuned",
-        verdict_detail=", ".join(metric_label(name) for name in chart.metrics),
+        verdict_detail=", ".join(map(metric_label, chart.metrics)),
         tone="undecided",
         alerts=[],
-        results=Table(_HEADINGS, _rows(chart), frozenset({2, 3, 4})),
+        results=Table([], []),
         samples=[],
+        sections=[Section("numbers", "Numbers", _numbers(chart), note)],
     )
 
 
-def _rows(chart: Chart) -> list[list[Cell]]:
+def _numbers(chart: Chart) -> Table:
+    """A row for each model, and before, after and change for each metric."""
+    headings = ["Model", *(text for name in chart.metrics for text in (metric_label(name), "after", "change"))]
     rows = []
-    for metric in chart.metrics:
-        for model in chart.models:
+    for model in chart.models:
+        cells = [Cell(words.clip(model.name, 80))]
+        for metric in chart.metrics:
             found = model.metrics.get(metric, {})
-            cells = [
-                Cell(metric_value(metric, one.value), metric_range(metric, one.low, one.high))
-                if (one := found.get(side)) is not None
-                else Cell(words.NOTHING)
-                for side in SIDES
-            ]
-            values = [found[side].value if side in found else None for side in SIDES]
-            change = Cell(words.metric_change(metric, values[0], values[1]))
-            rows.append([Cell(words.clip(model.name, 80)), Cell(metric_label(metric)), *cells, change])
-    return rows
+            cells += [_cell(metric, found.get(side)) for side in SIDES]
+            before, after = (found[side].value if side in found else None for side in SIDES)
+            cells.append(Cell(words.metric_change(metric, before, after)))
+        rows.append(cells)
+    return Table(headings, rows, frozenset(range(1, len(headings))))
+
+
+def _cell(metric: str, found: Interval | None) -> Cell:
+    if found is None:
+        return Cell(words.NOTHING)
+    return Cell(metric_value(metric, found.value), metric_range(metric, found.low, found.high))
