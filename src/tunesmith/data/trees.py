@@ -95,7 +95,11 @@ def _pack(groups: Sequence[tuple[Group, int]], root: int) -> Pack:
     if root:
         root_places = builder.add(groups[0][0][0][1].token_ids_T[:root], 0, None)
         root_segment = 0
-    label_positions, labels, label_rows, order, kinds = [], [], [], [], []
+    label_positions: list[TokenIds] = []
+    labels: list[TokenIds] = []
+    label_rows: list[TokenIds] = []
+    order: list[int] = []
+    kinds: list[int] = []
     for group, beginning in groups:
         parent, group_places = root_segment, nothing
         if beginning > root:
