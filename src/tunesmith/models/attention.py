@@ -3,7 +3,8 @@
 Transformers' models call the function registered under :data:`ATTENTION` with queries, keys and values of one pack,
 and the pack's :class:`PackPlan` as the keyword ``pack_plan``. Each segment is attended to by itself: a segment without
 ancestors with plain causal attention on its slice; segments that continue a shared prefix in small groups whose
-queries meet ``[prefix, own keys]`` under a mask of that size. Keys are never repeated for groups of query heads.
+queries meet ``[prefix, own keys]`` under a mask of that size. Keys are never repeated for groups of query heads. On a
+GPU, in half precision and without soft caps, one call does all segments; see :mod:`tunesmith.models.varlen`.
 
 Shape suffixes: T tokens of the pack, Q queries and K keys of a block.
 """
@@ -19,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from tunesmith.errors import ModelError
+from tunesmith.models.varlen import VarlenPlan, plan_varlen, takes_varlen, varlen_attention
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Segment
@@ -86,6 +88,7 @@ class PackPlan:
     blocks: list[_Block]
     segment_of_T: torch.Tensor
     positions_T: torch.Tensor
+    varlen: VarlenPlan | None = None
     # Layers with the same window share their masks.
     _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict, repr=False)
 
@@ -127,8 +130,9 @@ def plan_attention(segments: Sequence[Segment], positions_T: torch.Tensor) -> Pa
     blocks = _blocks(segments)
     device = positions_T.device
     segment_of_T = torch.arange(len(sizes), device=device).repeat_interleave(torch.tensor(sizes, device=device))
+    varlen = plan_varlen(segments, device) if device.type == "cuda" else None
     block_sizes = [sum(sizes[block.first : block.last]) for block in blocks]
-    return PackPlan(sizes, block_sizes, blocks, segment_of_T, positions_T)
+    return PackPlan(sizes, block_sizes, blocks, segment_of_T, positions_T, varlen)
 
 
 def _blocks(segments: Sequence[Segment]) -> list[_Block]:
@@ -199,6 +203,12 @@ def packed_attention(
             code="model.attention",
             hint='load the model with attention "sdpa" or "eager" to call it in another way',
         )
+    if pack_plan.varlen is not None and softcap is None and takes_varlen(query):
+        causal = getattr(module, "is_causal", True)
+        out = varlen_attention(
+            query, key, value, pack_plan.varlen, scaling=scaling, window=sliding_window, is_causal=causal
+        )
+        return out, None
     pieces = zip(
         torch.split(query, pack_plan.block_sizes, dim=2),
         _by_block(key, pack_plan),
@@ -221,8 +231,8 @@ def packed_attention(
                     hint="lay rows out without a shared prefix",
                 )
             plain = block.is_causal and window is None
-            mask = None if plain else pack_plan.mask(at, window)
-            out = _attention(block_query, block_key, block_value, mask, scaling, both_ways=both_ways)
+            seen = None if plain else pack_plan.mask(at, window)
+            out = _attention(block_query, block_key, block_value, seen, scaling, both_ways=both_ways)
         outs.append(out.transpose(1, 2))
     return torch.cat(outs, dim=1), None
 
