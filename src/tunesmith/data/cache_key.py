@@ -13,7 +13,7 @@ from tunesmith.data.store import STORE_VERSION
 from tunesmith.tasks import PreparedTask
 
 # Raised whenever rendering or cutting changes which tokens come out or train.
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 
 
 def cache_key(
@@ -26,6 +26,7 @@ def cache_key(
     max_length: int,
     on_long_rows: str,
     limit: int | None = None,
+    model_kind: str | None = None,
 ) -> str:
     """A name for the tokens of some rows under a tokenizer and a task.
 
@@ -38,6 +39,7 @@ def cache_key(
         max_length: As in :func:`tunesmith.data.tokenize.tokenize_examples`; so are the others.
         on_long_rows: Likewise.
         limit: Likewise.
+        model_kind: Where labels stand, for objectives with a head; None for all others.
     """
     backend = orjson.loads(tokenizer.backend_tokenizer.to_str())
     # These two only remember the last call.
@@ -60,5 +62,6 @@ def cache_key(
         "max_length": max_length,
         "on_long_rows": on_long_rows,
         "limit": limit,
+        "head": None if model_kind is None else [model_kind, list(task.labels)],
     }
     return hashlib.sha256(orjson.dumps(facts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tunesmith.data.label_rows import source_tokens
 from tunesmith.data.render import render, render_prompt
 from tunesmith.data.types import TokenRow
 from tunesmith.evaluation.held_out import Item
@@ -15,11 +16,15 @@ from tunesmith.tasks import EvaluationRow, PreparedTask
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What is measured: items of token rows for the loss, and the questions among them, each with its place."""
+    """What is measured: items of token rows for the loss, and the questions among them, each with its place.
+
+    ``examples`` are what the questions were made of.
+    """
 
     items: Sequence[Item]
     places: tuple[str, ...]
     questions: tuple[EvaluationRow, ...]
+    examples: tuple[Example, ...] = ()
 
     @property
     def references(self) -> list[Any]:
@@ -29,15 +34,32 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Asked:
-    """Prompts of one system, and the items whose loss it is measured by."""
+    """Prompts of one system, and the items whose loss it is measured by.
+
+    Models with a head have no prompts; they are asked by ``rows``, made of ``examples``.
+    """
 
     prompts: list[list[int]]
     items: Sequence[Item]
+    rows: Sequence[TokenRow] = ()
+    examples: Sequence[Example] = ()
 
 
 def ask_plainly(held_out: HeldOut, tokenizer: Any) -> Asked:
     """The questions as they are."""
     prompts = [render_prompt(tokenizer, question.messages, question.tools) for question in held_out.questions]
+    return Asked(prompts, held_out.items)
+
+
+def ask_head(held_out: HeldOut, tokenizer: Any) -> Asked:  # noqa: ARG001 - rows are tokens already
+    """The questions as the labelled rows that they are."""
+    rows = {item[0].place: item[0] for item in held_out.items}
+    return Asked([], held_out.items, [rows[place] for place in held_out.places], held_out.examples)
+
+
+def ask_encoder(held_out: HeldOut, tokenizer: Any) -> Asked:
+    """The questions as the texts that a model with encoder and decoder reads."""
+    prompts = [source_tokens(tokenizer, question.messages).tolist() for question in held_out.questions]
     return Asked(prompts, held_out.items)
 
 
@@ -82,4 +104,4 @@ def _with_examples(task: PreparedTask, examples: Sequence[Example], question: Ev
         replace(message, trained=False) if number < first_own and message.role == "assistant" else message
         for number, message in enumerate(messages)
     ]
-    return Conversation((*asked, Message("assistant", question.shown_reference)), question.tools)
+    return Conversation((*asked, question.answer), question.tools)

@@ -84,7 +84,7 @@ def measure_system(name: str, label: str, model: Any, asked: Asked, ruler: Ruler
     """
     model.eval()
     items = len(asked.items)
-    total = items + len(asked.prompts)
+    total = items + (len(asked.prompts) or len(asked.rows))
     started = time.monotonic()
     losses = ruler.losses(model, asked.items, lambda done: ruler.on_progress(done, total), ruler.should_stop)
     after_losses = time.monotonic()

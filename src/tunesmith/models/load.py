@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from tunesmith.errors import ModelError, ResourceError
-from tunesmith.models.check import check_weights, model_kind, read_config
+from tunesmith.models.check import check_weights, has_head, model_kind, read_config
 from tunesmith.models.quiet import quiet_libraries
 from tunesmith.recipe.facts import ModelFacts
 
@@ -67,6 +67,7 @@ def load_model(plan: LoadPlan) -> Any:
 
     Raises:
         ModelError: What :func:`tunesmith.models.check.read_config` and ``check_weights`` refuse;
+            ``model.not_causal``: no head is asked for, and the model writes no texts;
             ``model.missing_weights``: tensors are missing; ``model.cannot_load``: anything else that fails.
         ResourceError: ``resource.memory``: the weights do not fit.
     """
@@ -75,6 +76,14 @@ def load_model(plan: LoadPlan) -> Any:
     if plan.attention == _PACKED:
         # Registers the attention with Transformers, which must happen before the model is built.
         import tunesmith.models.attention  # noqa: F401
+    if plan.head is None and (has_head(config) or model_kind(config) == "encoder"):
+        raise ModelError(
+            "the model does not write texts",
+            code="model.not_causal",
+            place=str(plan.folder),
+            value=", ".join(config.architectures or ()) or config.model_type,
+            hint="load it with a head, or choose a model that writes; `tunesmith models list` shows some",
+        )
     auto = _auto_class(config, plan.head)
     if plan.head is not None:
         _set_labels(config, plan.head)
@@ -172,7 +181,7 @@ def _layers(config: Any) -> int:
     layers = int(config.num_hidden_layers)
     if not getattr(config, "is_encoder_decoder", False):
         return layers
-    return layers + int(getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0))
+    return layers + int(getattr(config, "num_decoder_layers", getattr(config, "decoder_layers", 0)) or 0)
 
 
 def _auto_class(config: Any, head: Head | None) -> Any:

@@ -8,11 +8,10 @@ from tunesmith.data.subset import Subset
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.train import train
 from tunesmith.evaluation.metrics import measure, summarise
-from tunesmith.evaluation.questions import ask_plainly
 from tunesmith.evaluation.systems import Measured, measure_system
 from tunesmith.formats.read import choose_rows
 from tunesmith.objectives.table import make_objective
-from tunesmith.pipeline.measure import Bench
+from tunesmith.pipeline.measure import Bench, ask_as_is
 from tunesmith.pipeline.run import Run, load_base, require_whole, train_settings
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.events import open_events
@@ -57,7 +56,7 @@ def _point(run: Run, bench: Bench, fraction: float) -> dict[str, Any]:
         read_wish=run.read_wish,
     )
     require_whole(run, result)
-    asked = ask_plainly(bench.held_out, run.prepared.tokenizer)
+    asked = ask_as_is(bench)
     measured = measure_system(f"{fraction:g}", f"{fraction:.0%} of the rows", model, asked, bench.ruler)
     point = {"fraction": fraction, "rows": count, **_values(bench, measured)}
     write_json(kept, point)

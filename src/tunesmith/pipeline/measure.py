@@ -10,14 +10,15 @@ from typing import Any
 import orjson
 
 from tunesmith.evaluation.held_out import Layout
-from tunesmith.evaluation.questions import Asked, HeldOut, ask_plainly, ask_with_examples
+from tunesmith.evaluation.questions import Asked, HeldOut, ask_with_examples
 from tunesmith.evaluation.systems import Measured, Ruler, measure_system, measured_from_json
 from tunesmith.formats.examples import Example
 from tunesmith.formats.read import choose_rows
 from tunesmith.models.attention import ATTENTION
 from tunesmith.pipeline.prepare import Prepared
-from tunesmith.pipeline.supervision import make_ruler
+from tunesmith.pipeline.supervision import SUPERVISION, make_ruler
 from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
 from tunesmith.tasks import EvaluationRow
@@ -76,18 +77,26 @@ def choose_held_out(prepared: Prepared, resolved: Resolved) -> HeldOut:
     held_out = prepared.validation.items
     items = [held_out.item(at) for at in choose_rows(len(held_out), resolved.evaluation_rows, resolved.seed)]
     chosen = {item[0].place for item in items}
-    questions: dict[str, EvaluationRow] = {}
-    if resolved.max_new_tokens:
+    questions: dict[str, tuple[EvaluationRow, Example]] = {}
+    if resolved.max_new_tokens or resolved.objective.name in HEADS:
+        ask = SUPERVISION[resolved.objective.name].shown
         for place, example in prepared.data.held_out():
-            if str(place) in chosen and (question := prepared.task.evaluation(example)) is not None:
-                questions.setdefault(str(place), question)
-    return HeldOut(items, tuple(questions), tuple(questions.values()))
+            if str(place) in chosen and (question := ask(prepared.task, example)) is not None:
+                questions.setdefault(str(place), (question, example))
+    asked = tuple(question for question, _ in questions.values())
+    return HeldOut(items, tuple(questions), asked, tuple(example for _, example in questions.values()))
+
+
+def ask_as_is(bench: Bench) -> Asked:
+    """The questions without anything before them, in the form that the objective's models take."""
+    return SUPERVISION[bench.resolved.objective.name].ask(bench.held_out, bench.prepared.tokenizer)
 
 
 def measure_base(bench: Bench, model: Any) -> Measured:
     """The model as it came."""
-    asked = ask_plainly(bench.held_out, bench.prepared.tokenizer)
-    return _once(bench, "base", lambda: measure_system("base", "Base", model, asked, bench.ruler))
+    asked = ask_as_is(bench)
+    label = "Base, head untrained" if bench.resolved.objective.name in HEADS else "Base"
+    return _once(bench, "base", lambda: measure_system("base", label, model, asked, bench.ruler))
 
 
 def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
@@ -108,7 +117,7 @@ def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
 
 def measure_tuned(bench: Bench, model: Any) -> Measured:
     """The trained model."""
-    asked = ask_plainly(bench.held_out, bench.prepared.tokenizer)
+    asked = ask_as_is(bench)
     return _once(bench, "tuned", lambda: measure_system("tuned", "Tuned", model, asked, bench.ruler))
 
 

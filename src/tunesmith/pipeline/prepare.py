@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tunesmith.catalog.cache import cache_folder
 from tunesmith.catalog.resolve import ModelReference
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
 from tunesmith.data.cache_key import cache_key
+from tunesmith.data.labelled import make_reader
 from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
 from tunesmith.data.token_cache import cached_token_store
@@ -19,14 +20,14 @@ from tunesmith.data.tokenize import shared_prefix_length
 from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
-from tunesmith.models.load import load_tokenizer, model_facts
+from tunesmith.models.load import Head, HeadKind, load_tokenizer, model_facts
 from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_model_folder
 from tunesmith.pipeline.data import RunData
 from tunesmith.pipeline.supervision import SUPERVISION
 from tunesmith.pipeline.told import Teller
 from tunesmith.pipeline.watched import ShouldStop, go_on, stop_if_asked, watched
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import ObjectiveSpec, fitting_objective
+from tunesmith.recipe.objectives import HEADS, ObjectiveSpec, fitting_objective
 from tunesmith.recipe.refusals import Facts, check
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import Resolved
@@ -34,6 +35,9 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import OWN_WEIGHTS
 from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
+
+# What is cut out of a text is compared as words, whatever form the answers of the data have.
+_EXTRACTED = ("exact_match", "token_f1")
 
 
 @dataclass(frozen=True)
@@ -71,22 +75,36 @@ def _telling(teller: Teller) -> OnProgress:
 
 
 def prepare(
-    recipe: Recipe, data: RunData, runs_folder: Path, teller: Teller, should_stop: ShouldStop = go_on
+    recipe: Recipe,
+    data: RunData,
+    runs_folder: Path,
+    teller: Teller,
+    should_stop: ShouldStop = go_on,
+    *,
+    labels: Sequence[str] = (),
 ) -> Prepared:
     """Fetch the model, fit the task to the data, and turn both sides into tokens.
+
+    ``labels`` are those of a head that was trained before, and then the only ones.
 
     Raises:
         Stopped: ``should_stop`` said so while rows were read.
         TunesmithError: Whatever is wrong with model or data; see the callees.
     """
     task = prepare_task(recipe.task, data.inspection, data.sample())
+    if labels:
+        task = replace(task, labels=tuple(labels))
     model = prepare_model(recipe.model, runs_folder, teller)
     tokenizer = load_tokenizer(model.folder)
     facts = model_facts(model.folder, recipe.model)
     template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
     _refuse_early(recipe, task, data, facts)
     objective = objective_of(recipe, task.name, facts)
-    encoder = _Encoder(recipe, task, objective, tokenizer, facts.context_length, teller, should_stop)
+    if objective.name == "question_answering":
+        # Rows carry no token types, so other programs that read the saved tokenizer shall not make any either.
+        names = tokenizer.model_input_names
+        tokenizer.model_input_names = [name for name in names if name != "token_type_ids"]
+    encoder = _Encoder(recipe, task, objective, tokenizer, facts, teller, should_stop)
     train = encoder.tokens(data.train, data.train_fingerprint())
     held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
     _require_known_tokens((train, held_out), facts)
@@ -140,6 +158,8 @@ def resolve_run(prepared: Prepared) -> Resolved:
 def data_facts(prepared: Prepared) -> DataFacts:
     """The data in tokens of the model."""
     train, task = prepared.train, prepared.task
+    objective = objective_of(prepared.recipe, task.name, prepared.model_facts).name
+    answer_tokens = 0 if objective in HEADS else task.tokens_to_generate(token_counter(prepared.tokenizer))
     return DataFacts(
         task=task.name,
         shape=prepared.data.inspection.shape,
@@ -150,9 +170,22 @@ def data_facts(prepared: Prepared) -> DataFacts:
         longest_row=int(train.lengths_B.max(initial=0)),
         shared_prefix_tokens=shared_prefix_length(train),
         labels=len(task.labels),
-        default_metrics=task.metrics,
-        answer_tokens=task.tokens_to_generate(token_counter(prepared.tokenizer)),
+        default_metrics=_EXTRACTED if objective == "question_answering" else task.metrics,
+        answer_tokens=answer_tokens,
+        has_context=_has_context(prepared.data),
     )
+
+
+def head_of(prepared: Prepared, objective: ObjectiveSpec, seed: int) -> Head | None:
+    """The head that an objective puts on the model; None for objectives that write."""
+    if objective.name not in HEADS:
+        return None
+    reader = make_reader(objective.name, prepared.task.labels, prepared.tokenizer, prepared.model_facts.kind)
+    return Head(cast(HeadKind, objective.name), reader.labels, seed)
+
+
+def _has_context(data: RunData) -> bool:
+    return data.inspection.shape != "question_answer" or "context" in data.inspection.columns
 
 
 def objective_of(recipe: Recipe, task: str, model: ModelFacts) -> ObjectiveSpec:
@@ -180,7 +213,7 @@ def stop_tokens(folder: Path, tokenizer: Any, end_of_turn: int | None) -> tuple[
 def _refuse_early(recipe: Recipe, task: PreparedTask, data: RunData, model: ModelFacts) -> None:
     """What is known to be impossible before anything is tokenized."""
     rows = max(1, data.inspection.good_rows)
-    facts = DataFacts(task.name, data.inspection.shape, rows, 1, 1, 1, 1)
+    facts = DataFacts(task.name, data.inspection.shape, rows, 1, 1, 1, 1, has_context=_has_context(data))
     check(recipe, Facts(facts, model, HostFacts(1, 1)))
 
 
@@ -205,17 +238,20 @@ class _Encoder:
     task: PreparedTask
     objective: ObjectiveSpec
     tokenizer: Any
-    context_length: int | None
+    model: ModelFacts
     teller: Teller
     should_stop: ShouldStop
 
     def tokens(self, rows: Callable[[], Iterator[tuple[Place, Example]]], fingerprint: str) -> TokenStore:
         wanted = self.recipe.train.max_length
-        length = self.context_length if wanted == "auto" else wanted
+        length = self.model.context_length if wanted == "auto" else wanted
         options: dict[str, Any] = {
             "max_length": length or 2**31 - 1,
             "on_long_rows": self.recipe.data.on_long_rows,
         }
+        supervision = SUPERVISION[self.objective.name]
+        if supervision.labelled:
+            options["model_kind"] = self.model.kind
         key = cache_key(
             self.tokenizer,
             data_fingerprint=fingerprint,
@@ -224,13 +260,14 @@ class _Encoder:
             objective=self.objective.name,
             **options,
         )
-        tokenize = SUPERVISION[self.objective.name].tokenize
+        if supervision.labelled:
+            options["objective"] = self.objective.name
 
         def write(folder: Path) -> TokenStore:
             def progress(done: int) -> None:
                 self.teller.progress("tokenize", done, None, "rows")
 
-            return tokenize(
+            return supervision.tokenize(
                 watched(rows(), self.should_stop), self.task, self.tokenizer, folder, on_progress=progress, **options
             )
 

@@ -16,7 +16,7 @@ from tunesmith.models.attention import ATTENTION, supports_packing
 from tunesmith.models.check import read_config
 from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.pipeline.clock import RunClock
-from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.prepare import Prepared, head_of
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.control import Wish
@@ -45,7 +45,9 @@ def weights_type(resolved: Resolved) -> torch.dtype:
 
 def load_base(run: Run) -> Any:
     """The model before training, on the run's device."""
-    plan = LoadPlan(run.prepared.model.folder, weights_type(run.resolved), run.prepared.host.device, run.attention)
+    prepared, resolved = run.prepared, run.resolved
+    head = head_of(prepared, resolved.objective, resolved.seed)
+    plan = LoadPlan(prepared.model.folder, weights_type(resolved), prepared.host.device, run.attention, head=head)
     return load_model(plan)
 
 

@@ -6,15 +6,25 @@ One row of the table for each objective.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
+from tunesmith.data.label_rows import source_text, tokenize_labelled, tokenize_seq2seq
+from tunesmith.data.labelled import make_reader
 from tunesmith.data.store import TokenStore
 from tunesmith.data.tokenize import tokenize_examples, tokenize_whole
-from tunesmith.evaluation.held_out import Layout
+from tunesmith.evaluation.heads import head_ruler
+from tunesmith.evaluation.held_out import LabelLosses, Layout
+from tunesmith.evaluation.questions import Asked, HeldOut, ask_encoder, ask_head, ask_plainly
+from tunesmith.evaluation.seq2seq import seq2seq_ruler
 from tunesmith.evaluation.systems import OnProgress, Ruler, ShouldStop, causal_ruler
+from tunesmith.formats.examples import EntityText, Example, LabelledText, Message, QuestionAnswer
+from tunesmith.objectives.question_answering import answer_losses
+from tunesmith.objectives.seq2seq import written_losses
+from tunesmith.objectives.sequence_classification import class_losses
 from tunesmith.objectives.sft import label_losses
 from tunesmith.recipe.resolved import Resolved
+from tunesmith.tasks import EvaluationRow, PreparedTask
 
 if TYPE_CHECKING:
     from tunesmith.pipeline.prepare import Prepared
@@ -35,11 +45,16 @@ class MakeRuler(Protocol):
 class Supervision:
     """One objective outside of the loop.
 
-    ``tokenize`` has the arguments of :func:`tunesmith.data.tokenize.tokenize_examples`.
+    ``tokenize`` has the arguments of :func:`tunesmith.data.tokenize.tokenize_examples`; where ``labelled``, also those
+    of :func:`tunesmith.data.label_rows.tokenize_labelled`. ``ask`` puts held-out questions to the model that is
+    measured, ``shown`` makes the question that a report shows.
     """
 
     tokenize: Tokenize
     ruler: MakeRuler
+    labelled: bool = False
+    ask: Callable[[HeldOut, Any], Asked] = ask_plainly
+    shown: Callable[[PreparedTask, Example], EvaluationRow | None] = lambda task, example: task.evaluation(example)
 
 
 def make_ruler(
@@ -63,7 +78,65 @@ def _causal(
     )
 
 
+def _head(label_losses: LabelLosses, *, a_row_counts_once: bool) -> MakeRuler:
+    def make(
+        prepared: Prepared, resolved: Resolved, layout: Layout, on_progress: OnProgress, should_stop: ShouldStop
+    ) -> Ruler:
+        reader = make_reader(
+            resolved.objective.name, prepared.task.labels, prepared.tokenizer, prepared.model_facts.kind
+        )
+        return head_ruler(
+            reader,
+            layout,
+            label_losses,
+            a_row_counts_once=a_row_counts_once,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+
+    return make
+
+
+def _seq2seq(
+    prepared: Prepared, resolved: Resolved, layout: Layout, on_progress: OnProgress, should_stop: ShouldStop
+) -> Ruler:
+    return seq2seq_ruler(
+        prepared.tokenizer,
+        layout,
+        written_losses,
+        max_new_tokens=resolved.max_new_tokens,
+        on_progress=on_progress,
+        should_stop=should_stop,
+    )
+
+
+def _as_read(task: PreparedTask, example: Example) -> EvaluationRow | None:
+    """The question as a head reads it: the text, without the instruction that models which write are given."""
+    row = task.evaluation(example)
+    if row is None:
+        return None
+    if isinstance(example, QuestionAnswer):
+        text = f"{example.question}\n\n{example.context}"
+    else:
+        assert isinstance(example, LabelledText | EntityText)
+        text = example.text
+    return replace(row, messages=(Message("text", text),))
+
+
+def _as_source(task: PreparedTask, example: Example) -> EvaluationRow | None:
+    """The question as the one text that an encoder reads."""
+    row = task.evaluation(example)
+    return None if row is None else replace(row, messages=(Message("text", source_text(row.messages)),))
+
+
+_CLASSES = _head(class_losses, a_row_counts_once=False)
+_ANSWERS = _head(answer_losses, a_row_counts_once=True)
+
 SUPERVISION: Mapping[str, Supervision] = {
     "sft": Supervision(tokenize_examples, _causal),
     "text": Supervision(tokenize_whole, _causal),
+    "sequence_classification": Supervision(tokenize_labelled, _CLASSES, True, ask_head, _as_read),
+    "token_classification": Supervision(tokenize_labelled, _CLASSES, True, ask_head, _as_read),
+    "question_answering": Supervision(tokenize_labelled, _ANSWERS, True, ask_head, _as_read),
+    "seq2seq": Supervision(tokenize_seq2seq, _seq2seq, False, ask_encoder, _as_source),
 }

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_models import CONTEXT_LENGTH, FAMILIES, VOCABULARY_SIZE, tiny_model_folder, tiny_tokenizer
+from tiny_models import (
+    CONTEXT_LENGTH,
+    FAMILIES,
+    VOCABULARY_SIZE,
+    tiny_encoder_folder,
+    tiny_model_folder,
+    tiny_tokenizer,
+)
 
 from tunesmith.errors import ModelError
 from tunesmith.models.load import LoadPlan, load_model, load_tokenizer, model_facts
@@ -147,21 +154,24 @@ def test_folders_that_are_refused(name: str, copy: Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        transformers.BertConfig(architectures=["BertModel"]),
-        transformers.BertConfig(architectures=["BertForMaskedLM"]),
-        transformers.T5Config(architectures=["T5ForConditionalGeneration"]),
-        transformers.BartConfig(architectures=["BartForConditionalGeneration"]),
         transformers.Gemma3Config(architectures=["Gemma3ForConditionalGeneration"]),
         transformers.ViTConfig(architectures=["ViTModel"]),
     ],
     ids=lambda config: config.architectures[0],
 )
-def test_what_does_not_continue_text_is_refused(config: transformers.PreTrainedConfig, tmp_path: Path) -> None:
+def test_what_is_no_language_model_is_refused(config: transformers.PreTrainedConfig, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     for call in (model_facts, lambda folder: load_model(LoadPlan(folder))):
         with pytest.raises(ModelError) as caught:
             call(tmp_path)
-        assert caught.value.code == "model.not_causal"
+        assert caught.value.code == "model.not_language"
+
+
+def test_an_encoder_without_a_head_is_not_loaded(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        load_model(LoadPlan(tiny_encoder_folder(tmp_path)))
+    assert caught.value.code == "model.not_causal"
+    assert "head" in (caught.value.hint or "")
 
 
 def test_code_in_a_folder_is_never_run(copy: Path) -> None:
