@@ -30,13 +30,13 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
     take_step, run_pack = loop.take_step, loop.run_pack
 
-    def slow_step(parts: Any, step: int, rate: float) -> Any:
+    def slow_step(parts: Any, step: int, total_steps: int, rate: float) -> Any:
         clock.time += clock.seconds[min(step, len(clock.seconds) - 1)]  # type: ignore[attr-defined]
-        return take_step(parts, step, rate)
+        return take_step(parts, step, total_steps, rate)
 
-    def slow_pack(parts: Any, pack: Any, trained_tokens: int) -> Any:
+    def slow_pack(parts: Any, pack: Any, known: Any) -> Any:
         clock.time += clock.seconds[0] * pack.tokens / 80  # type: ignore[attr-defined]
-        return run_pack(parts, pack, trained_tokens)
+        return run_pack(parts, pack, known)
 
     monkeypatch.setattr(loop, "take_step", slow_step)
     monkeypatch.setattr(loop, "run_pack", slow_pack)

@@ -53,14 +53,20 @@ class Bad:
     count: int = 0
     inner: Sft = field(default_factory=Sft)
 
-    def loss(self, model: Any, pack: Any) -> LossSum:
-        result = self.inner.loss(model, pack)
+    def companions(self, rows: Any) -> Any:
+        return self.inner.companions(rows)
+
+    def step_sums(self, model: Any, packs: Any, companions: Any) -> tuple[float, ...]:
+        return self.inner.step_sums(model, packs, companions)
+
+    def loss(self, model: Any, pack: Any, step_sums: Any) -> LossSum:
+        result = self.inner.loss(model, pack, step_sums)
         self.count += 1
         if self.calls is not None and self.count not in self.calls:
             return result
         # An infinite factor that is one in value leaves the loss as it is and spoils the gradient.
         total = result.total * float("nan") if self.how == "loss" else _SpoilGradient.apply(result.total)
-        return LossSum(total, result.count, result.metrics)
+        return LossSum(total, result.metrics)
 
 
 class _SpoilGradient(torch.autograd.Function):
@@ -221,8 +227,8 @@ def test_a_skipped_step_changes_nothing(
     seen: list[tuple[int, bool, bytes]] = []
     take_step = loop.take_step
 
-    def watched(parts: Any, step: int, rate: float) -> Any:
-        outcome = take_step(parts, step, rate)
+    def watched(parts: Any, step: int, total_steps: int, rate: float) -> Any:
+        outcome = take_step(parts, step, total_steps, rate)
         tensors = list(parts.trained) + [t for p in parts.trained for t in parts.optimizer.state[p].values()]
         seen.append((step, outcome.applied, b"".join(t.detach().numpy().tobytes() for t in tensors)))
         assert all(p.grad is None for p in parts.trained)
@@ -260,8 +266,8 @@ def test_a_step_without_trained_tokens_is_refused(base: Path, tmp_path: Path) ->
 
 
 def test_running_out_of_memory_names_the_remedy(base: Path, tmp_path: Path, objective: Any) -> None:
-    class Huge:
-        def loss(self, model: Any, pack: Any) -> LossSum:
+    class Huge(Sft):
+        def loss(self, model: Any, pack: Any, step_sums: Any) -> LossSum:
             torch.empty(2**60)
             raise AssertionError("that cannot have been allocated")
 
@@ -271,8 +277,8 @@ def test_running_out_of_memory_names_the_remedy(base: Path, tmp_path: Path, obje
 
 
 def test_other_errors_of_torch_stay_what_they_are(base: Path, tmp_path: Path, objective: Any) -> None:
-    class Broken:
-        def loss(self, model: Any, pack: Any) -> LossSum:
+    class Broken(Sft):
+        def loss(self, model: Any, pack: Any, step_sums: Any) -> LossSum:
             raise RuntimeError("a shape does not fit")
 
     objective(Broken())
