@@ -14,6 +14,7 @@ import peft
 import pytest
 import torch
 import transformers
+from tiny_models import FAMILIES
 from tiny_training import counting_rows, packed_model, train_tiny
 
 from tunesmith.data.packs import lay_out
@@ -25,17 +26,21 @@ from tunesmith.techniques.table import TECHNIQUES, make_technique
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
-FAMILIES = ("llama", "phi3")
+TWO = ("llama", "phi3")
 (PACK,) = lay_out([(0, counting_rows(1)[0])], tokens_per_micro_batch=100)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A technique as a recipe spells it, a rate that suits it, and how its result is loaded by the format's owner."""
+    """A technique as a recipe spells it, a rate that suits it, and how its result is loaded by the format's owner.
+
+    ``families`` are those of the fast tier; the slow one runs every technique on every family.
+    """
 
     spec: Any
     learning_rate: float
     load: Callable[[Path, Path], Any]
+    families: tuple[str, ...] = ("llama",)
 
 
 def _load_adapter(base: Path, saved: Path) -> Any:
@@ -47,16 +52,22 @@ def _load_model(_base: Path, saved: Path) -> Any:
 
 
 SUITE = {
-    "lora": Case(variants.Lora(rank=4, alpha=8.0), 1e-2, _load_adapter),
-    "full": Case(variants.Full(), 1e-3, _load_model),
+    "lora": Case(variants.Lora(rank=4, alpha=8.0), 1e-2, _load_adapter, TWO),
+    "dora": Case(variants.Dora(rank=4, alpha=8.0), 1e-2, _load_adapter, TWO),
+    "freeze": Case(variants.Freeze(layers=1), 3e-3, _load_model, TWO),
+    "full": Case(variants.Full(), 1e-3, _load_model, TWO),
 }
-CASES = list(itertools.product(SUITE, FAMILIES))
+CASES = [
+    pytest.param(name, family, id=f"{name}-{family}", marks=() if family in SUITE[name].families else pytest.mark.slow)
+    for name, family in itertools.product(SUITE, FAMILIES)
+]
 
 
 @dataclass(frozen=True)
 class Trained:
     """A model before and after a short training."""
 
+    case: Case
     technique: Any
     model: Any
     base: Path
@@ -64,7 +75,7 @@ class Trained:
     losses: list[float]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=["-".join(case) for case in CASES])
+@pytest.fixture(scope="module", params=[pytest.param(case.values, id=case.id, marks=case.marks) for case in CASES])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     name, family = request.param
     folder = tmp_path_factory.mktemp(f"{name}-{family}")
@@ -79,12 +90,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         total_steps=20,
         learning_rate=SUITE[name].learning_rate,
     )
-    return Trained(technique, model, folder / "base", before, list(run.losses.values()))
-
-
-def case_of(trained: Trained) -> Case:
-    (case,) = (case for name, case in SUITE.items() if type(trained.technique) is type(make_technique(case.spec)))
-    return case
+    return Trained(SUITE[name], technique, model, folder / "base", before, list(run.losses.values()))
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -99,7 +105,7 @@ def test_every_technique_is_in_the_suite_and_in_the_recipe() -> None:
 
 
 def test_an_unknown_technique_is_refused() -> None:
-    with pytest.raises(RecipeError, match="lora, full") as caught:
+    with pytest.raises(RecipeError, match="lora, dora") as caught:
         make_technique(SimpleNamespace(name="lorra"))
     assert caught.value.code == "recipe.technique"
 
@@ -131,7 +137,7 @@ def test_groups_hold_every_trained_weight_once_and_spare_vectors_the_decay(train
 
 def test_what_is_saved_loads_with_equal_logits(trained: Trained, tmp_path: Path) -> None:
     trained.technique.save(trained.model, tmp_path, base_model="a-base-model")
-    loaded = case_of(trained).load(trained.base, tmp_path)
+    loaded = trained.case.load(trained.base, tmp_path)
     assert torch.equal(logits(loaded), logits(trained.model))
     assert not any(path.suffix in {".bin", ".pt", ".pkl"} for path in tmp_path.iterdir())
     assert (tmp_path / "adapter_config.json").exists() == (trained.technique.artifact == "adapter")

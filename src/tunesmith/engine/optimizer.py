@@ -21,9 +21,9 @@ def make_optimizer(groups: list[dict[str, Any]], learning_rate: float) -> torch.
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Use this rate from the next step on."""
+    """Use this rate from the next step on; a group with a ``rate_scale`` takes so many times the rate."""
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("rate_scale", 1.0)
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:

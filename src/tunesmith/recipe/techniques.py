@@ -10,16 +10,59 @@ from pydantic import BeforeValidator, Field
 from tunesmith.recipe.parts import Part, Positive, PositiveInt, ShareOrZero
 
 
-class Lora(Part):
-    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
+class LowRank(Part):
+    """What all low-rank adapters share."""
 
-    name: Literal["lora"] = "lora"
     rank: PositiveInt = Field(16, description="Rank of the adapters.")
-    alpha: Positive = Field(32.0, description="Adapters are scaled by alpha / rank.")
+    alpha: Positive = Field(
+        32.0, description="Adapters are scaled by alpha / rank, or by alpha / sqrt(rank) where rank_stabilized."
+    )
     targets: Literal["all-linear", "attention"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear", description="Which modules get an adapter: all-linear, attention, or a list of names."
     )
     dropout: ShareOrZero = Field(0.0, description="Dropout before the adapters.")
+    rank_stabilized: bool = Field(
+        False, description="Scale by alpha / sqrt(rank), so that high ranks learn as fast (rsLoRA)."
+    )
+    rank_pattern: dict[str, PositiveInt] = Field(
+        default_factory=dict, description="Other ranks for some modules, by name; the longest name that fits counts."
+    )
+    alpha_pattern: dict[str, Positive] = Field(
+        default_factory=dict, description="Other alphas for some modules, by name; the longest name that fits counts."
+    )
+    learning_rate_ratio: Positive = Field(
+        1.0, description="How many times as fast the B matrices learn as the A matrices (LoRA+; 16 is usual there)."
+    )
+    initialization: Literal["default", "gaussian", "pissa", "olora", "eva", "loftq"] = Field(
+        "default",
+        description="What the adapters begin as: nothing (default, gaussian), the largest part of the weights (pissa, "
+        "olora: the saved adapter has twice the rank), where inputs spread most (eva), or what quantization lost "
+        "(loftq).",
+    )
+
+
+class Lora(LowRank):
+    """Low-rank adapters beside frozen weights (Hu et al. 2021)."""
+
+    name: Literal["lora"] = "lora"
+
+
+class Dora(LowRank):
+    """Low-rank adapters for the direction of the weights, and a length of its own (Liu et al. 2024)."""
+
+    name: Literal["dora"] = "dora"
+
+
+class Freeze(Part):
+    """The last layers train, the others stay as they are."""
+
+    name: Literal["freeze"] = "freeze"
+    layers: PositiveInt = Field(2, description="How many of the last layers train (of encoder and decoder each).")
+    head: bool = Field(
+        True,
+        description="Also train what stands behind the layers: final norm and output matrix (not one that the "
+        "embeddings share). The fresh head of a classifier trains in any case.",
+    )
 
 
 class Full(Part):
@@ -36,7 +79,7 @@ def _lora_unless_named(value: Any) -> Any:
 
 
 # Techniques that change the model's own weights, so that the model before training is gone.
-OWN_WEIGHTS = ("full",)
+OWN_WEIGHTS = ("full", "freeze")
 
-TechniqueSpec = Lora | Full
+TechniqueSpec = Lora | Dora | Freeze | Full
 Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_lora_unless_named)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
+from tunesmith.data.types import TokenRow
 from tunesmith.errors import CheckpointError, Problem
 
 State = dict[str, torch.Tensor]
@@ -20,11 +22,19 @@ class Technique(Protocol):
     def artifact(self) -> Literal["adapter", "model"]:
         """What :meth:`save` writes."""
 
-    def prepare(self, model: nn.Module, seed: int) -> nn.Module:
+    def prepare(
+        self, model: nn.Module, seed: int, sample: Sequence[TokenRow] = (), new_token_ids: Sequence[int] = ()
+    ) -> nn.Module:
         """The model with exactly the weights to be trained set to require gradients; new weights depend on ``seed``.
 
         The given model is changed in place and belongs to the result. All dropout that the recipe did not ask for is
         off afterwards.
+
+        Args:
+            model: As loaded, with a row for each new token.
+            seed: Of new weights.
+            sample: Some training rows, for techniques that begin from the data.
+            new_token_ids: Tokens that the model did not have; their rows of the embeddings train in any case.
 
         Raises:
             ModelError: The model has no such weights.
@@ -101,7 +111,16 @@ def trainable_state(model: nn.Module) -> State:
 @torch.no_grad()
 def load_trainable_state(model: nn.Module, state: State) -> None:
     """See :meth:`Technique.load_trainable_state`."""
-    own = trainable_state(model)
+    load_state(trainable_state(model), state)
+
+
+@torch.no_grad()
+def load_state(own: State, state: State) -> None:
+    """Copy the tensors of ``state`` into those of a model.
+
+    Raises:
+        CheckpointError: Names or shapes differ; nothing was copied.
+    """
     problems = [
         Problem(
             "checkpoint.weights",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from tunesmith.data.types import TokenRow
 from tunesmith.techniques.base import (
     State,
     load_trainable_state,
@@ -27,7 +29,13 @@ class Full:
 
     artifact: ClassVar[Literal["adapter", "model"]] = "model"
 
-    def prepare(self, model: nn.Module, seed: int) -> nn.Module:  # noqa: ARG002 - nothing is drawn at random
+    def prepare(
+        self,
+        model: nn.Module,
+        seed: int,  # noqa: ARG002 - nothing is drawn at random
+        sample: Sequence[TokenRow] = (),  # noqa: ARG002
+        new_token_ids: Sequence[int] = (),  # noqa: ARG002 - they train like all others
+    ) -> nn.Module:
         """All weights train, in fp32 at least: updates are smaller than the steps between two bf16 numbers."""
         without_dropout(model)
         for parameter in model.parameters():

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
 from tunesmith.techniques.base import Technique
+from tunesmith.techniques.freeze import Freeze
 from tunesmith.techniques.full import Full
 from tunesmith.techniques.lora import Lora
 
@@ -20,14 +21,27 @@ class TechniqueSpec(Protocol):
 
 
 def _lora(spec: Any) -> Technique:
-    return Lora(rank=spec.rank, alpha=spec.alpha, targets=spec.targets, dropout=spec.dropout)
+    return Lora(**spec.model_dump(exclude={"name"}))
+
+
+def _dora(spec: Any) -> Technique:
+    return Lora(**spec.model_dump(exclude={"name"}), decomposed=True)
+
+
+def _freeze(spec: Any) -> Technique:
+    return Freeze(layers=spec.layers, head=spec.head)
 
 
 def _full(_spec: Any) -> Technique:
     return Full()
 
 
-TECHNIQUES: dict[str, Callable[[Any], Technique]] = {"lora": _lora, "full": _full}
+TECHNIQUES: dict[str, Callable[[Any], Technique]] = {
+    "lora": _lora,
+    "dora": _dora,
+    "freeze": _freeze,
+    "full": _full,
+}
 
 
 def make_technique(spec: TechniqueSpec) -> Technique:

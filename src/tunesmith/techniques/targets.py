@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -30,7 +32,8 @@ def target_names(model: nn.Module, targets: Targets) -> list[str]:
     ``model.layers.0.self_attn.q_proj``.
 
     Raises:
-        ModelError: A name matches no adaptable layer of the model; the message lists those that exist.
+        ModelError: A name matches no adaptable layer of the model, or is missing in some of the decoder's layers
+            without saying which one it means; the message lists the names that exist.
     """
     layers = adaptable_layers(model)
     if not layers:
@@ -41,26 +44,79 @@ def target_names(model: nn.Module, targets: Targets) -> list[str]:
         return _attention_names(model, layers)
     names = [targets] if isinstance(targets, str) else list(dict.fromkeys(targets))
     existing = ", ".join(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
-    problems = [
-        Problem(
-            "model.target",
-            "no layer of the model has this name",
-            place="technique.targets",
-            value=name,
-            hint=f"layers of this model: {existing}",
-        )
-        for name in names
-        if not any(_matches(layer, name) for layer in layers)
-    ]
+    hint = f"layers of this model: {existing}"
+    problems = _unknown(layers, names, "technique.targets", hint)
+    for name in names:
+        found, count = _spread(model, layers, name)
+        if 0 < found < count:
+            what = f"only {found} of the model's {count} layers have this name"
+            problems.append(Problem("model.target_partial", what, place="technique.targets", value=name, hint=hint))
     if problems or not names:
         raise ModelError(
-            "the technique names layers that the model does not have" if names else "no target layers are named",
+            "the technique names layers that the model does not have everywhere"
+            if names
+            else "no target layers are named",
             code="model.target",
             place="technique.targets",
             hint=None if names else f"layers of this model: {existing}",
             problems=problems,
         )
     return names
+
+
+def targeted_layers(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Full names of the adaptable layers that some names stand for."""
+    return [layer for layer in adaptable_layers(model) if any(_matches(layer, name) for name in names)]
+
+
+def require_patterns(layers: Sequence[str], patterns: Iterable[str], place: str) -> None:
+    """See that each name of a map from layers to values stands for one of ``layers`` at least.
+
+    Raises:
+        ModelError: With the names that exist.
+    """
+    existing = ", ".join(dict.fromkeys(layer.rpartition(".")[2] for layer in layers))
+    problems = _unknown(layers, patterns, place, f"layers with an adapter: {existing}")
+    if problems:
+        raise ModelError(
+            "a pattern names layers that get no adapter", code="model.target", place=place, problems=problems
+        )
+
+
+def _unknown(layers: Sequence[str], names: Iterable[str], place: str, hint: str) -> list[Problem]:
+    return [
+        Problem("model.target", "no layer of the model has this name", place=place, value=name, hint=hint)
+        for name in names
+        if not any(_matches(layer, name) for layer in layers)
+    ]
+
+
+def _spread(model: nn.Module, layers: Sequence[str], name: str) -> tuple[int, int]:
+    """In how many layers of the stacks that a name occurs in at all it does, and how many these stacks have.
+
+    A name with a number in it means one layer; it is at home everywhere that it says.
+    """
+    if any(part.isdigit() for part in name.split(".")):
+        return 1, 1
+    found = count = 0
+    for stack, modules in outermost_stacks(model).items():
+        holders = {
+            layer[len(stack) + 1 :].partition(".")[0]
+            for layer in layers
+            if layer.startswith(stack + ".") and _matches(layer, name)
+        }
+        if holders:
+            found, count = found + len(holders), count + len(modules)
+    return found, count
+
+
+def outermost_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """The lists of layers by name: one in a decoder or an encoder, two where there are both."""
+    stacks: dict[str, nn.ModuleList] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and not any(name.startswith(outer + ".") for outer in stacks):
+            stacks[name] = module
+    return stacks
 
 
 def _attention_names(model: nn.Module, layers: list[str]) -> list[str]:
