@@ -58,7 +58,7 @@ def adapter_options(model: nn.Module, new_token_ids: Sequence[int] = ()) -> dict
     if new_token_ids:
         # PEFT ties the rows of a head that shares the embeddings' matrix.
         wanted = [cast(PreTrainedModel, model).get_input_embeddings()]
-        head = cast(PreTrainedModel, model).get_output_embeddings()
+        head = cast(Any, model).get_output_embeddings()
         if head is not None and head.weight is not wanted[0].weight:
             wanted.append(head)
         names = {name: module for name, module in model.named_modules() if any(module is one for one in wanted)}

@@ -11,6 +11,7 @@ written, of twice the rank, and a resumed training can make sure that it stands 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -98,7 +99,7 @@ def adapt(
     if settings.initialization in MOVING:
         _require_room(model, layers, settings)
     first = settings.initialization
-    config = LoraConfig(
+    config = _config(
         **adapter_options(model, new_token_ids),
         r=settings.rank,
         lora_alpha=cast(int, settings.alpha),
@@ -121,6 +122,13 @@ def adapt(
         config.init_lora_weights, config.eva_config = "eva", EvaConfig()
         start_from_inputs(wrapped, sample, most_rank=max([settings.rank, *settings.rank_pattern.values()]), seed=seed)
     return wrapped
+
+
+def _config(**options: Any) -> LoraConfig:
+    """PEFT warns of what its own conversion of beginnings cannot do; :func:`save_low_rank` can."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using Rank-Stabilized LoRA", category=UserWarning)
+        return LoraConfig(**options)
 
 
 def low_rank_groups(model: nn.Module, weight_decay: float, learning_rate_ratio: float) -> list[dict[str, Any]]:
