@@ -10,7 +10,7 @@ from tunesmith.data.label_rows import source_tokens
 from tunesmith.data.render import render, render_prompt
 from tunesmith.data.types import TokenRow
 from tunesmith.evaluation.held_out import Item
-from tunesmith.formats.examples import Conversation, Example, Message
+from tunesmith.formats.examples import Conversation, Example
 from tunesmith.tasks import EvaluationRow, PreparedTask
 
 
@@ -30,6 +30,18 @@ class HeldOut:
     def references(self) -> list[Any]:
         """What metrics compare answers with."""
         return [question.reference for question in self.questions]
+
+    def take(self, chosen: Sequence[int]) -> HeldOut:
+        """Some of the items, by index, with the questions that they hold."""
+        items = [self.items[at] for at in chosen]
+        places = {item[0].place for item in items}
+        asked = [at for at, place in enumerate(self.places) if place in places]
+        return HeldOut(
+            items,
+            tuple(self.places[at] for at in asked),
+            tuple(self.questions[at] for at in asked),
+            tuple(self.examples[at] for at in asked) if self.examples else (),
+        )
 
 
 @dataclass(frozen=True)

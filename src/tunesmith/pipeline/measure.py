@@ -92,11 +92,14 @@ def ask_as_is(bench: Bench) -> Asked:
     return SUPERVISION[bench.resolved.objective.name].ask(bench.held_out, bench.prepared.tokenizer)
 
 
-def measure_base(bench: Bench, model: Any) -> Measured:
-    """The model as it came."""
-    asked = ask_as_is(bench)
-    label = "Base, head untrained" if bench.resolved.objective.name in HEADS else "Base"
-    return _once(bench, "base", lambda: measure_system("base", label, model, asked, bench.ruler))
+def measure_base(bench: Bench, model: Any, *, already: Measured | None = None, keep: bool = True) -> Measured:
+    """The model as it came; kept for a later attempt if ``keep``, also where it was measured ``already``, in pieces."""
+
+    def measure() -> Measured:
+        label = "Base, head untrained" if bench.resolved.objective.name in HEADS else "Base"
+        return already or measure_system("base", label, model, ask_as_is(bench), bench.ruler)
+
+    return _once(bench, "base", measure) if keep else measure()
 
 
 def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
@@ -149,18 +152,27 @@ def _shown_examples(bench: Bench) -> list[Example]:
     return [*found.values(), *others][:count]
 
 
+def remembered(bench: Bench, name: str) -> Measured | None:
+    """A measurement of an earlier attempt of the same run, if it is there."""
+    path = bench.folder / f"{name}.json"
+    if not path.exists():
+        return None
+    try:
+        kept = read_json(path)
+    except orjson.JSONDecodeError:
+        return None
+    return measured_from_json(kept["measured"]) if kept.get("identity") == _identity(bench) else None
+
+
 def _once(bench: Bench, name: str, measure: Callable[[], Measured]) -> Measured:
     """A measurement of an earlier attempt, or a new one."""
-    path = bench.folder / f"{name}.json"
-    data = bench.prepared.data
-    key = f"{bench.resolved.identity} {data.train_fingerprint()} {data.held_out_fingerprint()}"
-    if path.exists():
-        try:
-            kept = read_json(path)
-        except orjson.JSONDecodeError:
-            kept = {}
-        if kept.get("identity") == key:
-            return measured_from_json(kept["measured"])
-    measured = measure()
-    write_json(path, {"identity": key, "measured": measured.to_json()})
+    measured = remembered(bench, name)
+    if measured is None:
+        measured = measure()
+        write_json(bench.folder / f"{name}.json", {"identity": _identity(bench), "measured": measured.to_json()})
     return measured
+
+
+def _identity(bench: Bench) -> str:
+    data = bench.prepared.data
+    return f"{bench.resolved.identity} {data.train_fingerprint()} {data.held_out_fingerprint()}"
