@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunesmith.data.render import Note
+from tunesmith.data.render import Note, shown_tools
 from tunesmith.data.store import TokenStore
 from tunesmith.data.template import ChatTemplate
 from tunesmith.formats.examples import Conversation, Document, Message
@@ -115,12 +115,14 @@ def nothing_lost_to_truncation(stores: Sequence[TokenStore]) -> Check:
 
 
 def tools_rendered(stores: Sequence[TokenStore]) -> Check:
-    """Tools and calls of tools stand in the rendered text."""
+    """Tools and calls of tools stand in the rendered text, in the template's form or in the declared one."""
+    as_text = sum(len(store.rows_with(Note.TOOLS_AS_TEXT)) for store in stores)
+    written = f"; in {as_text} as plain JSON, since the template knows no tools" if as_text else ""
     return _noted(
         "tools_rendered",
         stores,
         Note.TOOLS_LEFT_OUT,
-        good="tools and their calls are in the text of every row that has them",
+        good=f"tools and their calls are in the text of every row that has them{written}",
         bad="have tools or calls that the model's chat template leaves out",
         hint="take a model whose template knows tools, or remove the tools from the rows",
     )
@@ -301,7 +303,8 @@ def _differs_from_template(row: SampledRow, template: ChatTemplate | None, token
             expected.append(tokenizer.eos_token_id)
     else:
         assert template is not None
-        expected = _own_tokens(tokenizer, template.messages(row.item.messages), row.item.tools)
+        item = shown_tools(template, row.item)
+        expected = _own_tokens(tokenizer, template.messages(item.messages), item.tools)
     if row.cut:
         expected = expected[: len(row.token_ids_T)]
     found = row.token_ids_T.tolist()

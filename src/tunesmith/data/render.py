@@ -28,6 +28,7 @@ from tunesmith.data.template import SENTINEL, ChatTemplate, chat_template, requi
 from tunesmith.data.types import Flags, TokenIds
 from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import Conversation, Document, Message
+from tunesmith.tasks.declared_calls import declared
 
 
 class Note(IntFlag):
@@ -45,6 +46,7 @@ class Note(IntFlag):
     CUT = 512
     GOES_ON = 1024
     TRAINED_LOST = 2048
+    TOOLS_AS_TEXT = 4096
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,8 @@ def render_prompt(tokenizer: Any, messages: Sequence[Message], tools: Sequence[M
         SupervisionError: ``supervision.template_refuses``.
     """
     template = chat_template(tokenizer)
-    text = template.text(template.messages(messages), tools, generation=True)
+    asked = shown_tools(template, Conversation(tuple(messages), tuple(tools)))
+    text = template.text(template.messages(asked.messages), asked.tools, generation=True)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [int(token) for token in ids]
 
@@ -116,6 +119,7 @@ def render_conversation(template: ChatTemplate, conversation: Conversation) -> R
         SupervisionError: ``supervision.template_refuses``, or ``supervision.template_rewrites`` where a trained turn
             cannot be told from the rest of the text.
     """
+    given, conversation = conversation, shown_tools(template, conversation)
     messages = template.messages(conversation.messages)
     text = template.text(messages, conversation.tools)
     # A system message that was moved before the user's text shifts all turns by the same number.
@@ -123,6 +127,8 @@ def render_conversation(template: ChatTemplate, conversation: Conversation) -> R
     notes = _notes(template, conversation, text)
     if shift:
         notes |= Note.SYSTEM_MOVED
+    if conversation is not given:
+        notes |= Note.TOOLS_AS_TEXT
     spans: list[tuple[int, int]] = []
     for number, message in enumerate(messages):
         if message["role"] == "assistant" and conversation.messages[number + shift].trained:
@@ -130,6 +136,12 @@ def render_conversation(template: ChatTemplate, conversation: Conversation) -> R
             notes |= Note(0) if aligned else Note.PROMPT_DIFFERS
             spans.append(span)
     return RenderedText(text, tuple(spans), notes)
+
+
+def shown_tools(template: ChatTemplate, conversation: Conversation) -> Conversation:
+    """The conversation with its tools and calls as text, where the template would leave them out."""
+    calls = any(message.tool_calls for message in conversation.messages)
+    return conversation if template.takes_tools or not (conversation.tools or calls) else declared(conversation)
 
 
 def _turn(

@@ -29,6 +29,7 @@ class ChatTemplate:
         tokenizer: A fast tokenizer of Transformers.
         end_of_turn: The token text that ends an assistant's turn, or None where the template writes none.
         answer_tail: All text that the template writes behind an answer that comes last.
+        takes_tools: False where the template leaves tools or their calls out, so that they must stand in the text.
         takes_system: False where the template refuses or drops a system message.
         token_texts: Finds the text of any added token; None where the tokenizer has none.
         special_texts: Finds the text of any special token; None where the tokenizer has none.
@@ -38,6 +39,7 @@ class ChatTemplate:
     end_of_turn: str | None
     answer_tail: str
     takes_system: bool
+    takes_tools: bool
     token_texts: re.Pattern[str] | None
     special_texts: re.Pattern[str] | None
 
@@ -101,7 +103,27 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
         )
     except SupervisionError:
         takes_system = False
-    return ChatTemplate(tokenizer, ends.group() if ends else None, tail, takes_system, token_texts, special_texts)
+    return ChatTemplate(
+        tokenizer,
+        ends.group() if ends else None,
+        tail,
+        takes_system,
+        _takes_tools(tokenizer),
+        token_texts,
+        special_texts,
+    )
+
+
+def _takes_tools(tokenizer: Any) -> bool:
+    """Whether the template writes the name of a tool on offer, and that of a tool that is called."""
+    tool = {"type": "function", "function": {"name": SENTINEL, "description": "", "parameters": {"type": "object"}}}
+    call = {"id": "call00001", "type": "function", "function": {"name": SENTINEL, "arguments": {}}}
+    user: dict[str, Any] = {"role": "user", "content": "Hello"}
+    called: list[dict[str, Any]] = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    try:
+        return SENTINEL in _text(tokenizer, [user], [tool]) and SENTINEL in _text(tokenizer, called)
+    except SupervisionError:
+        return False
 
 
 def require_fast(tokenizer: Any) -> None:

@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from tunesmith.errors import RecipeError
 from tunesmith.formats.examples import Example
 from tunesmith.formats.inspect import Inspection
-from tunesmith.tasks import chat, classification, ner, qa, text, translation
+from tunesmith.tasks import (
+    chat,
+    classification,
+    creative,
+    function_calling,
+    math,
+    ner,
+    qa,
+    text,
+    text_to_sql,
+    translation,
+)
 from tunesmith.tasks.types import PreparedTask
 
 
@@ -31,6 +42,10 @@ TASKS: Mapping[str, TaskKind] = {
         TaskKind("ner", ("entities",), ner.prepare),
         TaskKind("translation", ("translation",), translation.prepare),
         TaskKind("qa", ("question_answer",), qa.prepare),
+        TaskKind("creative", ("prompt_completion", "text"), creative.prepare),
+        TaskKind("function_calling", ("function_calls", "chat"), function_calling.prepare),
+        TaskKind("text_to_sql", ("text_to_sql", "question_answer", "prompt_completion", "text"), text_to_sql.prepare),
+        TaskKind("math", ("question_answer", "prompt_completion"), math.prepare),
     )
 }
 

@@ -17,7 +17,7 @@ VERSION = 1
 MOST_NEW_TOKENS = 1024
 SPARE_TOKENS = 8
 
-Reference = str | tuple[str, ...] | tuple[Mapping[str, str], ...]
+Reference = str | tuple[str, ...] | tuple[Mapping[str, Any], ...] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,24 @@ class EvaluationRow:
     Attributes:
         messages: The turns before the answer.
         tools: The tools that the assistant could call.
-        reference: What metrics compare with: a text, accepted texts (first is the one learned), or spans.
-        shown_reference: The reference as one text, for reports; it is also the answer in few-shot prompts.
+        reference: What metrics compare with: a text, accepted texts (first is the one learned), spans, expected
+            calls, or SQL with its tables.
+        shown_reference: The reference as one text, for reports.
+        calls: The calls of tools that are the answer, in OpenAI's form; empty where the answer is a text.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...]
     reference: Reference
     shown_reference: str
+    calls: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def answer(self) -> Message:
+        """The answer as the turn that is learned; few-shot prompts show it so."""
+        if self.calls:
+            return Message("assistant", "", tool_calls=self.calls)
+        return Message("assistant", self.shown_reference)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class PreparedTask:
     """A task fitted to a data set.
 
     Attributes:
-        name: text, chat, classification, ner, translation or qa.
+        name: A key of :data:`tunesmith.tasks.TASKS`.
         labels: The label set in a fixed order; empty where the task has none.
         metrics: Names of the table of metrics, the primary one first; empty where nothing is generated.
         longest_answer: The longest answer of the sample, for callers that count its tokens exactly.
@@ -100,7 +110,7 @@ class PreparedTask:
             solved = self.evaluation(example)
             if solved is not None:
                 earlier.extend(message for message in solved.messages if message.role not in SYSTEM_ROLES)
-                earlier.append(Message("assistant", solved.shown_reference))
+                earlier.append(solved.answer)
         return (*system, *earlier, *asked)
 
 

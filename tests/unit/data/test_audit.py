@@ -97,8 +97,9 @@ def test_tools_that_the_template_ignores(audited: Callable[..., Audit]) -> None:
     rows = [*GOOD, chat("Weather?", "Sunny.", tools=tools)]
     assert failed(audited(rows, "qwen3")) == set()
     found = audited(rows, "chatml")
-    assert failed(found) == {"tools_rendered"}
-    assert problems(found, "tools_rendered")[0].endswith(":3")
+    assert failed(found) == set()
+    check = next(check for check in found.checks if check.name == "tools_rendered")
+    assert "in 1 as plain JSON, since the template knows no tools" in check.detail
 
 
 def test_rows_longer_than_the_limit(audited: Callable[..., Audit]) -> None:

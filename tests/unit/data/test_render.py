@@ -140,10 +140,15 @@ def test_tools_are_rendered_or_noted() -> None:
     assert '"arguments": {"city": "Paris"}' in row.text
     assert row.notes == Note(0)
     assert '"get_weather"' in trained_texts(knows, turns)[0]
-    assert Note.TOOLS_LEFT_OUT in render(ignores, turns).notes
-    # Tools count as left out even where their name happens to stand in the text.
+    row = render(ignores, turns)
+    assert row.notes == Note.TOOLS_AS_TEXT
+    assert '{"name": "get_weather"' in row.text.partition("Weather in Paris?")[0]
+    assert '[{"name": "get_weather", "arguments": {"city": "Paris"}}]' in trained_texts(ignores, turns)[0]
+    prompt = ignores.decode(render_prompt(ignores, turns.messages[:1], turns.tools))
+    assert row.text.startswith(prompt)
+    # They are written even where their name happens to stand in the text.
     named = conversation(("user", "call get_weather"), ("assistant", "No"), tools=(WEATHER,))
-    assert Note.TOOLS_LEFT_OUT in render(ignores, named).notes
+    assert render(ignores, named).text.count("get_weather") == 2
 
 
 def test_messages_that_the_template_leaves_out_and_special_texts_are_noted() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tunesmith.formats.detect import task_of_shape
 from tunesmith.formats.examples import (
     SHAPES,
+    Call,
     Conversation,
     Document,
     EntityText,
@@ -21,6 +22,9 @@ from tunesmith.formats.examples import (
     PromptCompletion,
     QuestionAnswer,
     Span,
+    SqlQuestion,
+    SqlTable,
+    ToolRequest,
     Translation,
 )
 from tunesmith.formats.inspect import inspect_source
@@ -226,6 +230,32 @@ GOOD: list[tuple[str, dict[str, Any], str, Example]] = [
 ]
 GOOD += [
     (
+        "calls of functions",
+        {
+            "question": [[USER]],
+            "function": [{"name": "f", "parameters": {"type": "dict"}}],
+            "ground_truth": [{"f": {"a": [1, ""]}}],
+        },
+        "function_calls",
+        ToolRequest(
+            (Message("user", "Hi"),),
+            ({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}},),
+            (Call("f", {"a": (1, "")}),),
+        ),
+    ),
+    (
+        "SQL with a table",
+        {
+            "question": "How many?",
+            "sql": "SELECT COUNT(*) FROM t",
+            "table": {"name": "t", "columns": ["a"], "rows": [[1]]},
+        },
+        "text_to_sql",
+        SqlQuestion("How many?", "SELECT COUNT(*) FROM t", None, (SqlTable("t", ("a",), ((1,),)),)),
+    ),
+]
+GOOD += [
+    (
         preferred,
         {
             "input": {"messages": [USER], "tools": [TOOL]},
@@ -252,6 +282,7 @@ def test_every_shape_has_a_good_row_and_a_task() -> None:
     assert {case[2] for case in GOOD} == set(SHAPES)
     assert {task_of_shape(shape) for shape in SHAPES} == {
         "chat", "text", "classification", "ner", "translation", "qa", "preference",
+        "function_calling", "text_to_sql",
     }  # fmt: skip
 
 

@@ -21,6 +21,10 @@ from tunesmith.tasks import TASKS, PreparedTask, prepare_task
 
 Prepared = tuple[PreparedTask, list[Example], Inspection]
 
+WEATHER = {"name": "weather", "description": "Tells the weather.", "parameters": {"type": "object", "properties": {}}}
+# Tasks that take shapes of other tasks, which mean those until they are named.
+NAMED_ONLY = ("creative", "math")
+
 ROWS: dict[str, list[dict[str, Any]]] = {
     "text": [{"text": "Once upon a time."}, {"text": "The end."}],
     "chat": [
@@ -40,6 +44,39 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "translation": [
         {"source": "Good day.", "target": "Guten Tag, liebe Leute da.", "source_lang": "en", "target_lang": "de"},
         {"source": "Thanks.", "target": "Muito obrigado por tudo.", "source_lang": "en", "target_lang": "pt-BR"},
+    ],
+    "creative": [
+        {"text": "X:1\nT:A tune\nM:4/4\nL:1/4\nK:D\nDEFG|ABcd|"},
+        {"text": "X:2\nT:One more\nM:3/4\nL:1/4\nK:G\nGAB|cde|"},
+    ],
+    "function_calling": [
+        {
+            "question": "Rain in Oslo?",
+            "functions": [WEATHER],
+            "calls": [{"weather": {"city": ["Oslo"], "unit": ["C", ""]}}],
+        },
+        {
+            "question": "Rain in Rome and Pisa?",
+            "functions": [WEATHER],
+            "calls": [{"weather": {"city": ["Rome"]}}, {"weather": {"city": ["Pisa"]}}],
+        },
+        {"question": "Tell a joke.", "functions": [WEATHER], "calls": []},
+    ],
+    "text_to_sql": [
+        {
+            "question": "How many?",
+            "sql": "SELECT COUNT(*) FROM t",
+            "tables": [{"name": "t", "columns": ["a"], "rows": [[1]]}],
+        },
+        {
+            "question": "Which?",
+            "sql": "SELECT a FROM t ORDER BY a",
+            "tables": [{"name": "t", "columns": ["a"], "rows": [[2], [1]]}],
+        },
+    ],
+    "math": [
+        {"question": "One and one?", "answer": "1 + 1 = 2\n#### 2"},
+        {"question": "Two and two?", "answer": "2 + 2 = 4\n#### 4"},
     ],
     "qa": [
         {"question": "Capital of France?", "context": "Paris is the capital.", "answers": ["Paris", "the city Paris"]},
@@ -66,7 +103,7 @@ def test_every_task_has_rows_here() -> None:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_task_follows_from_the_data_and_can_be_named(prepare: Callable[..., Prepared], name: str) -> None:
-    automatic, _, _ = prepare(ROWS[name])
+    automatic, _, _ = prepare(ROWS[name], name if name in NAMED_ONLY else "auto")
     named, _, _ = prepare(ROWS[name], name)
     assert automatic.name == named.name == name
     assert automatic.identity == named.identity
@@ -76,26 +113,27 @@ def test_a_task_follows_from_the_data_and_can_be_named(prepare: Callable[..., Pr
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "text"])
 def test_training_and_evaluation_are_the_same_up_to_the_answer(prepare: Callable[..., Prepared], name: str) -> None:
-    task, examples, _ = prepare(ROWS[name])
+    task, examples, _ = prepare(ROWS[name], name)
     for example in examples:
         trained, asked = task.training(example), task.evaluation(example)
         assert isinstance(trained, Conversation)
         assert asked is not None
         assert trained.messages[: len(asked.messages)] == asked.messages
-        assert trained.messages[len(asked.messages) :] == (Message("assistant", asked.shown_reference),)
+        assert trained.messages[len(asked.messages) :] == (asked.answer,)
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "text"])
 def test_the_learned_answer_is_right_by_the_task_s_own_metrics(prepare: Callable[..., Prepared], name: str) -> None:
-    task, examples, _ = prepare(ROWS[name])
+    task, examples, _ = prepare(ROWS[name], name)
     rows = [row for example in examples if (row := task.evaluation(example)) is not None]
     answers, references = [row.shown_reference for row in rows], [row.reference for row in rows]
     scores = score(task.metrics, answers, references, task.labels)
     whole = {"share": 1.0, "points": 100.0}
+    scores.pop("distinct_2", None)  # how varied a text is, not how right
     for metric, found in scores.items():
         assert found["value"] == pytest.approx(whole[table.METRICS[metric].unit]), metric
     details(task.metrics, answers, references, task.labels)
-    wrong = score(task.metrics, ["?"] * len(rows), references, task.labels)
+    wrong = score(task.metrics, [""] * len(rows), references, task.labels)
     assert wrong[task.metrics[0]]["value"] == 0
 
 
@@ -227,7 +265,8 @@ def test_chat_asks_for_the_last_trained_answer_in_words(prepare: Callable[..., P
     only_call = with_tool[:2]
     greeting = [turn("assistant", "welcome"), turn("user", "a")]
     rows = [{"messages": messages, "tools": tools} for messages in (last_untrained, with_tool, only_call, greeting)]
-    task, examples, _ = prepare(rows)
+    task, examples, inspection = prepare(rows, "chat")
+    assert inspection.task == "function_calling"
     asked = [task.evaluation(example) for example in examples]
     assert asked[0] is not None
     assert [message.content for message in asked[0].messages] == ["a"]
@@ -284,3 +323,38 @@ def test_refusals(prepare: Callable[..., Prepared]) -> None:
 def test_tasks_need_no_training_stack() -> None:
     script = "import sys, tunesmith.tasks; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_conversations_that_call_tools_are_asked_for_their_calls(prepare: Callable[..., Prepared]) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"at": {"city": "Oslo"}}'}}
+    tools = [{"type": "function", "function": WEATHER}]
+    rows = [
+        {"messages": [turn("user", "Rain?"), {"role": "assistant", "tool_calls": [call]}], "tools": tools},
+        {"messages": [turn("user", "A joke!"), turn("assistant", "I know none.")], "tools": tools},
+    ]
+    task, examples, _ = prepare(rows)
+    asked = [row for example in examples if (row := task.evaluation(example)) is not None]
+    assert task.name == "function_calling"
+    assert [row.answer for row in asked] == [task.training(example).messages[-1] for example in examples]  # type: ignore[union-attr]
+    references = [row.reference for row in asked]
+    answers = ['[weather(at={"city": "Oslo"})]', "None."]
+    assert score(task.metrics, answers, references)["calls_match"]["value"] == 1
+    assert score(task.metrics, answers[::-1], references)["calls_match"]["value"] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "opening", "rest"),
+    [
+        ("one\ntwo\nthree\nfour", "one\ntwo", "three\nfour"),
+        ("A single line of some eight words here", "A single", "line of some eight words here"),
+        ("word", "", "word"),
+    ],
+)
+def test_a_text_is_written_on_from_its_opening(
+    prepare: Callable[..., Prepared], row: str, opening: str, rest: str
+) -> None:
+    task, examples, _ = prepare([{"text": row}], "creative")
+    asked = task.evaluation(examples[0])
+    assert asked is not None
+    assert asked.messages[-1].content == f"Write on:\n{opening}"
+    assert asked.reference == rest

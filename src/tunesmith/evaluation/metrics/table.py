@@ -8,13 +8,17 @@ from typing import Any, TypeVar
 
 from tunesmith.errors import UsageError
 from tunesmith.evaluation.metrics import (
+    abc_notation,
     classification,
     entities,
     exact_match,
     final_number,
+    function_calls,
     json_fields,
     losses,
+    sql,
     text_overlap,
+    text_quality,
     translation,
 )
 from tunesmith.evaluation.metrics.choices import CHOICE_METRICS
@@ -34,6 +38,8 @@ def _plain(
 _SPANS = _plain(entities.span_details)
 _JSON = _plain(json_fields.json_details)
 _TRANSLATION = _plain(translation.translation_details)
+_CALLS = _plain(function_calls.call_details)
+_TUNES = _plain(abc_notation.abc_details)
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -151,7 +157,81 @@ METRICS: Mapping[str, Metric] = {
             _plain(entities.tag_rows),
             _plain(entities.tag_details),
         ),
-        Metric("rouge_l", "ROUGE-L", "share", True, "text", ratio_value, _plain(text_overlap.rouge_l_rows)),
+        Metric(
+            "rouge_l",
+            "ROUGE-L",
+            "share",
+            True,
+            "text",
+            ratio_value,
+            _plain(text_overlap.rouge_l_rows),
+            _plain(text_quality.text_details),
+        ),
+        Metric(
+            "calls_match",
+            "Calls right",
+            "share",
+            True,
+            "calls",
+            ratio_value,
+            _plain(function_calls.calls_match_rows),
+            _CALLS,
+            proportion=True,
+        ),
+        Metric(
+            "call_names",
+            "Functions right",
+            "share",
+            True,
+            "calls",
+            ratio_value,
+            _plain(function_calls.call_names_rows),
+            _CALLS,
+            proportion=True,
+        ),
+        Metric(
+            "sql_execution",
+            "Results right",
+            "share",
+            True,
+            "sql",
+            ratio_value,
+            _plain(sql.sql_execution_rows),
+            _plain(sql.sql_details),
+        ),
+        Metric(
+            "sql_exact", "Queries equal", "share", True, "sql", ratio_value, _plain(sql.sql_exact_rows), proportion=True
+        ),
+        Metric(
+            "abc_valid",
+            "Valid tunes",
+            "share",
+            True,
+            "tune",
+            ratio_value,
+            _plain(abc_notation.abc_valid_rows),
+            _TUNES,
+            proportion=True,
+        ),
+        Metric(
+            "abc_bars",
+            "Bars as long as the meter",
+            "share",
+            True,
+            "tune",
+            ratio_value,
+            _plain(abc_notation.abc_bars_rows),
+            _TUNES,
+        ),
+        Metric(
+            "distinct_2",
+            "Distinct word pairs",
+            "share",
+            True,
+            "text",
+            ratio_value,
+            _plain(text_quality.distinct_2_rows),
+        ),
         Metric("loss", "Held-out loss", "nats", False, "token_losses", ratio_value),
         Metric("perplexity", "Perplexity", "ratio", False, "token_losses", losses.perplexity_value),
     )

@@ -16,7 +16,20 @@ from numpy.typing import NDArray
 from tunesmith.errors import UsageError
 
 Array = NDArray[np.float64]
-Needs = Literal["labels", "choices", "answers", "text", "number", "json", "spans", "tags", "token_losses"]
+Needs = Literal[
+    "labels",
+    "choices",
+    "answers",
+    "text",
+    "number",
+    "json",
+    "spans",
+    "tags",
+    "calls",
+    "sql",
+    "tune",
+    "token_losses",
+]
 Unit = Literal["share", "points", "nats", "ratio"]
 
 

@@ -6,6 +6,7 @@ import json
 import random
 import warnings
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import sacrebleu
@@ -244,7 +245,22 @@ REFERENCES: dict[str, list] = {
     "json": ['{"a": 1}', '{"a": 2, "b": 3}', '{"c": null}', '{"a": 1}'],
     "spans": ["[]", '[{"text": "x", "label": "A"}]', '[{"text": "y", "label": "B"}]', "[]"],
     "tags": ["O", "B-A I-A", "O B-B", "O"],
+    "calls": [({"name": name, "arguments": {"a": [1]}},) for name in ("f", "g", "h", "k")],
+    "sql": [
+        {"sql": f"SELECT {column} FROM t", "script": "CREATE TABLE t (a, b, c, d); INSERT INTO t VALUES (1, 2, 3, 4);"}
+        for column in "abcd"
+    ],
+    "tune": ["X:1\nM:2/4\nL:1/4\nK:D\nDE|", "X:2\nM:2/4\nL:1/4\nK:D\nD2|", "X:3\nK:D\nD|", "X:4\nK:G\nGA|"],
 }
+
+
+def right_answer(needs: str, reference: Any) -> str:
+    """An answer that the reference calls right."""
+    if needs == "calls":
+        return f"[{reference[0]['name']}(a=1)]"
+    if needs == "sql":
+        return str(reference["sql"])
+    return reference[0] if isinstance(reference, list) else reference
 
 
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.measure])
@@ -252,7 +268,7 @@ REFERENCES: dict[str, list] = {
 @settings(max_examples=15, deadline=None)
 def test_value_does_not_depend_on_the_order_of_rows(name: str, order: list[int], rotation: int) -> None:
     references = REFERENCES[METRICS[name].needs]
-    first = [answers[0] if isinstance(answers, list) else answers for answers in references]
+    first = [right_answer(METRICS[name].needs, reference) for reference in references]
     predictions = first if name == "tag_f1" else [first[(row + rotation) % 4] for row in range(4)]
     shuffled = [predictions[row] for row in order], [references[row] for row in order]
     assert value(name, *shuffled) == pytest.approx(value(name, predictions, references))
@@ -261,7 +277,7 @@ def test_value_does_not_depend_on_the_order_of_rows(name: str, order: list[int],
 @pytest.mark.parametrize("name", [name for name, metric in METRICS.items() if metric.measure])
 def test_right_answers_score_fully_and_equal_systems_are_undecided(name: str) -> None:
     references = REFERENCES[METRICS[name].needs] * 5
-    predictions = [answers[0] if isinstance(answers, list) else answers for answers in references]
+    predictions = [right_answer(METRICS[name].needs, reference) for reference in references]
     rows = measure(name, predictions, references)
     full = 100 if METRICS[name].unit == "points" else 1
     with warnings.catch_warnings():

@@ -1,0 +1,203 @@
+"""Calls of functions against expected ones, as the Berkeley Function Calling Leaderboard matches them.
+
+A call is right if its name is, each of its arguments has an accepted value, and no argument is missing that may not
+be left out. Several calls may stand in any order. Where no call is expected, an answer without one is right.
+Source of the rules: Patil et al. 2025, "The Berkeley Function Calling Leaderboard", the AST evaluation.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.errors import UsageError
+from tunesmith.evaluation.metrics.types import Rows, check_rows, mean_rows
+
+# An answer that never ends must not hold up a report.
+MOST_CHARACTERS = 20_000
+# The leaderboard compares texts without these.
+_UNHEARD = re.compile(r"[ ,./\-_*^()]")
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class FoundCall:
+    """A call read out of an answer."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def parse_calls(text: str) -> tuple[FoundCall, ...]:
+    """The calls of an answer, in whatever form templates write them.
+
+    Read are JSON objects with ``name`` and ``arguments`` (or ``parameters``), alone, in a list, in fences or between
+    markers of a template, OpenAI's ``function`` objects, and Python calls in a list (``[f(a=1), g(b=2)]``).
+    """
+    text = text[:MOST_CHARACTERS]
+    found: list[FoundCall] = []
+    at = 0
+    while (start := _next_json(text, at)) is not None:
+        try:
+            value, at = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            at = start + 1
+            continue
+        found.extend(_calls_in(value))
+    return tuple(found) or _python_calls(text)
+
+
+def _next_json(text: str, at: int) -> int | None:
+    places = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
+    return min(places, default=None)
+
+
+def _calls_in(value: Any) -> list[FoundCall]:
+    if isinstance(value, list):
+        return [call for item in value if isinstance(item, dict) for call in _calls_in(item)]
+    if not isinstance(value, dict):
+        return []
+    if isinstance(value.get("function"), dict):
+        return _calls_in(value["function"])
+    if isinstance(value.get("tool_calls"), list):
+        return _calls_in(value["tool_calls"])
+    arguments = value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            return []
+    if not isinstance(value.get("name"), str) or not isinstance(arguments, dict):
+        return []
+    return [FoundCall(value["name"], arguments)]
+
+
+def _python_calls(text: str) -> tuple[FoundCall, ...]:
+    stripped = text.strip()
+    if not stripped.endswith((")", ")]")):
+        return ()
+    try:
+        tree = ast.parse(stripped, mode="eval").body
+        calls = tree.elts if isinstance(tree, ast.List) else [tree]
+        return tuple(_python_call(call) for call in calls)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return ()
+
+
+def _python_call(call: ast.expr) -> FoundCall:
+    if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError("no call with named arguments")
+    name = ast.unparse(call.func)
+    return FoundCall(name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
+
+
+def matches(found: FoundCall, expected: Mapping[str, Any]) -> bool:
+    """Whether a call is an expected one; a dot in a name may be an underscore, as some templates allow no dots."""
+    accepted: Mapping[str, Sequence[Any]] = expected["arguments"]
+    if found.name.replace(".", "_") != str(expected["name"]).replace(".", "_"):
+        return False
+    if not all(name in accepted and _accepts(accepted[name], value) for name, value in found.arguments.items()):
+        return False
+    return all(name in found.arguments or _may_lack(values) for name, values in accepted.items())
+
+
+def _may_lack(accepted: Sequence[Any]) -> bool:
+    return any(isinstance(value, str) and value == "" for value in accepted)
+
+
+def _accepts(accepted: Sequence[Any], value: Any) -> bool:
+    return any(_equal(one, value) for one in accepted)
+
+
+def _equal(accepted: Any, value: Any) -> bool:
+    """Whether a value is the accepted one; fields of accepted objects hold lists of accepted values."""
+    if isinstance(accepted, bool) or isinstance(value, bool):
+        return accepted is value
+    if isinstance(accepted, str) and isinstance(value, str):
+        return _heard(accepted) == _heard(value)
+    if isinstance(accepted, Mapping) and isinstance(value, Mapping):
+        fields = {key: values if isinstance(values, list | tuple) else (values,) for key, values in accepted.items()}
+        return all(key in fields and _accepts(fields[key], item) for key, item in value.items()) and all(
+            key in value or _may_lack(values) for key, values in fields.items()
+        )
+    if isinstance(accepted, list | tuple) and isinstance(value, list | tuple):
+        return len(accepted) == len(value) and all(map(_equal, accepted, value))
+    return type(accepted) is not str and type(value) is not str and bool(accepted == value)
+
+
+def _heard(text: str) -> str:
+    return _UNHEARD.sub("", text).lower().replace("'", '"')
+
+
+def all_match(found: Sequence[FoundCall], expected: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each call found is one expected and each expected one is found, whatever their order."""
+    if len(found) != len(expected):
+        return False
+    # Which call takes which expectation: augmenting paths, since one call may match several expectations.
+    taken: dict[int, int] = {}
+
+    def place(call: int, tried: set[int]) -> bool:
+        for at, one in enumerate(expected):
+            if at not in tried and matches(found[call], one):
+                tried.add(at)
+                if at not in taken or place(taken[at], tried):
+                    taken[at] = call
+                    return True
+        return False
+
+    return all(place(call, set()) for call in range(len(found)))
+
+
+def _expected(reference: Any) -> Sequence[Mapping[str, Any]]:
+    if isinstance(reference, list | tuple) and all(
+        isinstance(call, Mapping) and isinstance(call.get("name"), str) and isinstance(call.get("arguments"), Mapping)
+        for call in reference
+    ):
+        return reference
+    raise UsageError(
+        "a reference is not a list of expected calls", code="metrics.reference", value=repr(reference)[:80]
+    )
+
+
+def calls_match_rows(predictions: Sequence[str], references: Sequence[Any]) -> Rows:
+    """Whether each answer holds exactly the expected calls."""
+    check_rows(predictions, references)
+    return mean_rows(
+        [
+            float(bool(answer.strip()) and all_match(parse_calls(answer), _expected(reference)))
+            for answer, reference in zip(predictions, references, strict=True)
+        ]
+    )
+
+
+def call_names_rows(predictions: Sequence[str], references: Sequence[Any]) -> Rows:
+    """Whether each answer calls exactly the expected functions, whatever the arguments."""
+    check_rows(predictions, references)
+    scores = []
+    for answer, reference in zip(predictions, references, strict=True):
+        found = Counter(call.name.replace(".", "_") for call in parse_calls(answer))
+        wanted = Counter(call["name"].replace(".", "_") for call in _expected(reference))
+        scores.append(float(bool(answer.strip()) and found == wanted))
+    return mean_rows(scores)
+
+
+def call_details(predictions: Sequence[str], references: Sequence[Any]) -> dict[str, Any]:
+    """How often is called where it should be, where it should not, and not at all; with the rows right of each kind."""
+    check_rows(predictions, references)
+    kinds: dict[str, list[float]] = {}
+    for answer, reference in zip(predictions, references, strict=True):
+        expected = _expected(reference)
+        kind = ("no call", "one call")[len(expected)] if len(expected) < 2 else "several calls"
+        right = bool(answer.strip()) and all_match(parse_calls(answer), expected)
+        kinds.setdefault(kind, []).append(float(right))
+    return {
+        "per_kind": [
+            {"kind": kind, "accuracy": sum(right) / len(right), "rows": len(right)}
+            for kind, right in sorted(kinds.items())
+        ]
+    }
