@@ -37,24 +37,49 @@ def _detail_sections(report: Report) -> list[Section]:
     for key, title, name in (("per_class", "Classes", "label"), ("per_label", "Entity labels", "label")):
         table = _class_table(shown, base, key, name)
         found.append(Section(key, title, table, f"Of the {label}, sorted by name.", folded=len(table.rows) > 20))
-    rows = _entries(shown, "per_field")
-    before = {entry.get("field"): entry.get("accuracy") for entry in _entries(base, "per_field")}
-    fields = [
-        [
-            Cell(words.clip(str(entry.get("field")), 160)),
-            Cell(_percent(entry.get("accuracy"))),
-            Cell(_percent(before.get(entry.get("field")))),
-            Cell(words.whole(entry.get("rows"))),
-        ]
-        for entry in rows
-    ]
-    found.append(
-        Section("per_field", "Fields", Table(["Field", "Right", "Base right", "Rows"], fields, frozenset({1, 2, 3})))
-    )
+    found.append(Section("per_field", "Fields", _accuracy_table(shown, base, "per_field", "field")))
+    found.append(Section("per_kind", "Kinds of requests", _accuracy_table(shown, base, "per_kind", "kind")))
     found.append(Section("format", "Form of the answers", _format_table(report.systems)))
+    found.append(Section("faults", "Faults of the answers", _faults_table(report.systems)))
+    found.append(Section("lengths", "Lengths of the answers", _lengths_table(report.systems)))
     note = "The score of all questions in each way of asking; the worst case takes the lowest score of each question."
     found.append(Section("robustness", "Robustness", _robustness_table(shown, base), note))
     return found
+
+
+def _accuracy_table(shown: System, base: System | None, key: str, name: str) -> Table:
+    before = {entry.get(name): entry.get("accuracy") for entry in _entries(base, key)}
+    rows = [
+        [
+            Cell(words.clip(str(entry.get(name)), 160)),
+            Cell(_percent(entry.get("accuracy"))),
+            Cell(_percent(before.get(entry.get(name)))),
+            Cell(words.whole(entry.get("rows"))),
+        ]
+        for entry in _entries(shown, key)
+    ]
+    return Table([name.capitalize(), "Right", "Base right", "Rows"], rows, frozenset({1, 2, 3}))
+
+
+def _faults_table(systems: Sequence[System]) -> Table:
+    """Each fault with the rows of every system that have it."""
+    counts = [{str(one.get("fault")): one.get("rows") for one in _entries(system, "faults")} for system in systems]
+    faults = dict.fromkeys(fault for found in counts for fault in found)
+    rows = [
+        [Cell(words.clip(fault, 160)), *(Cell(words.whole(found.get(fault, 0))) for found in counts)]
+        for fault in faults
+    ]
+    return Table(["Fault", *map(system_label, systems)], rows, frozenset(range(1, len(systems) + 1)))
+
+
+def _lengths_table(systems: Sequence[System]) -> Table:
+    rows = []
+    for system in systems:
+        lengths = system.details.get("lengths")
+        if isinstance(lengths, dict):
+            values = (lengths.get(key) for key in ("answer_words", "reference_words", "ratio"))
+            rows.append([Cell(system_label(system)), *(Cell(words.significant(value, 3)) for value in values)])
+    return Table(["System", "Words an answer", "Words a reference", "Ratio"], rows, frozenset({1, 2, 3}))
 
 
 def _entries(system: System | None, key: str) -> list[dict[str, Any]]:
