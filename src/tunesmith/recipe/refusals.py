@@ -12,7 +12,7 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import Lora
 
 # Tasks that put a question to the model and therefore need a chat template.
-_ASKING = ("chat", "classification", "ner", "translation", "qa")
+_ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "function_calling", "text_to_sql", "math")
 LEARNED_BY_SFT = (*_ASKING, "text")
 
 

@@ -114,7 +114,11 @@ class Recipe(Part):
 
     model: str = Field(min_length=1, description="A folder, a run, a catalog id or a hub id.")
     data: DataSpec
-    task: str = Field("auto", description="text, chat, classification, ner, translation or qa.")
+    task: str = Field(
+        "auto",
+        description="text, chat, classification, ner, translation, qa, creative, preference, function_calling, "
+        "text_to_sql or math; auto: from the shape of the data.",
+    )
     objective: Objective = Field("auto", description="The loss.")
     technique: Technique = Field(default_factory=Lora, description="Which weights train: lora or full.")
     train: TrainSpec = Field(default_factory=TrainSpec)
