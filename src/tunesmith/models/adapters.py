@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import ModelError
+from tunesmith.models.new_tokens import add_rows_up_to, token_ids_of_adapter
 from tunesmith.models.quiet import quiet_libraries
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
     """The model wrapped by PEFT with the adapter of a folder, in eval mode.
+
+    A model that lacks rows for tokens of the adapter gets them first.
 
     Raises:
         ModelError: The folder holds no adapter, or one that does not fit the model.
@@ -20,6 +23,7 @@ def with_adapter(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     try:
+        add_rows_up_to(model, max(token_ids_of_adapter(folder), default=-1))
         with quiet_libraries():
             return PeftModel.from_pretrained(model, str(folder), local_files_only=True).eval()
     except Exception as error:

@@ -19,6 +19,7 @@ from tunesmith.formats.inspect import Inspection
 from tunesmith.formats.read import choose_rows
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.environment import environment
+from tunesmith.pipeline.merged import MERGE
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
@@ -205,6 +206,7 @@ def _manifest(finished: Finished) -> dict[str, Any]:
         "model": {
             **model_part(prepared),
             "folder": os.path.relpath(prepared.model.folder, folder),
+            "merge": _merge_of(prepared.model.folder),
         },
         "data": {"train": prepared.data.train_fingerprint(), "held_out": prepared.data.held_out_fingerprint()},
         "task": {"name": prepared.task.name, "labels": list(prepared.task.labels)},
@@ -219,6 +221,11 @@ def _manifest(finished: Finished) -> dict[str, Any]:
         },
         "files": {path.relative_to(folder).as_posix(): _described(path) for path in kept if path.exists()},
     }
+
+
+def _merge_of(base: Path) -> Any:
+    """How far scores moved when the adapter of an earlier run was worked into the base; None where there was none."""
+    return read_json(base / MERGE) if (base / MERGE).is_file() else None
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tunesmith.evaluation.systems import Measured, measure_system
 from tunesmith.formats.read import choose_rows
 from tunesmith.objectives.table import make_objective
 from tunesmith.pipeline.measure import Bench, ask_as_is
-from tunesmith.pipeline.run import Run, load_base, require_whole, train_settings
+from tunesmith.pipeline.run import Run, load_base, prepare_technique, require_whole, train_settings
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.events import open_events
 from tunesmith.strategies.table import make_strategy
@@ -41,7 +41,7 @@ def _point(run: Run, bench: Bench, fraction: float) -> dict[str, Any]:
     rows = Subset(items, choose_rows(len(items), count, run.resolved.seed))
     run.teller.state("evaluating", f"learning curve: training on {count:,} rows")
     technique = make_technique(run.resolved.technique)
-    model = technique.prepare(load_base(run), run.resolved.seed)
+    model = prepare_technique(run, load_base(run), rows)
     steps, settings = train_settings(run, rows, deadline_seconds=None)
     result = train(
         model,

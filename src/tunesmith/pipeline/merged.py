@@ -12,11 +12,17 @@ import torch
 
 from tunesmith.models.adapters import with_adapter
 from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.models.quantized import dequantize, quantization_of
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.pipeline.told import Teller
-from tunesmith.runs.atomic import new_folder
+from tunesmith.runs.atomic import new_folder, write_json
 from tunesmith.runs.layout import RunFolder
+from tunesmith.techniques.merging import logits_of, merge_difference
 from tunesmith.techniques.saving import telling_save_errors
+
+# On so many training rows the merge is measured, and where the merged folder says what came of it.
+COMPARED_ROWS = 8
+MERGE = "merge.json"
 
 
 def with_merged_base(run: RunFolder, prepared: Prepared, teller: Teller) -> Prepared:
@@ -31,10 +37,23 @@ def with_merged_base(run: RunFolder, prepared: Prepared, teller: Teller) -> Prep
         return prepared
     if not run.base.exists():
         teller.state("preparing", f"the adapter of {prepared.model.reference.name} is worked into its base")
-        base = load_model(LoadPlan(prepared.model.folder, torch.float32, "cpu", "sdpa"))
-        merged = with_adapter(base, adapter).merge_and_unload()
+        quantization = quantization_of(adapter)
+        base = load_model(LoadPlan(prepared.model.folder, torch.float32, "cpu", "sdpa", quantization=quantization))
+        if quantization is not None:
+            # What the adapter was trained beside: merged into whole weights it would stand on others.
+            base = dequantize(base)
+            teller.state(
+                "preparing", f"the base's {quantization.kind} weights become plain ones, then the adapter is merged"
+            )
+        adapted = with_adapter(base, adapter)
+        rows = [prepared.train[row] for row in range(min(len(prepared.train), COMPARED_ROWS))]
+        before = logits_of(adapted, rows)
+        merged = adapted.merge_and_unload()
+        difference = merge_difference(before, logits_of(merged, rows))
+        teller.state("preparing", f"merged: {difference}")
         with new_folder(run.base) as scratch:
             with telling_save_errors(scratch):
                 merged.save_pretrained(scratch)
             prepared.tokenizer.save_pretrained(scratch)
+            write_json(scratch / MERGE, difference.to_json())
     return replace(prepared, model=replace(prepared.model, folder=run.base, adapter=None))

@@ -21,6 +21,7 @@ from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
 from tunesmith.models.load import Head, HeadKind, load_tokenizer, model_facts
+from tunesmith.models.new_tokens import extend_tokenizer, token_ids_of_adapter, tokenizer_folder
 from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_model_folder
 from tunesmith.pipeline.data import RunData
 from tunesmith.pipeline.supervision import SUPERVISION
@@ -54,6 +55,7 @@ class Prepared:
     train: TokenStore
     validation: TokenStore
     stop_token_ids: tuple[int, ...]
+    new_token_ids: tuple[int, ...] = ()
 
 
 def prepare_model(name: str, runs_folder: Path, teller: Teller) -> PreparedModel:
@@ -95,10 +97,11 @@ def prepare(
     if labels:
         task = replace(task, labels=tuple(labels))
     model = prepare_model(recipe.model, runs_folder, teller)
-    tokenizer = load_tokenizer(model.folder)
+    tokenizer = load_tokenizer(tokenizer_folder(model.folder, model.adapter))
     facts = model_facts(model.folder, recipe.model)
     template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
     _refuse_early(recipe, task, data, facts)
+    new_token_ids = extend_tokenizer(tokenizer, recipe.data.new_tokens)
     objective = objective_of(recipe, task.name, facts)
     if objective.name == "question_answering":
         # Rows carry no token types, so other programs that read the saved tokenizer shall not make any either.
@@ -107,7 +110,8 @@ def prepare(
     encoder = _Encoder(recipe, task, objective, tokenizer, facts, teller, should_stop)
     train = encoder.tokens(data.train, data.train_fingerprint())
     held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
-    _require_known_tokens((train, held_out), facts)
+    brought = () if model.adapter is None else token_ids_of_adapter(model.adapter)
+    _require_known_tokens((train, held_out), facts, (*brought, *new_token_ids))
     return Prepared(
         recipe=recipe,
         model=model,
@@ -119,6 +123,7 @@ def prepare(
         train=train,
         validation=held_out,
         stop_token_ids=stop_tokens(model.folder, tokenizer, None if template is None else template.end_of_turn_id),
+        new_token_ids=new_token_ids,
     )
 
 
@@ -217,10 +222,10 @@ def _refuse_early(recipe: Recipe, task: PreparedTask, data: RunData, model: Mode
     check(recipe, Facts(facts, model, HostFacts(1, 1)))
 
 
-def _require_known_tokens(stores: Sequence[TokenStore], model: ModelFacts) -> None:
+def _require_known_tokens(stores: Sequence[TokenStore], model: ModelFacts, added: Sequence[int]) -> None:
     """Refuse rows with tokens that the model has no embedding for."""
     highest = max(int(store.arrays["token_ids"].max(initial=0)) for store in stores)
-    if highest >= model.vocabulary_size:
+    if highest >= max(model.vocabulary_size, 1 + max(added, default=-1)):
         raise ModelError(
             "the tokenizer gives tokens that the model does not have",
             code="model.vocabulary",

@@ -12,9 +12,11 @@ from tunesmith.data.steps import StepPlan, plan_steps
 from tunesmith.data.types import TokenSet
 from tunesmith.engine.settings import TrainResult, TrainSettings
 from tunesmith.errors import Stopped
+from tunesmith.formats.read import choose_rows
 from tunesmith.models.attention import ATTENTION, supports_packing
 from tunesmith.models.check import read_config
 from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.models.new_tokens import add_token_rows
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.prepare import Prepared, head_of
 from tunesmith.pipeline.told import Teller
@@ -22,6 +24,9 @@ from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.control import Wish
 from tunesmith.runs.layout import RunFolder
 from tunesmith.techniques.table import make_technique
+
+# From so many items a technique that begins from the data sees how it is spread.
+SAMPLE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,25 @@ def load_base(run: Run) -> Any:
     """The model before training, on the run's device."""
     prepared, resolved = run.prepared, run.resolved
     head = head_of(prepared, resolved.objective, resolved.seed)
-    plan = LoadPlan(prepared.model.folder, weights_type(resolved), prepared.host.device, run.attention, head=head)
-    return load_model(plan)
+    plan = LoadPlan(
+        prepared.model.folder,
+        weights_type(resolved),
+        prepared.host.device,
+        run.attention,
+        head=head,
+        quantization=make_technique(resolved.technique).quantization,
+    )
+    model = load_model(plan)
+    add_token_rows(model, prepared.new_token_ids)
+    return model
+
+
+def prepare_technique(run: Run, model: Any, rows: TokenSet) -> Any:
+    """The model ready to train on some rows; techniques that begin from the data see a sample of them."""
+    items = choose_rows(len(rows), SAMPLE_ROWS, run.resolved.seed)
+    sample = [row for item in items for row in rows.item(item)]
+    technique = make_technique(run.resolved.technique)
+    return technique.prepare(model, run.resolved.seed, sample, run.prepared.new_token_ids)
 
 
 def require_whole(run: Run, result: TrainResult) -> None:

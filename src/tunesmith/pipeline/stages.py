@@ -10,6 +10,7 @@ from tunesmith.errors import UsageError
 from tunesmith.evaluation.before_after import report_systems, samples, verdict
 from tunesmith.evaluation.report.write import write_report
 from tunesmith.evaluation.systems import Measured
+from tunesmith.models.new_tokens import add_rows_up_to
 from tunesmith.models.prepare import PreparedModel
 from tunesmith.pipeline.contestants import find_contestants
 from tunesmith.pipeline.data import load_data, measured_data, with_labels
@@ -123,6 +124,8 @@ def _measure(
         attention=attention,
     )
     model = contestants.load_base()
+    # Rows may hold tokens that the tuned model learned and its base never had.
+    add_rows_up_to(model, int(bench.prepared.validation.arrays["token_ids"].max(initial=0)))
     teller.state("evaluating_base", f"{len(bench.held_out.items)} rows")
     systems = [measure_base(bench, model), measure_few_shot(bench, model)]
     if contestants.is_tuned:

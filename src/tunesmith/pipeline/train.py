@@ -16,12 +16,21 @@ from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.finish import Finished, finish
 from tunesmith.pipeline.learning_curve import measure_learning_curve
-from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
+from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, measure_tuned
 from tunesmith.pipeline.merged import with_merged_base
 from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
-from tunesmith.pipeline.run import Run, load_base, packing_attention, require_whole, sizes, train_settings
+from tunesmith.pipeline.run import (
+    Run,
+    load_base,
+    packing_attention,
+    prepare_technique,
+    require_whole,
+    sizes,
+    train_settings,
+)
 from tunesmith.pipeline.saved import save_result
 from tunesmith.pipeline.told import Teller
+from tunesmith.pipeline.within_time import base_seconds, measure_base_within
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.resolved import resolved_from_json
 from tunesmith.runs.atomic import read_json, remove_scratch, write_json
@@ -29,6 +38,7 @@ from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
 from tunesmith.runs.layout import RunFolder
 from tunesmith.strategies.table import make_strategy
+from tunesmith.techniques.matched import describe_trained
 from tunesmith.techniques.table import make_technique
 
 # Rows whose loss is watched while training goes on; more would cost time that the end needs.
@@ -66,8 +76,8 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
         should_stop=lambda: read_wish() != "continue",
     )
     teller.state("evaluating_base", f"{len(bench.held_out.items)} held-out rows")
-    before = [measure_base(bench, model), measure_few_shot(bench, model)]
-    systems = [system for system in before if system is not None]
+    bench, base = measure_base_within(bench, model, base_seconds(bench))
+    systems = [system for system in (base, measure_few_shot(bench, model)) if system is not None]
     model, result = _train(run, model, bench, systems)
     save_result(run.folder, run.prepared, run.resolved, make_technique(run.resolved.technique), model)
     teller.events.emit("artifact", kind=make_technique(run.resolved.technique).artifact, path=_result(run).name)
@@ -111,13 +121,13 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
 def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any, TrainResult]:
     resolved, prepared = run.resolved, run.prepared
     technique = make_technique(resolved.technique)
-    model = technique.prepare(model, resolved.seed)
+    model = prepare_technique(run, model, prepared.train.items)
     deadline = _deadline(run, before)
     steps, settings = train_settings(run, prepared.train.items, deadline_seconds=deadline)
     trained, total = sizes(model)
     run.teller.state(
         "training",
-        f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train",
+        f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train: {describe_trained(model)}",
         deadline_seconds=deadline,
     )
     watched = list(bench.held_out.items[:MOST_WATCHED_ROWS])

@@ -9,7 +9,7 @@ from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import Lora
+from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING
 
 # Tasks that put a question to the model and therefore need a chat template.
 _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "function_calling", "text_to_sql", "math")
@@ -37,7 +37,18 @@ class Refusal:
 
 
 def _dropout(recipe: Recipe) -> bool:
-    return isinstance(recipe.technique, Lora) and recipe.technique.dropout > 0
+    return getattr(recipe.technique, "dropout", 0) > 0
+
+
+def _initialization(recipe: Recipe) -> str:
+    return getattr(recipe.technique, "initialization", "default")
+
+
+def _compares_with_base(recipe: Recipe, facts: Facts) -> bool:
+    """Whether the loss asks the model what it would say without its adapter."""
+    if recipe.objective == "auto":
+        return facts.data.task == "preference"
+    return recipe.objective.name in ("dpo", "kto")
 
 
 REFUSALS: tuple[Refusal, ...] = (
@@ -79,6 +90,54 @@ REFUSALS: tuple[Refusal, ...] = (
         "with dropout every row would draw its own numbers on the shared beginning, so sharing it changes the result",
         "set technique.dropout=0 or train.share_prefix=auto",
         lambda recipe, _: _dropout(recipe) and recipe.train.share_prefix is True,
+    ),
+    Refusal(
+        "recipe.loftq",
+        "technique.initialization",
+        "loftq makes up for what quantization loses, and this technique keeps the model's weights whole",
+        "choose technique: qlora, or set technique.initialization=default",
+        lambda recipe, _: _initialization(recipe) == "loftq" and recipe.technique.name in ("lora", "dora"),
+    ),
+    Refusal(
+        "recipe.quantized_beginning",
+        "technique.initialization",
+        "this beginning takes a part out of whole weights, and quantized ones are not whole",
+        "set technique.initialization to default, gaussian, eva or loftq, or take technique: lora",
+        lambda recipe, _: _initialization(recipe) in MOVING and hasattr(recipe.technique, "quantization"),
+    ),
+    Refusal(
+        "recipe.loftq_bits",
+        "technique.initialization",
+        "loftq makes up for what four bits lose, and int8 has eight",
+        "set technique.initialization=default, or quantize to nf4",
+        lambda recipe, _: (
+            _initialization(recipe) == "loftq" and getattr(recipe.technique, "quantization", None) == "int8"
+        ),
+    ),
+    Refusal(
+        "recipe.double_quantization",
+        "technique",
+        "only nf4 has scales of blocks that could be quantized again",
+        "leave double_quantization out, or quantize to nf4",
+        lambda recipe, _: (
+            getattr(recipe.technique, "quantization", None) == "int8"
+            and "double_quantization" in recipe.technique.model_fields_set
+            and bool(getattr(recipe.technique, "double_quantization", False))
+        ),
+    ),
+    Refusal(
+        "recipe.moved_reference",
+        "technique.initialization",
+        "the loss compares with the model without its adapter, and this beginning moves a part of the model into it",
+        "set technique.initialization=default",
+        lambda recipe, facts: _initialization(recipe) in MOVING and _compares_with_base(recipe, facts),
+    ),
+    Refusal(
+        "recipe.new_tokens",
+        "data.new_tokens",
+        "new tokens need rows of the embeddings that train, and this technique leaves them as they are",
+        f"techniques that train them are {', '.join(LEARN_TOKENS)}",
+        lambda recipe, _: bool(recipe.data.new_tokens) and recipe.technique.name not in LEARN_TOKENS,
     ),
     Refusal(
         "recipe.padded_prefix",

@@ -16,7 +16,7 @@ from tunesmith.recipe.objectives import fitting_objective
 from tunesmith.recipe.parts import Part
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import OWN_WEIGHTS, Lora
+from tunesmith.recipe.techniques import OWN_WEIGHTS
 
 USUAL_EPOCHS = 3.0
 MOST_TRAINING_SECONDS = 25 * 60
@@ -136,7 +136,7 @@ def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
     key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
     if wanted != "auto":
         return bool(reasons.give(key, wanted, ASKED))
-    if isinstance(recipe.technique, Lora) and recipe.technique.dropout > 0:
+    if getattr(recipe.technique, "dropout", 0) > 0:
         return bool(reasons.give(key, False, "auto: off, since with dropout sharing would change the result"))
     if recipe.train.layout == "padded":
         return bool(reasons.give(key, False, "auto: off, since rows go through one at a time"))
@@ -202,7 +202,7 @@ def _learning_rate(recipe: Recipe, model: ModelFacts, reasons: _Reasons) -> floa
     billions = model.parameters / 1e9
     size = "under 1 billion" if billions < 1 else "1 to 4 billion" if billions < 4 else "over 4 billion"
     rates = {"under 1 billion": 1e-3, "1 to 4 billion": 5e-4, "over 4 billion": 2e-4}
-    rate = rates[size] if isinstance(recipe.technique, Lora) else rates[size] / 20
+    rate = rates[size] if recipe.technique.name not in OWN_WEIGHTS else rates[size] / 20
     reason = f"auto: usual for {recipe.technique.name} on a model of {size} parameters"
     return float(reasons.give(key, rate, reason))
 
@@ -302,7 +302,7 @@ def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: i
     key = "train.checkpoint_every_steps"
     if recipe.train.checkpoint_every_steps != "auto":
         return int(reasons.give(key, recipe.train.checkpoint_every_steps, ASKED))
-    seconds = CHECKPOINT_SECONDS if isinstance(recipe.technique, Lora) else 4 * CHECKPOINT_SECONDS
+    seconds = CHECKPOINT_SECONDS if recipe.technique.name not in OWN_WEIGHTS else 4 * CHECKPOINT_SECONDS
     every = max(1, int(seconds / (cost.train_seconds_per_row * tokens_per_step / cost.row_tokens)))
     every = min(every, max(1, math.ceil(steps / 2)))
     return int(reasons.give(key, every, f"auto: about every {seconds / 60:.0f} min here, and once on the way"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.objectives import Objective
@@ -32,6 +32,12 @@ class DataSource(Part):
     weight: Positive = Field(1.0, description="How often its rows count, compared with those of the other sources.")
 
 
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may stand there once")
+    return values
+
+
 class DataSpec(Part):
     """Where rows come from and how they are read."""
 
@@ -40,6 +46,9 @@ class DataSpec(Part):
     )
     validation: Share | Annotated[str, Field(min_length=1)] = Field(
         0.1, description="Held-out data, or the share of the training rows to hold out."
+    )
+    new_tokens: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_each_once)] = Field(
+        (), description="Words of the data that become tokens of their own, with rows that train."
     )
     columns: Auto | dict[str, str] = Field("auto", description="A map from our field names to columns of the data.")
     shape: str = Field("auto", description="What a row is, where it is not told from its columns.")

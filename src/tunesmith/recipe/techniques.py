@@ -13,6 +13,7 @@ from tunesmith.recipe.parts import Part, Positive, PositiveInt, ShareOrZero
 class LowRank(Part):
     """What all low-rank adapters share."""
 
+    name: str
     rank: PositiveInt = Field(16, description="Rank of the adapters.")
     alpha: Positive = Field(
         32.0, description="Adapters are scaled by alpha / rank, or by alpha / sqrt(rank) where rank_stabilized."
@@ -53,6 +54,27 @@ class Dora(LowRank):
     name: Literal["dora"] = "dora"
 
 
+class Quantized(LowRank):
+    """Low-rank adapters beside frozen weights in fewer bits."""
+
+    quantization: Literal["nf4", "int8"] = Field(
+        "nf4", description="The form of the frozen weights: four bits (nf4) or eight (int8)."
+    )
+    double_quantization: bool = Field(True, description="Quantize the scales of nf4 too, which saves some more.")
+
+
+class Qlora(Quantized):
+    """LoRA on a model in four or eight bits (Dettmers et al. 2023)."""
+
+    name: Literal["qlora"] = "qlora"
+
+
+class Qdora(Quantized):
+    """DoRA on a model in four or eight bits."""
+
+    name: Literal["qdora"] = "qdora"
+
+
 class Freeze(Part):
     """The last layers train, the others stay as they are."""
 
@@ -80,6 +102,10 @@ def _lora_unless_named(value: Any) -> Any:
 
 # Techniques that change the model's own weights, so that the model before training is gone.
 OWN_WEIGHTS = ("full", "freeze")
+# Techniques that can train the rows of new tokens.
+LEARN_TOKENS = ("lora", "dora", "qlora", "qdora", "full")
+# Beginnings after which the model without its adapter is no longer the model as it was.
+MOVING = ("pissa", "olora")
 
-TechniqueSpec = Lora | Dora | Freeze | Full
+TechniqueSpec = Lora | Dora | Qlora | Qdora | Freeze | Full
 Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_lora_unless_named)]

@@ -24,13 +24,13 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.data.types import TokenRow
 from tunesmith.errors import ModelError, Problem
+from tunesmith.recipe.techniques import MOVING
 from tunesmith.techniques.adapter import ADAPTER, adapter_config, adapter_options, adapter_state, save_adapter, wrap
 from tunesmith.techniques.base import State, load_state, parameter_groups, trainable_state
 from tunesmith.techniques.eva import start_from_inputs
+from tunesmith.techniques.loftq import start_from_loss_of_bits
 from tunesmith.techniques.targets import Targets, require_patterns, target_names, targeted_layers
 
-# Beginnings that change the frozen weights.
-MOVING = ("pissa", "olora")
 _BEGINNING = ("beginning_A", "beginning_B")
 
 
@@ -109,7 +109,7 @@ def adapt(
         # PEFT takes the first pattern that fits, so that the longest name, which says most, must come first.
         rank_pattern=_longest_first(settings.rank_pattern),
         alpha_pattern=_longest_first(settings.alpha_pattern),
-        init_lora_weights=cast(Any, True if first in ("default", "eva") else first),
+        init_lora_weights=cast(Any, True if first in ("default", "eva", "loftq") else first),
         target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
@@ -118,6 +118,8 @@ def adapt(
         for layer in _layers(wrapped).values():
             for name, matrices in zip(_BEGINNING, (layer.lora_A, layer.lora_B), strict=True):
                 layer.register_buffer(name, matrices[ADAPTER].weight.detach().clone(), persistent=False)
+    if first == "loftq":
+        start_from_loss_of_bits(wrapped)
     if first == "eva":
         config.init_lora_weights, config.eva_config = "eva", EvaConfig()
         start_from_inputs(wrapped, sample, most_rank=max([settings.rank, *settings.rank_pattern.values()]), seed=seed)

@@ -31,7 +31,7 @@ def test_it_takes_what_the_reader_takes(setting):
         "train.epoch=2",
         "technique.rnk=2",
         "technique={name: full, rank: 2}",
-        "technique=dora",
+        "technique=lorra",
         "technique=3",
         "objective=dpoo",
         "data.train=[]",

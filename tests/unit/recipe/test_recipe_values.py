@@ -106,7 +106,9 @@ def test_keys_that_are_no_text_are_unknown_once(key):
     assert (problem.code, problem.place) == ("recipe.unknown_key", str(key))
 
 
-@pytest.mark.parametrize(("name", "hint"), [("lroa", "did you mean lora?"), ("auto", "it is one of lora, full")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("lroa", "did you mean lora?"), ("auto", "it is one of lora, dora, freeze, full")]
+)
 @pytest.mark.parametrize("form", ["technique={}", "technique.name={}"])
 def test_an_unknown_technique_names_the_known_ones(name, hint, form):
     assert lines_of(apply_overrides(SHORTEST, [form.format(name)])) == [

@@ -12,6 +12,7 @@ from tunesmith.recipe.facts import DataFacts, ModelFacts
 from tunesmith.recipe.load import load_recipe
 from tunesmith.recipe.refusals import LEARNED_BY_SFT, REFUSALS, Facts, check
 from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import LEARN_TOKENS
 
 Case = tuple[Recipe, DataFacts, ModelFacts]
 
@@ -44,6 +45,41 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe("technique.dropout=0.1"), DATA, MODEL),
             (recipe("train.share_prefix=true"), DATA, MODEL),
             (recipe("technique=full", "train.share_prefix=true"), DATA, MODEL),
+        ],
+    ),
+    "recipe.quantized_beginning": (
+        [(recipe("technique={name: qlora, initialization: pissa}"), DATA, MODEL)],
+        [(recipe("technique={name: qlora, initialization: eva}"), DATA, MODEL)],
+    ),
+    "recipe.loftq_bits": (
+        [(recipe("technique={name: qlora, initialization: loftq, quantization: int8}"), DATA, MODEL)],
+        [(recipe("technique={name: qlora, initialization: loftq}"), DATA, MODEL)],
+    ),
+    "recipe.double_quantization": (
+        [(recipe("technique={name: qdora, double_quantization: true, quantization: int8}"), DATA, MODEL)],
+        [(recipe("technique={name: qdora, quantization: int8}"), DATA, MODEL)],
+    ),
+    "recipe.loftq": (
+        [(recipe(f"technique={{name: {name}, initialization: loftq}}"), DATA, MODEL) for name in ("lora", "dora")],
+        [(recipe("technique.initialization=eva"), DATA, MODEL)],
+    ),
+    "recipe.moved_reference": (
+        [
+            (recipe(f"technique.initialization={first}", f"objective={name}"), DATA, MODEL)
+            for first in ("pissa", "olora")
+            for name in ("dpo", "kto")
+        ],
+        [
+            (recipe("technique.initialization=pissa"), DATA, MODEL),
+            (recipe("technique.initialization=pissa", "objective=orpo"), DATA, MODEL),
+            (recipe("technique.initialization=eva", "objective=dpo"), DATA, MODEL),
+        ],
+    ),
+    "recipe.new_tokens": (
+        [(recipe("data.new_tokens=[<sku>]", "technique=freeze"), DATA, MODEL)],
+        [
+            (recipe("technique=freeze"), DATA, MODEL),
+            *((recipe("data.new_tokens=[<sku>]", f"technique={name}"), DATA, MODEL) for name in LEARN_TOKENS),
         ],
     ),
     "recipe.padded_prefix": (
@@ -140,3 +176,8 @@ def test_the_shortest_recipe_is_let_through(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("model: tiny\ndata: {train: train.jsonl}\n")
     check(load_recipe(path), facts(DATA, MODEL))
+
+
+def test_a_loss_that_is_found_for_pairs_compares_with_the_base():
+    wanted, data = recipe("technique.initialization=pissa"), replace(DATA, task="preference")
+    assert "recipe.moved_reference" in [one.code for one in problems_of(lambda: check(wanted, facts(data, MODEL)))]
