@@ -1,4 +1,4 @@
-"""New tokens from the recipe to the answer: rows, training, the saved adapter, a run on the run, and its measurement."""
+"""New tokens from the recipe to the answer: rows, training, saved adapter, a run on the run, and its measurement."""
 
 from __future__ import annotations
 

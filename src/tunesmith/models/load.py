@@ -13,6 +13,7 @@ import torch
 
 from tunesmith.errors import ModelError, ResourceError
 from tunesmith.models.check import check_weights, has_head, model_kind, read_config
+from tunesmith.models.quantized import Quantization, keep_numbers, load_options
 from tunesmith.models.quiet import quiet_libraries
 from tunesmith.recipe.facts import ModelFacts
 
@@ -34,14 +35,6 @@ class Head:
     kind: HeadKind
     labels: tuple[str, ...] = ()
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """Frozen weights in fewer bits: NF4 (Dettmers et al. 2023; ``double`` quantizes its scales too), or int8."""
-
-    kind: Literal["nf4", "int8"]
-    double: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +80,8 @@ def load_model(plan: LoadPlan) -> Any:
     auto = _auto_class(config, plan.head)
     if plan.head is not None:
         _set_labels(config, plan.head)
+    with quiet_libraries():
+        quantized = load_options(plan.quantization, plan.dtype, plan.device)
     try:
         with quiet_libraries(), _drawn_by(plan.head):
             model, notes = auto.from_pretrained(
@@ -99,9 +94,12 @@ def load_model(plan: LoadPlan) -> Any:
                 trust_remote_code=False,
                 output_loading_info=True,
                 **_head_options(config, plan.head),
+                **quantized,
             )
             _check_complete(notes, plan.folder, model if plan.head is not None else None)
-            model = model.to(plan.device)
+            keep_numbers(model)
+            # Quantized layers were put on the device while they were loaded, and may not be moved.
+            model = model if quantized else model.to(plan.device)
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ResourceError(
             "not enough memory for the model's weights",

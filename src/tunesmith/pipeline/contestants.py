@@ -11,6 +11,7 @@ import torch
 from tunesmith.models.adapters import with_adapter
 from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.models.prepare import PreparedModel
+from tunesmith.models.quantized import quantization_of
 from tunesmith.pipeline.prepare import prepare_base
 from tunesmith.pipeline.told import Teller
 
@@ -27,8 +28,11 @@ class Contestants:
     attention: str
 
     def load_base(self) -> Any:
-        """The model as it came."""
-        return load_model(LoadPlan(self.base_folder, self.dtype, self.device, self.attention))
+        """The model as it came, in as few bits as the adapter beside it was trained on."""
+        adapter = self.place.adapter
+        quantization = None if adapter is None else quantization_of(adapter)
+        plan = LoadPlan(self.base_folder, self.dtype, self.device, self.attention, quantization=quantization)
+        return load_model(plan)
 
     def load_tuned(self, base: Any) -> Any:
         """The tuned model: the loaded base with the adapter on it, or weights of its own."""

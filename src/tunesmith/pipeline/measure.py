@@ -96,8 +96,7 @@ def measure_base(bench: Bench, model: Any, *, already: Measured | None = None, k
     """The model as it came; kept for a later attempt if ``keep``, also where it was measured ``already``, in pieces."""
 
     def measure() -> Measured:
-        label = "Base, head untrained" if bench.resolved.objective.name in HEADS else "Base"
-        return already or measure_system("base", label, model, ask_as_is(bench), bench.ruler)
+        return already or measure_system("base", _base_label(bench), model, ask_as_is(bench), bench.ruler)
 
     return _once(bench, "base", measure) if keep else measure()
 
@@ -150,6 +149,13 @@ def _shown_examples(bench: Bench) -> list[Example]:
         else:
             others.append(example)
     return [*found.values(), *others][:count]
+
+
+def _base_label(bench: Bench) -> str:
+    quantization = getattr(bench.resolved.technique, "quantization", None)
+    in_bits = "" if quantization is None else f", weights in {quantization}"
+    untrained = ", head untrained" if bench.resolved.objective.name in HEADS else ""
+    return f"Base{in_bits}{untrained}"
 
 
 def remembered(bench: Bench, name: str) -> Measured | None:

@@ -15,12 +15,13 @@ from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from tunesmith.errors import ModelError
+from tunesmith.models.quantized import dequantize, is_quantized
 from tunesmith.techniques.base import State, without_dropout
 from tunesmith.techniques.saving import telling_save_errors
 
@@ -128,13 +129,29 @@ def save_adapter(state: State, config: Any, folder: Path, base_model: str | None
         config.save_pretrained(str(folder))
 
 
+def _on_plain_weights(model: PeftModel) -> PeftModel:
+    """The same adapter on the dequantized model; the given one is used up."""
+    state, config = adapter_state(model), copy.copy(model.peft_config[ADAPTER])
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True
+    plain = dequantize(cast(Any, model).unload())
+    rewrapped = wrap(plain, config, seed=0)
+    set_peft_model_state_dict(rewrapped, state, adapter_name=ADAPTER)
+    return rewrapped.eval()
+
+
 def merge_adapter(model: nn.Module) -> nn.Module:
     """A copy with the adapter worked into the weights; needs the memory of a second model.
 
+    Quantized weights become plain ones first, with the numbers that they stand for: the merged model is whole, and what
+    was trained is not rounded a second time.
+
     Raises:
-        ModelError: A merged weight would not be finite.
+        ModelError: A merged weight would not be finite, or the method has nothing that could be merged.
     """
     merged = copy.deepcopy(cast(PeftModel, model))
+    if is_quantized(merged):
+        merged = _on_plain_weights(merged)
     try:
         return cast(nn.Module, merged.merge_and_unload(safe_merge=True))
     except ValueError as error:

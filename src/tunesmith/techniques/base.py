@@ -11,6 +11,7 @@ from torch import nn
 
 from tunesmith.data.types import TokenRow
 from tunesmith.errors import CheckpointError, Problem
+from tunesmith.models.quantized import Quantization
 
 State = dict[str, torch.Tensor]
 
@@ -21,6 +22,10 @@ class Technique(Protocol):
     @property
     def artifact(self) -> Literal["adapter", "model"]:
         """What :meth:`save` writes."""
+
+    @property
+    def quantization(self) -> Quantization | None:
+        """In how few bits the frozen weights are to be loaded; None for whole ones."""
 
     def prepare(
         self, model: nn.Module, seed: int, sample: Sequence[TokenRow] = (), new_token_ids: Sequence[int] = ()

@@ -30,6 +30,7 @@ class Freeze:
     layers: int = 2
     head: bool = True
     artifact: ClassVar[Literal["adapter", "model"]] = "model"
+    quantization: ClassVar[None] = None
 
     def prepare(
         self,

@@ -28,6 +28,7 @@ class Full:
     """All parameters; see :class:`tunesmith.techniques.base.Technique` for each method."""
 
     artifact: ClassVar[Literal["adapter", "model"]] = "model"
+    quantization: ClassVar[None] = None
 
     def prepare(
         self,

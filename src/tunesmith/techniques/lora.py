@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import nn
 
 from tunesmith.data.types import TokenRow
+from tunesmith.models.quantized import Quantization
 from tunesmith.techniques.adapter import merge_adapter
 from tunesmith.techniques.base import State
 from tunesmith.techniques.low_rank import adapt, load_low_rank_state, low_rank_groups, low_rank_state, save_low_rank
@@ -21,8 +22,8 @@ class Lora:
     """Low-rank adapters; see :class:`tunesmith.techniques.base.Technique` for each method.
 
     ``targets`` is ``all-linear`` (every linear layer of the decoder, not the output head), ``attention``, or names of
-    layers. ``dropout`` acts on the adapters' inputs alone. ``decomposed`` makes it DoRA. The other fields are those of
-    :class:`tunesmith.recipe.techniques.Lora`.
+    layers. ``dropout`` acts on the adapters' inputs alone. ``decomposed`` makes it DoRA, ``quantization`` QLoRA
+    (Dettmers et al. 2023). The other fields are those of :class:`tunesmith.recipe.techniques.Lora`.
     """
 
     rank: int = 16
@@ -35,6 +36,7 @@ class Lora:
     learning_rate_ratio: float = 1.0
     initialization: str = "default"
     decomposed: bool = False
+    quantization: Quantization | None = None
     artifact: ClassVar[Literal["adapter", "model"]] = "adapter"
 
     def prepare(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
+from tunesmith.models.quantized import Quantization
 from tunesmith.techniques.base import Technique
 from tunesmith.techniques.freeze import Freeze
 from tunesmith.techniques.full import Full
@@ -28,6 +29,21 @@ def _dora(spec: Any) -> Technique:
     return Lora(**spec.model_dump(exclude={"name"}), decomposed=True)
 
 
+def _qlora(spec: Any) -> Technique:
+    return _quantized(spec, decomposed=False)
+
+
+def _qdora(spec: Any) -> Technique:
+    return _quantized(spec, decomposed=True)
+
+
+def _quantized(spec: Any, *, decomposed: bool) -> Technique:
+    settings = spec.model_dump(exclude={"name", "quantization", "double_quantization"})
+    return Lora(
+        **settings, decomposed=decomposed, quantization=Quantization(spec.quantization, spec.double_quantization)
+    )
+
+
 def _freeze(spec: Any) -> Technique:
     return Freeze(layers=spec.layers, head=spec.head)
 
@@ -39,6 +55,8 @@ def _full(_spec: Any) -> Technique:
 TECHNIQUES: dict[str, Callable[[Any], Technique]] = {
     "lora": _lora,
     "dora": _dora,
+    "qlora": _qlora,
+    "qdora": _qdora,
     "freeze": _freeze,
     "full": _full,
 }

@@ -58,7 +58,12 @@ def make_bench(folder: Path, clock: Clock, *, rows: int, seconds_per_row: float,
             recipe=SimpleNamespace(evaluate=SimpleNamespace(rows="auto")),
         ),
         resolved=SimpleNamespace(  # type: ignore[arg-type]
-            seed=3, identity="c", budget_seconds=240.0, few_shot=5, objective=SimpleNamespace(name="sft")
+            seed=3,
+            identity="c",
+            budget_seconds=240.0,
+            few_shot=5,
+            objective=SimpleNamespace(name="sft"),
+            technique=None,
         ),
         held_out=held_out,
         ruler=Ruler(losses, answers, lambda done, total: None, lambda: False),

@@ -107,7 +107,7 @@ def test_keys_that_are_no_text_are_unknown_once(key):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("lroa", "did you mean lora?"), ("auto", "it is one of lora, dora, freeze, full")]
+    ("name", "hint"), [("lroa", "did you mean lora?"), ("auto", "it is one of lora, dora, qlora, qdora, freeze, full")]
 )
 @pytest.mark.parametrize("form", ["technique={}", "technique.name={}"])
 def test_an_unknown_technique_names_the_known_ones(name, hint, form):
