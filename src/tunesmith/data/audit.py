@@ -20,10 +20,11 @@ from tunesmith.data.statistics import TokenStatistics, token_statistics
 from tunesmith.data.store import TokenStore
 from tunesmith.data.template import ChatTemplate, chat_template
 from tunesmith.errors import Problem, SupervisionError
-from tunesmith.formats.examples import Conversation, Document, Example, Place
+from tunesmith.formats.examples import Conversation, Document, Example, Place, PreferencePair, RatedAnswer
 from tunesmith.formats.inspect import Inspection
 from tunesmith.formats.overlap import Overlap
 from tunesmith.tasks import PreparedTask
+from tunesmith.tasks.preference import answers_of
 
 SAMPLE_ROWS = 200
 _FIRST_PLACES = 3
@@ -166,20 +167,29 @@ def _sample(
     """Rows evenly spread over the store, with what the data says of them."""
     chosen = np.unique(np.linspace(0, len(store) - 1, min(sample_rows, len(store))).astype(np.int64))
     wanted = {store.place(int(index)) for index in chosen}
-    items: dict[Place, Conversation | Document] = {}
+    items: dict[tuple[Place, int], Conversation | Document] = {}
+    found: set[Place] = set()
     for place, example in examples if wanted else ():
         if place in wanted:
-            items[place] = task.training(example)
-            if len(items) == len(wanted):
+            found.add(place)
+            items |= {(place, kind): item for kind, item in _by_kind(task, example)}
+            if len(found) == len(wanted):
                 break
-    seen: set[Place] = set()
+    seen: set[tuple[Place, int]] = set()
     rows: list[SampledRow] = []
     for index in map(int, chosen):
-        place = store.place(index)
-        if place not in seen:
-            seen.add(place)
-            rows.append(_whole_row(store, index, items.get(place)))
+        key = store.place(index), int(store.arrays["kinds"][index])
+        if key not in seen:
+            seen.add(key)
+            rows.append(_whole_row(store, index, items.get(key)))
     return rows
+
+
+def _by_kind(task: PreparedTask, example: Example) -> list[tuple[int, Conversation | Document]]:
+    """What the rows of an example hold, by their kind."""
+    if isinstance(example, PreferencePair | RatedAnswer):
+        return [(answer.kind, answer.conversation) for answer in answers_of(example)]
+    return [(0, task.training(example))]
 
 
 def _whole_row(store: TokenStore, index: int, item: Conversation | Document | None) -> SampledRow:
@@ -213,6 +223,8 @@ def _store_warnings(store: TokenStore, side: str) -> Iterable[str]:
         first = ", ".join(store.facts["skipped_first"][:_FIRST_PLACES])
         limit = store.facts["max_length"]
         yield f"{side}{store.facts['skipped']} rows longer than {limit} tokens are left out (first: {first})"
+    if store.facts.get("equal_answers"):
+        yield f"{side}{store.facts['equal_answers']} pairs have the same answer twice, which says nothing to prefer"
     if store.facts["split_documents"]:
         limit = store.facts["max_length"]
         yield f"{side}{store.facts['split_documents']} texts longer than {limit} tokens are laid out as several rows"

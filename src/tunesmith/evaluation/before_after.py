@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, score_losses, summarise
+from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, pair_rows, score_losses, summarise
 from tunesmith.evaluation.metrics.types import Rows
 from tunesmith.evaluation.questions import HeldOut
 from tunesmith.evaluation.systems import Measured
@@ -32,6 +32,9 @@ def verdict(base: Measured, tuned: Measured, held_out: HeldOut, judge: Judge) ->
         name = judge.metrics[0]
         before, after = (measure(name, one.answers, held_out.references, judge.labels) for one in (base, tuned))
         return compare_paired(name, before, after, judge.seed)
+    if judge.metrics and tuned.pair_scores_B:
+        name = judge.metrics[0]
+        return compare_paired(name, *(pair_rows(name, one.pair_scores_B) for one in (base, tuned)), judge.seed)
     before, after = (loss_rows(one.losses.loss_sums_B, one.losses.counts_B) for one in (base, tuned))
     return compare_paired("loss", before, after, judge.seed)
 
@@ -69,6 +72,8 @@ def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]
             name: summarise(name, measure(name, system.answers, held_out.references, labels), seed) for name in metrics
         }
         found["details"] = details(metrics, system.answers, held_out.references, labels)
+    if system.pair_scores_B:
+        found["metrics"] = {name: summarise(name, pair_rows(name, system.pair_scores_B), seed) for name in metrics}
     if system.answers:
         found["generation"] = {
             "tokens": system.answer_tokens,

@@ -23,7 +23,7 @@ class Measured:
     """One system's results as plain data, so that a resumed run need not measure again.
 
     ``loss_seconds`` and ``answer_seconds`` are wall time; ``answer_tokens`` counts generated tokens;
-    ``pair_scores_B`` is the log likelihood of each pair's chosen and rejected answer.
+    ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer.
     """
 
     name: str

@@ -41,6 +41,11 @@ LAYOUTS: tuple[Layout, ...] = (
         },
     ),
     Layout(
+        "rated",
+        {"prompt": ("prompt",), "completion": ("completion",), "label": ("label",)},
+        {"input": _INPUT, "system": _SYSTEM, "tools": ("tools",)},
+    ),
+    Layout(
         "chat",
         {"messages": ("messages", "conversations", "conversation", "dialogue", "dialog")},
         {"tools": ("tools",), "functions": ("functions",), "system": _SYSTEM},
@@ -102,7 +107,7 @@ LAYOUTS: tuple[Layout, ...] = (
 STRUCTURED = frozenset(
     (
         *("messages", "tools", "functions", "calls", "tokens", "tags", "entities", "answers", "translation"),
-        *("tables", "sql", "chosen", "rejected"),
+        *("tables", "sql", "chosen", "rejected", "prompt", "completion"),
     )
 )
 

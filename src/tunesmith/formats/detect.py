@@ -24,6 +24,7 @@ _TASKS = {
     "translation": "translation",
     "question_answer": "qa",
     "preference": "preference",
+    "rated": "preference",
     "function_calls": "function_calling",
     "text_to_sql": "text_to_sql",
 }

@@ -114,6 +114,16 @@ class PreferencePair:
 
 
 @dataclass(frozen=True)
+class RatedAnswer:
+    """A conversation with one last answer, which people want or do not want."""
+
+    messages: tuple[Message, ...]
+    answer: str
+    wanted: bool
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Call:
     """An expected call of a function: for each argument the values that are right.
 
@@ -162,6 +172,7 @@ Example = (
     | Translation
     | QuestionAnswer
     | PreferencePair
+    | RatedAnswer
     | ToolRequest
     | SqlQuestion
 )
@@ -175,6 +186,7 @@ SHAPES: Mapping[str, type[Example]] = {
     "translation": Translation,
     "question_answer": QuestionAnswer,
     "preference": PreferencePair,
+    "rated": RatedAnswer,
     "function_calls": ToolRequest,
     "text_to_sql": SqlQuestion,
 }

@@ -125,14 +125,14 @@ def data_part(prepared: Prepared, measured_rows: int) -> dict[str, Any]:
     return {
         "train": {
             **_side(data.inspection),
-            "used_rows": len(train),
+            "used_rows": len(train.items),
             "skipped_rows": data.inspection.bad_rows.count + int(train.facts["skipped"]),
             "tokens": int(train.lengths_B.sum()),
             "trained_tokens": int(train.trained_counts_B.sum()),
         },
         "validation": {
             **_side(held),
-            "rows": len(validation),
+            "rows": len(validation.items),
             "used_rows": measured_rows,
             "skipped_rows": (held.bad_rows.count if data.validation else 0) + int(validation.facts["skipped"]),
             "tokens": int(validation.lengths_B.sum()),
@@ -216,7 +216,7 @@ def _manifest(finished: Finished) -> dict[str, Any]:
             "steps": finished.result.steps,
             "tokens": finished.result.tokens,
             "trained_tokens": finished.result.trained_tokens,
-            "train_rows": len(prepared.train),
+            "train_rows": len(prepared.train.items),
             "held_out_rows": len(finished.held_out.items),
         },
         "files": {path.relative_to(folder).as_posix(): _described(path) for path in kept if path.exists()},

@@ -7,7 +7,7 @@ from typing import Any
 from tunesmith.data.subset import Subset
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.train import train
-from tunesmith.evaluation.metrics import measure, summarise
+from tunesmith.evaluation.metrics import measure, pair_rows, summarise
 from tunesmith.evaluation.systems import Measured, measure_system
 from tunesmith.formats.read import choose_rows
 from tunesmith.objectives.table import make_objective
@@ -25,7 +25,7 @@ def measure_learning_curve(run: Run, bench: Bench, systems: list[Measured]) -> l
     """The points of the curve, the whole set last. A point of an earlier attempt is not measured again."""
     points = [_point(run, bench, fraction) for fraction in FRACTIONS]
     tuned = systems[-1]
-    points.append({"fraction": 1.0, "rows": len(run.prepared.train), **_values(bench, tuned)})
+    points.append({"fraction": 1.0, "rows": len(run.prepared.train.items), **_values(bench, tuned)})
     return points
 
 
@@ -69,4 +69,7 @@ def _values(bench: Bench, measured: Measured) -> dict[str, Any]:
         name = bench.resolved.metrics[0]
         rows = measure(name, measured.answers, bench.held_out.references, bench.prepared.task.labels)
         values["metric"] = summarise(name, rows, bench.resolved.seed)["value"]
+    if measured.pair_scores_B and bench.resolved.metrics:
+        name = bench.resolved.metrics[0]
+        values["metric"] = summarise(name, pair_rows(name, measured.pair_scores_B), bench.resolved.seed)["value"]
     return values

@@ -102,7 +102,7 @@ def prepare(
     template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
     _refuse_early(recipe, task, data, facts)
     new_token_ids = extend_tokenizer(tokenizer, recipe.data.new_tokens)
-    objective = objective_of(recipe, task.name, facts)
+    objective = objective_of(recipe, task.name, facts, data.inspection.shape)
     if objective.name == "question_answering":
         # Rows carry no token types, so other programs that read the saved tokenizer shall not make any either.
         names = tokenizer.model_input_names
@@ -163,11 +163,12 @@ def resolve_run(prepared: Prepared) -> Resolved:
 def data_facts(prepared: Prepared) -> DataFacts:
     """The data in tokens of the model."""
     train, task = prepared.train, prepared.task
-    objective = objective_of(prepared.recipe, task.name, prepared.model_facts).name
+    shape = prepared.data.inspection.shape
+    objective = objective_of(prepared.recipe, task.name, prepared.model_facts, shape).name
     answer_tokens = 0 if objective in HEADS else task.tokens_to_generate(token_counter(prepared.tokenizer))
     return DataFacts(
         task=task.name,
-        shape=prepared.data.inspection.shape,
+        shape=shape,
         rows=len(train.items),
         validation_rows=len(prepared.validation.items),
         tokens=int(train.lengths_B.sum()),
@@ -193,10 +194,10 @@ def _has_context(data: RunData) -> bool:
     return data.inspection.shape != "question_answer" or "context" in data.inspection.columns
 
 
-def objective_of(recipe: Recipe, task: str, model: ModelFacts) -> ObjectiveSpec:
+def objective_of(recipe: Recipe, task: str, model: ModelFacts, shape: str = "") -> ObjectiveSpec:
     """The objective of a run, which decides how rows become tokens."""
     frozen = recipe.technique.name not in OWN_WEIGHTS
-    return fitting_objective(recipe.objective, task=task, model_kind=model.kind, frozen_base=frozen)
+    return fitting_objective(recipe.objective, task=task, shape=shape, model_kind=model.kind, frozen_base=frozen)
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:

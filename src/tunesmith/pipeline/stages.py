@@ -54,7 +54,9 @@ def run_audit(folder: Path, events: EventWriter) -> None:
     teller.state("preparing", recipe.model)
     runs_folder = _runs_folder(_request(folder))
     prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), runs_folder, teller)
-    teller.state("auditing", f"{len(prepared.train):,} training rows, {len(prepared.validation):,} held out")
+    teller.state(
+        "auditing", f"{len(prepared.train.items):,} training rows, {len(prepared.validation.items):,} held out"
+    )
     found = audit_run(prepared, show=int(_request(folder).get("show", 0)))
     write_json(folder / "audit.json", found.to_json())
     events.emit("artifact", kind="audit", path="audit.json")

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tunesmith.data.label_rows import source_text, tokenize_labelled, tokenize_seq2seq
 from tunesmith.data.labelled import make_reader
+from tunesmith.data.pairs import tokenize_pairs
 from tunesmith.data.store import TokenStore
 from tunesmith.data.tokenize import tokenize_examples, tokenize_whole
 from tunesmith.evaluation.heads import head_ruler
 from tunesmith.evaluation.held_out import LabelLosses, Layout
+from tunesmith.evaluation.preference import preference_ruler
 from tunesmith.evaluation.questions import Asked, HeldOut, ask_encoder, ask_head, ask_plainly
 from tunesmith.evaluation.seq2seq import seq2seq_ruler
 from tunesmith.evaluation.systems import OnProgress, Ruler, ShouldStop, causal_ruler
@@ -110,6 +112,16 @@ def _seq2seq(
     )
 
 
+def _preference(
+    prepared: Prepared,  # noqa: ARG001 - one form for all
+    resolved: Resolved,  # noqa: ARG001
+    layout: Layout,
+    on_progress: OnProgress,
+    should_stop: ShouldStop,
+) -> Ruler:
+    return preference_ruler(layout, label_losses, on_progress=on_progress, should_stop=should_stop)
+
+
 def _as_read(task: PreparedTask, example: Example) -> EvaluationRow | None:
     """The question as a head reads it: the text, without the instruction that models which write are given."""
     row = task.evaluation(example)
@@ -135,6 +147,9 @@ _ANSWERS = _head(answer_losses, a_row_counts_once=True)
 SUPERVISION: Mapping[str, Supervision] = {
     "sft": Supervision(tokenize_examples, _causal),
     "text": Supervision(tokenize_whole, _causal),
+    "dpo": Supervision(tokenize_pairs, _preference),
+    "orpo": Supervision(tokenize_pairs, _preference),
+    "kto": Supervision(tokenize_pairs, _preference),
     "sequence_classification": Supervision(tokenize_labelled, _CLASSES, True, ask_head, _as_read),
     "token_classification": Supervision(tokenize_labelled, _CLASSES, True, ask_head, _as_read),
     "question_answering": Supervision(tokenize_labelled, _ANSWERS, True, ask_head, _as_read),

@@ -102,7 +102,9 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
         return read_wish() != "continue"
 
     prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller, should_stop)
-    teller.state("auditing", f"{len(prepared.train):,} training rows, {len(prepared.validation):,} held out")
+    teller.state(
+        "auditing", f"{len(prepared.train.items):,} training rows, {len(prepared.validation.items):,} held out"
+    )
     found = audit_run(prepared, should_stop=should_stop)
     write_json(folder.audit, found.to_json())
     teller.events.emit("artifact", kind="audit", path=folder.audit.name)

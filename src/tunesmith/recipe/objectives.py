@@ -102,12 +102,15 @@ _OF_ENCODERS: Mapping[str, type[ObjectiveSpec]] = {
 }
 
 
-def fitting_objective(wanted: ObjectiveSpec | Auto, *, task: str, model_kind: str, frozen_base: bool) -> ObjectiveSpec:
+def fitting_objective(
+    wanted: ObjectiveSpec | Auto, *, task: str, shape: str, model_kind: str, frozen_base: bool
+) -> ObjectiveSpec:
     """The objective of a run.
 
     Args:
         wanted: As the recipe says.
         task: Name of the task.
+        shape: Of the rows: a task may take several.
         model_kind: ``kind`` of :class:`tunesmith.recipe.facts.ModelFacts`.
         frozen_base: Whether the technique leaves the model's own weights as they are, so that the model before
             training stays at hand.
@@ -119,5 +122,7 @@ def fitting_objective(wanted: ObjectiveSpec | Auto, *, task: str, model_kind: st
     if model_kind == "encoder":
         return _OF_ENCODERS.get(task, SequenceClassification)()
     if task == "preference":
+        if shape == "rated":
+            return Kto()
         return Dpo() if frozen_base else Orpo()
     return Text() if task == "text" else Sft()

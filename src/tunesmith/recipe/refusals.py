@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.objectives import PREFERENCE
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING
+from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS
 
 # Tasks that put a question to the model and therefore need a chat template.
 _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "function_calling", "text_to_sql", "math")
 LEARNED_BY_SFT = (*_ASKING, "text")
+# Tasks whose rows are measured by likelihoods alone.
+_UNASKED = ("text", "preference")
+_PAIR_METRICS = ("pair_accuracy", "margin")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,24 @@ def _compares_with_base(recipe: Recipe, facts: Facts) -> bool:
     return recipe.objective.name in ("dpo", "kto")
 
 
+def _objective(recipe: Recipe) -> str:
+    return "auto" if recipe.objective == "auto" else recipe.objective.name
+
+
+def _needs_reference(recipe: Recipe, facts: Facts) -> bool:
+    # Where nothing is named, pairs are learned without a reference if there is none; ratings cannot be.
+    return _objective(recipe) in ("dpo", "kto") or (_objective(recipe) == "auto" and facts.data.shape == "rated")
+
+
+def _foreign_metrics(recipe: Recipe, facts: Facts) -> bool:
+    if recipe.evaluate.metrics == "auto":
+        return False
+    of_pairs = [metric in _PAIR_METRICS for metric in recipe.evaluate.metrics]
+    if facts.data.task != "preference":
+        return any(of_pairs)
+    return facts.data.shape == "rated" or not all(of_pairs)
+
+
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "recipe.not_causal",
@@ -64,14 +86,56 @@ REFUSALS: tuple[Refusal, ...] = (
         "model",
         "the task asks questions, and the model has no chat template to ask them by",
         "choose an instruct model, or train on plain text with task: text",
-        lambda _, facts: facts.data.task in _ASKING and not facts.model.has_chat_template,
+        lambda _, facts: facts.data.task in (*_ASKING, "preference") and not facts.model.has_chat_template,
     ),
     Refusal(
         "recipe.task_objective",
-        "task",
-        "the objective sft learns one answer to each question, and rows of this task are something else",
-        f"tasks are {', '.join(LEARNED_BY_SFT)}",
-        lambda _, facts: facts.data.task not in LEARNED_BY_SFT,
+        "objective",
+        "this objective learns answers that are right, and these rows are answers that people preferred or rated",
+        f"objectives for them are {', '.join(PREFERENCE)}; to learn one of two answers, name it in data.columns",
+        lambda recipe, facts: facts.data.task == "preference" and _objective(recipe) not in ("auto", *PREFERENCE),
+    ),
+    Refusal(
+        "recipe.no_preferences",
+        "objective",
+        "this objective learns what people prefer, and these rows do not say it",
+        "set objective=auto, or give rows with columns chosen and rejected, or prompt, completion and label",
+        lambda recipe, facts: facts.data.task != "preference" and _objective(recipe) in PREFERENCE,
+    ),
+    Refusal(
+        "recipe.unpaired",
+        "objective",
+        "this objective compares two answers to the same prompt, and each of these rows has one",
+        "set objective=kto",
+        lambda recipe, facts: facts.data.shape == "rated" and _objective(recipe) in ("dpo", "orpo"),
+    ),
+    Refusal(
+        "recipe.no_reference",
+        "technique",
+        "the loss compares with the model before training, and this technique trains the model's own weights",
+        "choose technique: lora, or learn pairs with objective: orpo, which compares with nothing",
+        lambda recipe, facts: (
+            recipe.technique.name in OWN_WEIGHTS and facts.data.task == "preference" and _needs_reference(recipe, facts)
+        ),
+    ),
+    Refusal(
+        "recipe.ipo_smoothing",
+        "objective",
+        "the loss of IPO has no label smoothing",
+        "set objective.label_smoothing=0, or objective.loss=sigmoid",
+        lambda recipe, _: (
+            recipe.objective != "auto"
+            and recipe.objective.name == "dpo"
+            and recipe.objective.loss == "ipo"
+            and recipe.objective.label_smoothing > 0
+        ),
+    ),
+    Refusal(
+        "recipe.pair_metrics",
+        "evaluate.metrics",
+        f"{' and '.join(_PAIR_METRICS)} measure pairs of a chosen and a rejected answer, and nothing else does",
+        "set evaluate.metrics=auto",
+        _foreign_metrics,
     ),
     Refusal(
         "recipe.max_length",
@@ -188,16 +252,16 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "recipe.text_few_shot",
         "evaluate.few_shot",
-        "plain text has no questions of which examples could be shown",
+        "rows of this task hold no questions of which examples could be shown",
         "set evaluate.few_shot=auto",
-        lambda recipe, facts: facts.data.task == "text" and recipe.evaluate.few_shot not in ("auto", 0),
+        lambda recipe, facts: facts.data.task in _UNASKED and recipe.evaluate.few_shot not in ("auto", 0),
     ),
     Refusal(
         "recipe.text_max_new_tokens",
         "evaluate.max_new_tokens",
-        "plain text has no answers whose length could be limited",
+        "for rows of this task no answers are written whose length could be limited",
         "set evaluate.max_new_tokens=auto",
-        lambda recipe, facts: facts.data.task == "text" and recipe.evaluate.max_new_tokens != "auto",
+        lambda recipe, facts: facts.data.task in _UNASKED and recipe.evaluate.max_new_tokens != "auto",
     ),
 )
 

@@ -12,7 +12,7 @@ from typing import Any
 from tunesmith.recipe.budget import Budget, parse_budget
 from tunesmith.recipe.cost import Cost, estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import fitting_objective
+from tunesmith.recipe.objectives import ObjectiveSpec, fitting_objective
 from tunesmith.recipe.parts import Part
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
@@ -35,6 +35,8 @@ MOST_FEW_SHOT = 5
 MOST_FEW_SHOT_TOKENS = 1024
 CHECKPOINT_SECONDS = 180.0
 VALIDATIONS = 4
+# How many times lower the rate is than for learning answers.
+PREFERENCE_SLOWER = {"dpo": 20.0, "kto": 20.0, "orpo": 4.0}
 _KIND_WORDS = {
     "causal": "a model that continues texts",
     "encoder": "an encoder",
@@ -84,7 +86,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         budget_seconds=said(
             "train.budget_seconds", budget.seconds, f"train.budget is {train.budget}" if train.budget else "no budget"
         ),
-        learning_rate=_learning_rate(recipe, model, reasons),
+        learning_rate=_learning_rate(recipe, data, model, reasons),
         schedule=said("train.schedule", train.schedule, _source(train, "schedule")),
         warmup=said("train.warmup", train.warmup, _source(train, "warmup")),
         weight_decay=said("train.weight_decay", train.weight_decay, _source(train, "weight_decay")),
@@ -124,12 +126,19 @@ def _source(part: Part, name: str) -> str:
     return ASKED if name in part.model_fields_set else "the default"
 
 
-def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> Any:
-    found = fitting_objective(
-        recipe.objective, task=data.task, model_kind=model.kind, frozen_base=recipe.technique.name not in OWN_WEIGHTS
+def _fitting(recipe: Recipe, data: DataFacts, model: ModelFacts) -> ObjectiveSpec:
+    return fitting_objective(
+        recipe.objective,
+        task=data.task,
+        shape=data.shape,
+        model_kind=model.kind,
+        frozen_base=recipe.technique.name not in OWN_WEIGHTS,
     )
+
+
+def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> Any:
     reason = f"auto: fits task {data.task} on {_KIND_WORDS[model.kind]}"
-    return reasons.give("objective", found, ASKED if recipe.objective != "auto" else reason)
+    return reasons.give("objective", _fitting(recipe, data, model), ASKED if recipe.objective != "auto" else reason)
 
 
 def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
@@ -195,7 +204,7 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: boo
     return int(reasons.give(key, tokens, reason))
 
 
-def _learning_rate(recipe: Recipe, model: ModelFacts, reasons: _Reasons) -> float:
+def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> float:
     key = "train.learning_rate"
     if recipe.train.learning_rate != "auto":
         return float(reasons.give(key, recipe.train.learning_rate, ASKED))
@@ -204,6 +213,11 @@ def _learning_rate(recipe: Recipe, model: ModelFacts, reasons: _Reasons) -> floa
     rates = {"under 1 billion": 1e-3, "1 to 4 billion": 5e-4, "over 4 billion": 2e-4}
     rate = rates[size] if recipe.technique.name not in OWN_WEIGHTS else rates[size] / 20
     reason = f"auto: usual for {recipe.technique.name} on a model of {size} parameters"
+    objective = _fitting(recipe, data, model).name
+    if objective in PREFERENCE_SLOWER:
+        slower = PREFERENCE_SLOWER[objective]
+        rate /= slower
+        reason += f", a {slower:g}th of it since {objective} pushes answers down too"
     return float(reasons.give(key, rate, reason))
 
 

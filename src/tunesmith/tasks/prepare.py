@@ -16,6 +16,7 @@ from tunesmith.tasks import (
     function_calling,
     math,
     ner,
+    preference,
     qa,
     text,
     text_to_sql,
@@ -45,6 +46,7 @@ TASKS: Mapping[str, TaskKind] = {
         TaskKind("creative", ("prompt_completion", "text"), creative.prepare),
         TaskKind("function_calling", ("function_calls", "chat"), function_calling.prepare),
         TaskKind("text_to_sql", ("text_to_sql", "question_answer", "prompt_completion", "text"), text_to_sql.prepare),
+        TaskKind("preference", ("preference", "rated"), preference.prepare),
         TaskKind("math", ("question_answer", "prompt_completion"), math.prepare),
     )
 }

@@ -60,6 +60,7 @@ class PreparedTask:
         evaluation: Turns an example into a question with its reference; None where it holds none.
         wording: What the prompts depend on, as plain data; part of :attr:`identity`.
         description: See :meth:`describe`.
+        is_asked: Whether models are asked for answers; where not, they are measured by likelihoods alone.
     """
 
     name: str
@@ -70,6 +71,7 @@ class PreparedTask:
     evaluation: Callable[[Example], EvaluationRow | None]
     wording: Mapping[str, Any]
     description: str
+    is_asked: bool = True
 
     @property
     def identity(self) -> str:
@@ -88,7 +90,7 @@ class PreparedTask:
         Returns:
             0 where nothing is generated; at most :data:`MOST_NEW_TOKENS`.
         """
-        if not self.metrics:
+        if not self.metrics or not self.is_asked:
             return 0
         needed = count_tokens(self.longest_answer)
         return min(MOST_NEW_TOKENS, needed + needed // 4 + SPARE_TOKENS)

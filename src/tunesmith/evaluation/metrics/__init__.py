@@ -1,6 +1,7 @@
 """Task metrics with bootstrap intervals, and the paired verdict between two systems."""
 
 from tunesmith.evaluation.metrics.losses import loss_rows
+from tunesmith.evaluation.metrics.pairs import pair_rows
 from tunesmith.evaluation.metrics.score import (
     MINIMUM_ROWS,
     compare_paired,
@@ -23,6 +24,7 @@ __all__ = [
     "find_metric",
     "loss_rows",
     "measure",
+    "pair_rows",
     "score",
     "score_losses",
     "summarise",

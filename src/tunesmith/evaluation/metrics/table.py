@@ -22,6 +22,7 @@ from tunesmith.evaluation.metrics import (
     translation,
 )
 from tunesmith.evaluation.metrics.choices import CHOICE_METRICS
+from tunesmith.evaluation.metrics.pairs import PAIR_METRICS
 from tunesmith.evaluation.metrics.types import Metric, ratio_value
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         *CHOICE_METRICS,
+        *PAIR_METRICS,
         Metric(
             "accuracy",
             "Accuracy",

@@ -28,6 +28,7 @@ Needs = Literal[
     "calls",
     "sql",
     "tune",
+    "pairs",
     "token_losses",
 ]
 Unit = Literal["share", "points", "nats", "ratio"]

@@ -9,7 +9,7 @@ from tunesmith.formats.examples import Example
 from tunesmith.formats.shapes.calls import parse_function_calls
 from tunesmith.formats.shapes.chat import parse_chat
 from tunesmith.formats.shapes.entities import parse_entities
-from tunesmith.formats.shapes.preference import parse_preference
+from tunesmith.formats.shapes.preference import parse_preference, parse_rated
 from tunesmith.formats.shapes.sql import parse_sql
 from tunesmith.formats.shapes.texts import (
     parse_prompt_completion,
@@ -29,6 +29,7 @@ _PARSERS: Mapping[str, Callable[[Fields], Example]] = {
     "translation": parse_translation,
     "question_answer": parse_question_answer,
     "preference": parse_preference,
+    "rated": parse_rated,
     "function_calls": parse_function_calls,
     "text_to_sql": parse_sql,
 }

@@ -1,11 +1,11 @@
-"""Preference pairs: a prompt with a chosen and a rejected answer."""
+"""Preference: a prompt with a chosen and a rejected answer, or with one answer that is rated."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.formats.examples import Message, PreferencePair
-from tunesmith.formats.rows import RowProblem
+from tunesmith.formats.examples import Message, PreferencePair, RatedAnswer
+from tunesmith.formats.rows import RowProblem, clip
 from tunesmith.formats.shapes.chat import parse_messages, parse_tools
 from tunesmith.formats.shapes.texts import joined_prompt
 from tunesmith.formats.shapes.values import Fields
@@ -25,6 +25,25 @@ def parse_preference(fields: Fields) -> PreferencePair:
     if not any(message.role == "user" for message in prompt):
         raise RowProblem("missing_prompt", "no prompt; name its column, for example {prompt: question}")
     return PreferencePair(prompt, chosen, rejected, tools)
+
+
+def parse_rated(fields: Fields) -> RatedAnswer:
+    """``prompt`` and ``completion`` as texts or message lists, and ``label``: whether the completion is wanted."""
+    prompt, tools = _prompt(fields)
+    before, answer = _answer(fields, "completion")
+    prompt = _joined(prompt, before)
+    if not any(message.role == "user" for message in prompt):
+        raise RowProblem("missing_prompt", "no prompt; name its column, for example {prompt: question}")
+    return RatedAnswer(prompt, answer, _wanted(fields), tools)
+
+
+def _wanted(fields: Fields) -> bool:
+    value = fields.get("label")
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise RowProblem("data_type", f"`{fields.columns['label']}` must be true or false, found {clip(value)}")
+    return value
 
 
 def _joined(prompt: tuple[Message, ...], before: tuple[Message, ...]) -> tuple[Message, ...]:

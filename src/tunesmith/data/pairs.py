@@ -1,0 +1,131 @@
+"""Answers that people preferred or rated as tokens on disk: two rows for a pair, the chosen one first, else one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tunesmith.data.render import Note, Rendered, RenderedText, render_conversation, render_texts
+from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
+from tunesmith.data.template import chat_template, require_fast
+from tunesmith.data.tokenize import FIRST_ROWS, OnLongRows
+from tunesmith.errors import Problem, SupervisionError, UsageError
+from tunesmith.formats.examples import Example, Place, PreferencePair
+from tunesmith.tasks import PreparedTask
+from tunesmith.tasks.preference import Answer, answers_of
+
+_EXAMPLES_AT_ONCE = 128
+
+_Item = tuple[Place, list[Answer], list[RenderedText]]
+
+
+def tokenize_pairs(
+    examples: Iterable[tuple[Place, Example]],
+    task: PreparedTask,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    max_length: int,
+    on_long_rows: OnLongRows = "refuse",
+    on_progress: Callable[[int], None] | None = None,
+    limit: int | None = None,
+) -> TokenStore:
+    """Write the answers of each example as the rows of one item, each behind the same prompt.
+
+    Only the last answer of a row trains. A chosen or wanted answer is of kind 1, any other of kind 0. Where one answer
+    of a pair is too long, the pair as a whole is handled as asked: left out, or both are cut at the limit.
+
+    Args:
+        examples: Pairs, or rated answers, with their places in order; not both.
+        task: As in :func:`tunesmith.data.tokenize.tokenize_examples`, which has all other arguments and errors too.
+        tokenizer: A fast tokenizer with a chat template.
+        folder: The store's folder; must not exist.
+        max_length: Most tokens of a row.
+        on_long_rows: What happens to longer ones.
+        on_progress: Called now and then with the number of examples done.
+        limit: Take only so many examples.
+
+    Raises:
+        SupervisionError: The template refuses rows, or what answers are made of is no pair nor a rated answer.
+        ModelError: The tokenizer is none of those.
+        UsageError: ``data.max_length`` or ``data.on_long_rows``.
+    """
+    if max_length < 2:
+        raise UsageError("a row needs at least 2 tokens", code="data.max_length", value=max_length)
+    if on_long_rows not in ("refuse", "skip", "truncate"):
+        raise UsageError("on_long_rows is refuse, skip or truncate", code="data.on_long_rows", value=on_long_rows)
+    require_fast(tokenizer)
+    work = _Work(tokenizer, max_length, on_long_rows)
+    work.facts["task"] = task.name
+    with new_store(folder, work.facts) as writer:
+        left = islice(examples, limit)
+        while batch := list(islice(left, _EXAMPLES_AT_ONCE)):
+            items = [item for place, example in batch if (item := work.rendered(place, example)) is not None]
+            rows = iter(render_texts(tokenizer, [text for _, _, texts in items for text in texts]))
+            for place, answers, texts in items:
+                work.write(writer, place, answers, [next(rows) for _ in texts])
+            if on_progress is not None:
+                on_progress(work.facts["examples"])
+        work.raise_refused()
+    return open_token_store(folder)
+
+
+class _Work:
+    """One pass over examples: what it was asked for and what it counted."""
+
+    def __init__(self, tokenizer: Any, max_length: int, on_long_rows: OnLongRows) -> None:
+        self.facts: dict[str, Any] = {
+            "examples": 0,
+            "max_length": max_length,
+            "on_long_rows": on_long_rows,
+            "skipped": 0,
+            "skipped_first": [],
+            "split_documents": 0,
+            "rows_per_item": 1,
+            "equal_answers": 0,
+        }
+        self._template = chat_template(tokenizer)
+        self._refused: list[Problem] = []
+        self._refused_count = 0
+
+    def rendered(self, place: Place, example: Example) -> _Item | None:
+        self.facts["examples"] += 1
+        if isinstance(example, PreferencePair):
+            self.facts["rows_per_item"] = 2
+            self.facts["equal_answers"] += example.chosen.strip() == example.rejected.strip()
+        answers = answers_of(example)
+        try:
+            return place, answers, [render_conversation(self._template, answer.conversation) for answer in answers]
+        except SupervisionError as error:
+            self._refused_count += 1
+            if len(self._refused) < FIRST_ROWS:
+                self._refused.append(Problem(error.code, error.message, str(place), error.value, error.hint))
+            return None
+
+    def write(self, writer: StoreWriter, place: Place, answers: list[Answer], rows: list[Rendered]) -> None:
+        limit, policy = self.facts["max_length"], self.facts["on_long_rows"]
+        if policy == "skip" and any(len(row.token_ids_T) > limit for row in rows):
+            self.facts["skipped"] += 1
+            if len(self.facts["skipped_first"]) < FIRST_ROWS:
+                self.facts["skipped_first"].append(str(place))
+            return
+        for answer, row in zip(answers, rows, strict=True):
+            ids_T, trained_T, notes = row.token_ids_T, row.trained_T, row.notes
+            if len(ids_T) > limit and policy == "refuse":
+                notes |= Note.TOO_LONG
+            elif len(ids_T) > limit:
+                notes |= Note.CUT | (Note.TRAINED_LOST if trained_T[limit:].any() else Note(0))
+                ids_T, trained_T = ids_T[:limit], trained_T[:limit]
+            writer.add(ids_T, trained_T, place, notes, kind=answer.kind)
+
+    def raise_refused(self) -> None:
+        if self._refused_count:
+            more = self._refused_count - len(self._refused)
+            raise SupervisionError(
+                f"{self._refused_count} of {self.facts['examples']} rows cannot be rendered"
+                + (f" (the first {len(self._refused)} are shown)" if more else ""),
+                code="supervision.rows",
+                problems=self._refused,
+            )

@@ -1,0 +1,42 @@
+"""Preferences measured: the loss of what people chose, and how likely both answers of a pair are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tunesmith.data.types import TokenRow
+from tunesmith.evaluation.held_out import Item, LabelLosses, Layout, RowLosses, held_out_losses
+from tunesmith.evaluation.questions import Asked
+from tunesmith.evaluation.systems import Answers, OnProgress, Ruler, ShouldStop
+
+
+def preference_ruler(
+    layout: Layout, label_losses: LabelLosses, *, on_progress: OnProgress, should_stop: ShouldStop
+) -> Ruler:
+    """How models are measured on pairs and on rated answers.
+
+    The loss is that of chosen or wanted answers; an item without one counts no token. ``pair_scores_B`` are the mean
+    log probabilities a token of the chosen and of the rejected answer, so that length alone decides nothing.
+    """
+
+    def losses(model: Any, items: Sequence[Item], done: Callable[[int], None], stop: ShouldStop) -> RowLosses:
+        wanted = [tuple(row for row in item if row.kind == 1) for item in items]
+        return held_out_losses(model, wanted, label_losses, layout, on_progress=done, should_stop=stop)
+
+    def answers(model: Any, asked: Asked, done: Callable[[int], None], stop: ShouldStop) -> Answers:
+        pairs = [item for item in asked.items if len(item) == 2]
+        if not pairs:
+            return Answers()
+        rows = [(row,) for pair in pairs for row in _chosen_first(pair)]
+        found = held_out_losses(
+            model, rows, label_losses, layout, on_progress=lambda count: done(count // 2), should_stop=stop
+        )
+        means = [-total / count for total, count in zip(found.loss_sums_B, found.counts_B, strict=True)]
+        return Answers(pair_scores_B=tuple(zip(means[::2], means[1::2], strict=True)))
+
+    return Ruler(losses, answers, on_progress, should_stop)
+
+
+def _chosen_first(pair: Item) -> list[TokenRow]:
+    return sorted(pair, key=lambda row: -row.kind)
