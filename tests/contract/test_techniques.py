@@ -18,14 +18,22 @@ from tiny_models import FAMILIES
 from tiny_training import counting_rows, packed_model, train_tiny
 
 from tunesmith.data.packs import lay_out
-from tunesmith.errors import CheckpointError, RecipeError
+from tunesmith.errors import CheckpointError, ModelError, RecipeError
 from tunesmith.models.attention import ATTENTION
 from tunesmith.models.forward import label_logits
 from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.recipe import techniques as variants
+from tunesmith.techniques.peft_methods import METHODS, NOT_OFFERED
 from tunesmith.techniques.table import TECHNIQUES, make_technique
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
+    # What PEFT and torch say of methods on loading them and in their forward passes.
+    pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning"),
+]
 
 TWO = ("llama", "phi3")
 (PACK,) = lay_out([(0, counting_rows(1)[0])], tokens_per_micro_batch=100)
@@ -73,6 +81,53 @@ SUITE = {
     "freeze": Case(variants.Freeze(layers=1), 3e-3, _load_model, TWO, is_drawn=False),
     "full": Case(variants.Full(), 1e-3, _load_model, TWO, is_drawn=False),
 }
+
+
+def _method(
+    name: str, rate: float, *families: str, merges: bool = True, is_drawn: bool = True, **settings: Any
+) -> Case:
+    """A method of the library; ``is_drawn`` is False where it begins as nothing, or as its own settings decide."""
+    spec = variants.PeftMethod(name=name, settings=settings)
+    return Case(spec, rate, _load_adapter, families, 1e-4 if merges else None, is_drawn)
+
+
+SUITE |= {
+    "adalora": _method("adalora", 5e-2, "llama", init_r=6, target_r=3),
+    "adamss": _method("adamss", 3e-2),
+    "boft": _method("boft", 1e-2, boft_block_size=4, is_drawn=False),
+    "c3a": _method("c3a", 1e-1, block_size=8),
+    "deft": _method("deft", 1e-2, is_drawn=False),
+    "delora": _method("delora", 1e-2),
+    "fourierft": _method("fourierft", 1e-1, n_frequency=100),
+    "frod": _method("frod", 1e-2, is_drawn=False),
+    "glora": _method("glora", 1e-2),
+    "gralora": _method("gralora", 1e-2, r=8),
+    "hira": _method("hira", 1e-2, r=8),
+    "hra": _method("hra", 1e-2, is_drawn=False),
+    "ia3": _method("ia3", 1e-1, "llama", is_drawn=False),
+    "lily": _method("lily", 1e-2, merges=False),
+    "ln_tuning": _method("ln_tuning", 1e-1, "llama", is_drawn=False),
+    "loha": _method("loha", 5e-2),
+    "lokr": _method("lokr", 5e-2),
+    "miss": _method("miss", 1e-2, r=8, is_drawn=False),
+    "oft": _method("oft", 1e-2, "llama", oft_block_size=8, is_drawn=False),
+    "osf": _method("osf", 1e-2, is_drawn=False),
+    "p_tuning": _method("p_tuning", 1e-2, "llama", merges=False, num_virtual_tokens=4),
+    "peanut": _method("peanut", 1e-2),
+    "prefix_tuning": _method("prefix_tuning", 5e-1, "llama", merges=False, num_virtual_tokens=4),
+    "prompt_tuning": _method("prompt_tuning", 1e-1, "llama", merges=False, num_virtual_tokens=4),
+    "psoft": _method("psoft", 1e-2, r=8, is_drawn=False),
+    "pvera": _method("pvera", 1e-1, r=32, is_drawn=False),
+    "randlora": _method("randlora", 1e-2, is_drawn=False),
+    "road": _method("road", 3e-2, group_size=8, is_drawn=False),
+    "shira": _method("shira", 1e-2, r=4, is_drawn=False),
+    "supertuning": _method("supertuning", 1e-1, is_drawn=False),
+    "tinylora": _method("tinylora", 1e-2, is_drawn=False),
+    "unilora": _method("unilora", 1e-1, theta_d_length=256),
+    "vblora": _method("vblora", 1e-1, num_vectors=16, vector_length=8),
+    "vera": _method("vera", 1e-1, "llama", r=32, is_drawn=False),
+    "waveft": _method("waveft", 1e-1, n_frequency=100, is_drawn=False),
+}
 CASES = [
     pytest.param(name, family, id=f"{name}-{family}", marks=() if family in SUITE[name].families else pytest.mark.slow)
     for name, family in itertools.product(SUITE, FAMILIES)
@@ -117,8 +172,15 @@ def logits(model: Any) -> torch.Tensor:
 
 def test_every_technique_is_in_the_suite_and_in_the_recipe() -> None:
     assert {case.spec.name for case in SUITE.values()} == TECHNIQUES.keys()
-    specs = typing.get_args(variants.TechniqueSpec)
-    assert {spec.model_fields["name"].default for spec in specs} == TECHNIQUES.keys()
+    specs = [spec for spec in typing.get_args(variants.TechniqueSpec) if spec is not variants.PeftMethod]
+    named = {spec.model_fields["name"].default for spec in specs}
+    assert named | set(variants.PEFT_METHODS) == TECHNIQUES.keys()
+
+
+def test_every_method_of_the_library_is_offered_or_has_a_reason_why_not() -> None:
+    assert METHODS.keys() == set(variants.PEFT_METHODS)
+    assert not METHODS.keys() & NOT_OFFERED.keys()
+    assert {kind.value.lower() for kind in peft.PeftType} == {"lora", *METHODS, *NOT_OFFERED}
 
 
 def test_an_unknown_technique_is_refused() -> None:
@@ -184,6 +246,10 @@ def test_weights_of_another_model_are_refused(trained: Trained, tmp_path: Path) 
 
 
 def test_merged_equals_unmerged_and_leaves_the_model_alone(trained: Trained) -> None:
+    if trained.case.merge_tolerance is None:
+        with pytest.raises(ModelError, match="cannot be merged"):
+            trained.technique.merge(trained.model)
+        return
     expected = logits(trained.model)
     before = {name: value.clone() for name, value in trained.model.state_dict().items()}
     merged = trained.technique.merge(trained.model)

@@ -9,7 +9,9 @@ from typing import Any, Protocol, cast
 import torch
 from transformers import DynamicCache
 
+from tunesmith.errors import ModelError
 from tunesmith.generation.slots import ATTENTION, KeyValue, SlotCache
+from tunesmith.models.prompted import is_prompted, virtual_tokens
 
 # Families whose tokens are tested to equal the library's own under slot attention (windows and soft caps included).
 SLOT_FAMILIES = frozenset(
@@ -164,10 +166,63 @@ def uses_slots(model: Any) -> bool:
 
 
 def share_prefix(model: Any, prefix: Sequence[int]) -> list[KeyValue]:
-    """Keys and values of a prompt's beginning, to be shared by many rows."""
-    rows = SlotRows(model, [prefix])
+    """Keys and values of a prompt's beginning, to be shared by many rows; virtual tokens stand before it."""
+    before = virtual_prefix(model)
+    rows = SlotRows(_writer(model), [prefix], before)
     rows.start()
-    return rows.as_prefix()
+    own = rows.as_prefix()
+    if before is None:
+        return own
+    both = zip(before, own, strict=True)
+    return [(torch.cat([k, own_k], dim=2), torch.cat([v, own_v], dim=2)) for (k, v), (own_k, own_v) in both]
+
+
+def new_rows(model: Any, prompts: Sequence[Sequence[int]], prefix: list[KeyValue] | None) -> Rows:
+    """Rows in the way that is exact for the model; without a shared ``prefix`` its virtual tokens are one.
+
+    Raises:
+        ModelError: The model has virtual tokens, and is of a family that no prefix is tested for.
+    """
+    if uses_slots(model):
+        return SlotRows(_writer(model), prompts, prefix if prefix is not None else virtual_prefix(model))
+    if is_prompted(model):
+        raise ModelError(
+            "virtual tokens are a shared prefix, which is not tested for this family of models",
+            code="model.virtual_tokens",
+            value=model.base_model.config.model_type,
+            hint="choose technique: lora",
+        )
+    return LibraryRows(model, prompts)
+
+
+@torch.inference_mode()
+def virtual_prefix(model: Any) -> list[KeyValue] | None:
+    """Keys and values of a model's virtual tokens; None where it has none."""
+    if not is_prompted(model):
+        return None
+    learned = virtual_tokens(model)
+    inner = model.base_model
+    if not isinstance(learned, torch.Tensor):
+        return [(key.to(inner.dtype), value.to(inner.dtype)) for key, value in learned]
+    count = learned.shape[1]
+    cache = SlotCache()
+    positions = torch.arange(count, device=inner.device)[None]
+    cache.place(positions, [count])
+    with _attention(inner):
+        inner(
+            inputs_embeds=learned.to(inner.dtype),
+            position_ids=positions,
+            past_key_values=cache,
+            slot_cache=cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor([count - 1], device=inner.device),
+        )
+    return cache.as_prefix()
+
+
+def _writer(model: Any) -> Any:
+    """What runs token by token: of a model with virtual tokens, the model below them."""
+    return model.base_model if is_prompted(model) else model
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunesmith.errors import DataError, ModelError, Problem, Stopped
 from tunesmith.generation.decoding import Decoding, FinishReason, Generation, TokenPiece, resolve_stop_token_ids
-from tunesmith.generation.forward import LibraryRows, Rows, SlotRows, share_prefix, uses_slots
+from tunesmith.generation.forward import new_rows, share_prefix, uses_slots
 from tunesmith.generation.plan import (
     Batch,
     changing_rotation_limit,
@@ -174,7 +174,7 @@ def _run(
     """Run one batch to its end; after each step the rows that finished and the texts that came."""
     for row in rows:
         row.shared = batch.prefix_length
-    state = _new_rows(session.model, [row.prompt[batch.prefix_length :] for row in rows], prefix)
+    state = new_rows(session.model, [row.prompt[batch.prefix_length :] for row in rows], prefix)
     limit = changing_rotation_limit(session.model) if batch.alone else None
     inputs: list[int] | None = None
     while rows:
@@ -184,7 +184,7 @@ def _run(
             scores = state.start()
         elif limit is not None and len(rows[0].prompt) + len(rows[0].tokens) == limit + 1:
             # Beyond this length the model rotates every position differently, so all keys are made anew.
-            state = _new_rows(session.model, [[*rows[0].prompt, *rows[0].tokens]], None)
+            state = new_rows(session.model, [[*rows[0].prompt, *rows[0].tokens]], None)
             scores = state.start()
         else:
             scores = state.step(inputs)
@@ -197,10 +197,6 @@ def _run(
             if rows:
                 state.keep(going)
         inputs = [row.tokens[-1] for row in rows]
-
-
-def _new_rows(model: Any, prompts: list[Sequence[int]], prefix: list[KeyValue] | None) -> Rows:
-    return SlotRows(model, prompts, prefix) if uses_slots(model) else LibraryRows(model, prompts)
 
 
 def _outgrows(model: Any, row: _Row) -> bool:

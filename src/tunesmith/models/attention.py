@@ -89,6 +89,8 @@ class PackPlan:
     segment_of_T: torch.Tensor
     positions_T: torch.Tensor
     varlen: VarlenPlan | None = None
+    # Keys and values of each layer for a first segment that has no tokens (prefix tuning).
+    past: Sequence[tuple[torch.Tensor, torch.Tensor]] | None = None
     # Layers with the same window share their masks.
     _masks: dict[tuple[int, int | None], torch.Tensor] = field(default_factory=dict, repr=False)
 
@@ -209,6 +211,11 @@ def packed_attention(
             query, key, value, pack_plan.varlen, scaling=scaling, window=sliding_window, is_causal=causal
         )
         return out, None
+    if pack_plan.past is not None:
+        layer: Any = module
+        past_key, past_value = pack_plan.past[layer.layer_idx]
+        key = torch.cat([past_key.to(key.dtype), key], dim=2)
+        value = torch.cat([past_value.to(value.dtype), value], dim=2)
     pieces = zip(
         torch.split(query, pack_plan.block_sizes, dim=2),
         _by_block(key, pack_plan),

@@ -11,6 +11,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.models.attention import ATTENTION, plan_attention
+from tunesmith.models.prompted import is_prompted, prompted_logits
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Pack
@@ -27,6 +28,8 @@ def label_logits(model: Any, pack: Pack) -> torch.Tensor:
     Raises:
         ModelError: Rows share a prefix, which the model's attention cannot do.
     """
+    if is_prompted(model):
+        return prompted_logits(model, pack)
     if model.config._attn_implementation == ATTENTION:
         positions_T = torch.tensor(pack.position_ids_T, device=model.device)
         return _logits(model, pack, pack_plan=plan_attention(pack.segments, positions_T))

@@ -87,6 +87,59 @@ class Freeze(Part):
     )
 
 
+PEFT_METHODS = (
+    "adalora",
+    "adamss",
+    "boft",
+    "c3a",
+    "deft",
+    "delora",
+    "fourierft",
+    "frod",
+    "glora",
+    "gralora",
+    "hira",
+    "hra",
+    "ia3",
+    "lily",
+    "ln_tuning",
+    "loha",
+    "lokr",
+    "miss",
+    "oft",
+    "osf",
+    "p_tuning",
+    "peanut",
+    "prefix_tuning",
+    "prompt_tuning",
+    "psoft",
+    "pvera",
+    "randlora",
+    "road",
+    "shira",
+    "supertuning",
+    "tinylora",
+    "unilora",
+    "vblora",
+    "vera",
+    "waveft",
+)
+# Methods that learn virtual tokens before the text instead of changing layers.
+VIRTUAL_TOKENS = ("p_tuning", "prefix_tuning", "prompt_tuning")
+
+
+class PeftMethod(Part):
+    """Any other method of the PEFT library, by its name there."""
+
+    name: Literal[PEFT_METHODS]  # type: ignore[valid-type]
+    targets: Literal["auto", "all-linear", "attention"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "auto", description="Which modules the method changes: what suits it (auto), all-linear, attention, or names."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of the library's config for this method, by their names there."
+    )
+
+
 class Full(Part):
     """All weights train."""
 
@@ -107,5 +160,5 @@ LEARN_TOKENS = ("lora", "dora", "qlora", "qdora", "full")
 # Beginnings after which the model without its adapter is no longer the model as it was.
 MOVING = ("pissa", "olora")
 
-TechniqueSpec = Lora | Dora | Qlora | Qdora | Freeze | Full
+TechniqueSpec = Lora | Dora | Qlora | Qdora | PeftMethod | Freeze | Full
 Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_lora_unless_named)]

@@ -77,8 +77,9 @@ def wrap(model: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
     """
     without_dropout(model)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT asks for a property by a name that Transformers has just deprecated.
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # PEFT asks for properties by names that Transformers has just deprecated, and tells of kernels that only a GPU
+        # has, and of kinds of norms that it does not know by name.
+        warnings.simplefilter("ignore")
         torch.manual_seed(seed)
         try:
             wrapped = get_peft_model(cast(PreTrainedModel, model), config)
@@ -122,7 +123,7 @@ def save_adapter(state: State, config: Any, folder: Path, base_model: str | None
         config.base_model_name_or_path = base_model
     with telling_save_errors(folder):
         save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()},
+            _apart(state),
             folder / "adapter_model.safetensors",
             metadata={"format": "pt"},
         )
@@ -138,6 +139,17 @@ def _on_plain_weights(model: PeftModel) -> PeftModel:
     rewrapped = wrap(plain, config, seed=0)
     set_peft_model_state_dict(rewrapped, state, adapter_name=ADAPTER)
     return rewrapped.eval()
+
+
+def _apart(state: State) -> State:
+    """Tensors that share no memory, as the file format wants them; some methods use one matrix in several layers."""
+    seen: set[int] = set()
+    apart: State = {}
+    for name, tensor in state.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone().contiguous() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return apart
 
 
 def merge_adapter(model: nn.Module) -> nn.Module:

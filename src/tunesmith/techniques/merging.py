@@ -34,12 +34,23 @@ class MergeDifference:
 
 @torch.inference_mode()
 def logits_of(model: Any, rows: Sequence[TokenRow]) -> list[torch.Tensor]:
-    """Logits ``[T, V]`` of each row, of its first 512 tokens, in fp32 on the CPU."""
+    """Logits ``[T, V]`` of each row, of its first 512 tokens, in fp32 on the CPU; classes of a head stand for V."""
     found = []
     for row in rows:
         tokens_T = torch.tensor(row.token_ids_T[:_MOST_TOKENS], device=model.device)
-        found.append(model(input_ids=tokens_T[None]).logits[0].float().cpu())
+        found.append(_scores(model, tokens_T).float().cpu())
     return found
+
+
+def _scores(model: Any, tokens_T: torch.Tensor) -> torch.Tensor:
+    """What the model makes of the tokens, one line for each place that it scores."""
+    # A decoder needs something to start from; any tokens show what differs.
+    decoder = {"decoder_input_ids": tokens_T[None]} if model.config.is_encoder_decoder else {}
+    out = model(input_ids=tokens_T[None], **decoder)
+    if "start_logits" in out:
+        return torch.stack([out.start_logits[0], out.end_logits[0]], dim=-1)
+    scores: torch.Tensor = out.logits[0]
+    return scores if scores.ndim > 1 else scores[None]
 
 
 def merge_difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> MergeDifference:

@@ -7,10 +7,13 @@ from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
 from tunesmith.models.quantized import Quantization
+from tunesmith.techniques.adalora import AdaLora
 from tunesmith.techniques.base import Technique
 from tunesmith.techniques.freeze import Freeze
 from tunesmith.techniques.full import Full
 from tunesmith.techniques.lora import Lora
+from tunesmith.techniques.peft_method import PeftMethod
+from tunesmith.techniques.peft_methods import METHODS
 
 
 class TechniqueSpec(Protocol):
@@ -52,11 +55,21 @@ def _full(_spec: Any) -> Technique:
     return Full()
 
 
+def _peft_method(spec: Any) -> Technique:
+    return PeftMethod(spec.name, spec.targets, spec.settings)
+
+
+def _adalora(spec: Any) -> Technique:
+    return AdaLora(spec.targets, spec.settings)
+
+
 TECHNIQUES: dict[str, Callable[[Any], Technique]] = {
     "lora": _lora,
     "dora": _dora,
     "qlora": _qlora,
     "qdora": _qdora,
+    **dict.fromkeys(METHODS, _peft_method),
+    "adalora": _adalora,
     "freeze": _freeze,
     "full": _full,
 }

@@ -39,7 +39,7 @@ def target_names(model: nn.Module, targets: Targets) -> list[str]:
     if not layers:
         raise ModelError("the model has no linear layers to adapt", code="model.no_targets", value=type(model).__name__)
     if targets == "all-linear":
-        return _short_names(model, layers)
+        return short_names(model, layers)
     if targets == "attention":
         return _attention_names(model, layers)
     names = [targets] if isinstance(targets, str) else list(dict.fromkeys(targets))
@@ -129,10 +129,10 @@ def _attention_names(model: nn.Module, layers: list[str]) -> list[str]:
             value="attention",
             hint=f"name them; layers of this model: {', '.join(dict.fromkeys(layers))}",
         )
-    return _short_names(model, chosen)
+    return short_names(model, chosen)
 
 
-def _short_names(model: nn.Module, chosen: list[str]) -> list[str]:
+def short_names(model: nn.Module, chosen: list[str]) -> list[str]:
     """Last parts of the names where they mean exactly the chosen layers, full names where they would catch more."""
     wanted = set(chosen)
     everything = [name for name, _ in model.named_modules()]
