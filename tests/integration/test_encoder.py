@@ -10,7 +10,8 @@ import torch
 import transformers
 
 from tunesmith.catalog.entries import find_entry
-from tunesmith.models.load import Head, LoadPlan, load_model, load_tokenizer, model_facts
+from tunesmith.catalog.heads import Head
+from tunesmith.models.load import LoadPlan, load_model, load_tokenizer, model_facts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

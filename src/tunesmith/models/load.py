@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from tunesmith.catalog.heads import Head, read_head
 from tunesmith.errors import ModelError, ResourceError
 from tunesmith.models.check import check_weights, has_head, model_kind, read_config
 from tunesmith.models.quantized import Quantization, keep_numbers, load_options
@@ -20,21 +21,6 @@ from tunesmith.recipe.facts import ModelFacts
 _PACKED = "tunesmith_packed"
 # Tokenizers that were saved without a limit carry a huge number instead.
 _NO_LIMIT = 10**9
-
-
-HeadKind = Literal["sequence_classification", "token_classification", "question_answering"]
-
-
-@dataclass(frozen=True)
-class Head:
-    """What is put on a model in place of its output matrix, and the labels that it chooses from.
-
-    Weights that the folder does not have are drawn by ``seed``.
-    """
-
-    kind: HeadKind
-    labels: tuple[str, ...] = ()
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +64,7 @@ def load_model(plan: LoadPlan) -> Any:
             hint="load it with a head, or choose a model that writes; `tunesmith models list` shows some",
         )
     auto = _auto_class(config, plan.head)
+    other_labels = plan.head is not None and _has_other_labels(plan.folder, plan.head)
     if plan.head is not None:
         _set_labels(config, plan.head)
     with quiet_libraries():
@@ -97,6 +84,8 @@ def load_model(plan: LoadPlan) -> Any:
                 **quantized,
             )
             _check_complete(notes, plan.folder, model if plan.head is not None else None)
+            if other_labels:
+                _draw_output(model)
             keep_numbers(model)
             # Quantized layers were put on the device while they were loaded, and may not be moved.
             model = model if quantized else model.to(plan.device)
@@ -211,6 +200,23 @@ def _set_labels(config: Any, head: Head) -> None:
             # Batches of other programs need one; which token pads changes nothing.
             eos = config.eos_token_id
             config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+
+
+def _has_other_labels(folder: Path, head: Head) -> bool:
+    """Whether the folder's own head chooses from as many labels that mean something else."""
+    saved = read_head(folder)
+    return saved is not None and saved.kind == head.kind and saved.labels != head.labels
+
+
+def _draw_output(model: Any) -> None:
+    """Draw the weights of the head's last layer anew, as the model class begins with them."""
+    for name in ("classifier", "score", "qa_outputs"):
+        layer = getattr(model, name, None)
+        if isinstance(layer, torch.nn.Linear):
+            deviation = getattr(model.config, "initializer_range", 0.02)
+            torch.nn.init.normal_(layer.weight, std=deviation)
+            if layer.bias is not None:
+                torch.nn.init.zeros_(layer.bias)
 
 
 def _head_options(config: Any, head: Head | None) -> dict[str, Any]:

@@ -9,13 +9,14 @@ from typing import Any
 
 import orjson
 
+from tunesmith.catalog.heads import read_head
 from tunesmith.evaluation.held_out import Layout
 from tunesmith.evaluation.questions import Asked, HeldOut, ask_with_examples
 from tunesmith.evaluation.systems import Measured, Ruler, measure_system, measured_from_json
 from tunesmith.formats.examples import Example
 from tunesmith.formats.read import choose_rows
 from tunesmith.models.attention import ATTENTION
-from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.prepare import Prepared, head_of
 from tunesmith.pipeline.supervision import SUPERVISION, make_ruler
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.objectives import HEADS
@@ -92,11 +93,18 @@ def ask_as_is(bench: Bench) -> Asked:
     return SUPERVISION[bench.resolved.objective.name].ask(bench.held_out, bench.prepared.tokenizer)
 
 
-def measure_base(bench: Bench, model: Any, *, already: Measured | None = None, keep: bool = True) -> Measured:
-    """The model as it came; kept for a later attempt if ``keep``, also where it was measured ``already``, in pieces."""
+def measure_base(
+    bench: Bench, model: Any, *, already: Measured | None = None, keep: bool = True, folder: Path | None = None
+) -> Measured:
+    """The model as it came; kept for a later attempt if ``keep``, also where it was measured ``already``, in pieces.
+
+    ``folder`` is where it lies, if not where the run's model does.
+    """
 
     def measure() -> Measured:
-        return already or measure_system("base", _base_label(bench), model, ask_as_is(bench), bench.ruler)
+        return already or measure_system(
+            "base", _base_label(bench, folder or bench.prepared.model.folder), model, ask_as_is(bench), bench.ruler
+        )
 
     return _once(bench, "base", measure) if keep else measure()
 
@@ -151,10 +159,13 @@ def _shown_examples(bench: Bench) -> list[Example]:
     return [*found.values(), *others][:count]
 
 
-def _base_label(bench: Bench) -> str:
+def _base_label(bench: Bench, folder: Path) -> str:
     quantization = getattr(bench.resolved.technique, "quantization", None)
     in_bits = "" if quantization is None else f", weights in {quantization}"
-    untrained = ", head untrained" if bench.resolved.objective.name in HEADS else ""
+    head = head_of(bench.prepared, bench.resolved.objective, 0)
+    known = None if head is None else read_head(folder)
+    is_known = known is not None and head is not None and (known.kind, known.labels) == (head.kind, head.labels)
+    untrained = "" if head is None or is_known else ", head untrained"
     return f"Base{in_bits}{untrained}"
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 
+from tunesmith.catalog.heads import read_head, write_head
 from tunesmith.models.adapters import with_adapter
 from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.models.quantized import dequantize, quantization_of
@@ -38,7 +39,9 @@ def with_merged_base(run: RunFolder, prepared: Prepared, teller: Teller) -> Prep
     if not run.base.exists():
         teller.state("preparing", f"the adapter of {prepared.model.reference.name} is worked into its base")
         quantization = quantization_of(adapter)
-        base = load_model(LoadPlan(prepared.model.folder, torch.float32, "cpu", "sdpa", quantization=quantization))
+        head = read_head(adapter)
+        plan = LoadPlan(prepared.model.folder, torch.float32, "cpu", "sdpa", head=head, quantization=quantization)
+        base = load_model(plan)
         if quantization is not None:
             # What the adapter was trained beside: merged into whole weights it would stand on others.
             base = dequantize(base)
@@ -55,5 +58,7 @@ def with_merged_base(run: RunFolder, prepared: Prepared, teller: Teller) -> Prep
             with telling_save_errors(scratch):
                 merged.save_pretrained(scratch)
             prepared.tokenizer.save_pretrained(scratch)
+            if head is not None:
+                write_head(scratch, head)
             write_json(scratch / MERGE, difference.to_json())
     return replace(prepared, model=replace(prepared.model, folder=run.base, adapter=None))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tunesmith.catalog.cache import cache_folder
+from tunesmith.catalog.heads import Head, HeadKind, read_head
 from tunesmith.catalog.resolve import ModelReference
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
@@ -20,7 +21,7 @@ from tunesmith.data.tokenize import shared_prefix_length
 from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
-from tunesmith.models.load import Head, HeadKind, load_tokenizer, model_facts
+from tunesmith.models.load import load_tokenizer, model_facts
 from tunesmith.models.new_tokens import extend_tokenizer, token_ids_of_adapter, tokenizer_folder
 from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_model_folder
 from tunesmith.pipeline.data import RunData
@@ -94,8 +95,6 @@ def prepare(
         TunesmithError: Whatever is wrong with model or data; see the callees.
     """
     task = prepare_task(recipe.task, data.inspection, data.sample())
-    if labels:
-        task = replace(task, labels=tuple(labels))
     model = prepare_model(recipe.model, runs_folder, teller)
     tokenizer = load_tokenizer(tokenizer_folder(model.folder, model.adapter))
     facts = model_facts(model.folder, recipe.model)
@@ -103,6 +102,10 @@ def prepare(
     _refuse_early(recipe, task, data, facts)
     new_token_ids = extend_tokenizer(tokenizer, recipe.data.new_tokens)
     objective = objective_of(recipe, task.name, facts, data.inspection.shape)
+    if labels:
+        task = replace(task, labels=tuple(labels))
+    elif objective.name in HEADS:
+        task = _with_known_labels(task, objective.name, model)
     if objective.name == "question_answering":
         # Rows carry no token types, so other programs that read the saved tokenizer shall not make any either.
         names = tokenizer.model_input_names
@@ -125,6 +128,17 @@ def prepare(
         stop_token_ids=stop_tokens(model.folder, tokenizer, None if template is None else template.end_of_turn_id),
         new_token_ids=new_token_ids,
     )
+
+
+def _with_known_labels(task: PreparedTask, objective: str, model: PreparedModel) -> PreparedTask:
+    """Keep the label set of a head that was trained before, where the data brings no label that it lacks.
+
+    Such a head goes on with what it has learned; any other begins anew.
+    """
+    head = read_head(model.adapter or model.folder)
+    if head is None or head.kind != objective or not set(task.labels) <= set(head.task_labels):
+        return task
+    return replace(task, labels=head.task_labels)
 
 
 def audit_run(prepared: Prepared, *, show: int = 0, should_stop: ShouldStop = go_on) -> Audit:

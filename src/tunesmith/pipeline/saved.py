@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import Any
 
+from tunesmith.catalog.heads import write_head
 from tunesmith.data.shown import pieces_of
-from tunesmith.pipeline.prepare import Prepared
+from tunesmith.pipeline.prepare import Prepared, head_of
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import new_folder, write_json, write_text
 from tunesmith.runs.layout import RunFolder
@@ -17,7 +18,7 @@ def save_result(run: RunFolder, prepared: Prepared, resolved: Resolved, techniqu
     """Write the adapter or model folder whole or not at all; one that an earlier attempt wrote is replaced.
 
     Beside the weights lie the tokenizer with its chat template, the recipe, the resolved values and one training row
-    as the template renders it, with what trains in it marked.
+    as the template renders it, with what trains in it marked; also what a head does and its labels, where there is one.
 
     Raises:
         OutputError: The folder cannot be written or the disk is full.
@@ -27,6 +28,9 @@ def save_result(run: RunFolder, prepared: Prepared, resolved: Resolved, techniqu
     with new_folder(target) as scratch:
         technique.save(model, scratch, base_name(prepared))
         prepared.tokenizer.save_pretrained(scratch)
+        head = head_of(prepared, resolved.objective, resolved.seed)
+        if head is not None:
+            write_head(scratch, head)
         shutil.copyfile(run.recipe, scratch / "recipe.yaml.txt")
         write_json(scratch / "resolved.json", resolved.to_json())
         write_text(scratch / "rendered_example.txt", _example(prepared))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import UsageError
+from tunesmith.catalog.heads import Head, read_head
+from tunesmith.errors import ModelError, UsageError
 from tunesmith.evaluation.before_after import report_systems, samples, verdict
 from tunesmith.evaluation.report.write import write_report
 from tunesmith.evaluation.systems import Measured
@@ -17,7 +18,7 @@ from tunesmith.pipeline.data import load_data, measured_data, with_labels
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
-from tunesmith.pipeline.prepare import audit_run, prepare, prepare_model, resolve_run
+from tunesmith.pipeline.prepare import Prepared, audit_run, head_of, objective_of, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import load_recipe, parse_recipe
@@ -74,15 +75,20 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
         Stopped: The user asked to stop.
     """
     teller, request = Teller(events), _request(folder)
-    recipe = _evaluation_recipe(request)
+    recipe = _evaluation_recipe(request, "auto")
     teller.state("preparing", recipe.model)
     data = measured_data(request["data"], recipe.data, recipe.train.seed)
     runs_folder = _runs_folder(request)
     model = prepare_model(recipe.model, runs_folder, teller)
     manifest = _manifest_of(model)
+    head = read_head(model.adapter or model.folder)
+    if head is not None:
+        recipe = _evaluation_recipe(request, head.kind)
     recipe = _as_measured_then(recipe, model)
-    data = with_labels(data, manifest.get("task", {}).get("labels", ()))
-    prepared = prepare(recipe, data, runs_folder, teller, should_stop)
+    labels = () if head is None else head.task_labels
+    data = with_labels(data, labels or manifest.get("task", {}).get("labels", ()))
+    prepared = prepare(recipe, data, runs_folder, teller, should_stop, labels=labels)
+    _require_readable(head, prepared)
     resolved = resolve_run(prepared)
     attention = packing_attention(prepared, teller)
     bench = make_bench(prepared, resolved, folder / "evaluation", teller, attention=attention, should_stop=should_stop)
@@ -116,27 +122,43 @@ def _measure(
     bench: Bench, attention: str, runs_folder: Path, teller: Teller, manifest: dict[str, Any]
 ) -> list[Measured]:
     """Base and few-shot of the base, then the tuned model where the name means one."""
+    place, resolved = bench.prepared.model, bench.resolved
     contestants = find_contestants(
-        bench.prepared.model,
+        place,
         runs_folder,
         teller,
         is_run=bool(manifest),
         device=bench.prepared.host.device,
         dtype=weights_type(bench.resolved),
         attention=attention,
+        head=read_head(place.adapter or place.folder) or head_of(bench.prepared, resolved.objective, resolved.seed),
     )
     model = contestants.load_base()
     # Rows may hold tokens that the tuned model learned and its base never had.
     add_rows_up_to(model, int(bench.prepared.validation.arrays["token_ids"].max(initial=0)))
     teller.state("evaluating_base", f"{len(bench.held_out.items)} rows")
-    systems = [measure_base(bench, model), measure_few_shot(bench, model)]
+    base = measure_base(bench, model, folder=contestants.base_folder)
+    systems = [base, measure_few_shot(bench, model)]
     if contestants.is_tuned:
         teller.state("evaluating", f"{len(bench.held_out.items)} rows")
         systems.append(measure_tuned(bench, contestants.load_tuned(model)))
     return [system for system in systems if system is not None]
 
 
-def _evaluation_recipe(request: dict[str, Any]) -> Recipe:
+def _require_readable(head: Head | None, prepared: Prepared) -> None:
+    """Refuse a head of another program whose tags are not in the order, or of the form, that is read here."""
+    wanted = None if head is None else head_of(prepared, objective_of(prepared.recipe, "", prepared.model_facts), 0)
+    if head is not None and wanted is not None and wanted.labels != head.labels:
+        raise ModelError(
+            "the labels of the model's head are not in a form that can be measured",
+            code="model.labels",
+            place=str(prepared.model.folder),
+            value=", ".join(head.labels[:6]),
+            hint="tags are O and then B-x, I-x for each label x; other heads can be asked with `tunesmith classify`",
+        )
+
+
+def _evaluation_recipe(request: dict[str, Any], objective: str) -> Recipe:
     """The request as a recipe, so that its values are checked and resolved by the same rules."""
     few_shot = request.get("few_shot", "auto")
     return parse_recipe(
@@ -149,6 +171,7 @@ def _evaluation_recipe(request: dict[str, Any]) -> Recipe:
                 "on_bad_rows": request.get("on_bad_rows", "refuse"),
             },
             "task": request.get("task", "auto"),
+            "objective": objective,
             "train": {"seed": request.get("seed", 0)},
             "evaluate": {
                 "rows": request.get("rows", "auto"),

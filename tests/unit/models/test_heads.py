@@ -10,10 +10,11 @@ import pytest
 import torch
 from tiny_models import tiny_encoder_folder, tiny_model_folder, tiny_seq2seq_folder
 
+from tunesmith.catalog.heads import Head
 from tunesmith.data.packs import lay_out
 from tunesmith.data.types import TokenRow
 from tunesmith.models.attention import ATTENTION
-from tunesmith.models.load import Head, LoadPlan, load_model, model_facts
+from tunesmith.models.load import LoadPlan, load_model, model_facts
 from tunesmith.objectives.table import make_objective
 from tunesmith.recipe import objectives as specs
 
