@@ -223,8 +223,6 @@ def _store_warnings(store: TokenStore, side: str) -> Iterable[str]:
         first = ", ".join(store.facts["skipped_first"][:_FIRST_PLACES])
         limit = store.facts["max_length"]
         yield f"{side}{store.facts['skipped']} rows longer than {limit} tokens are left out (first: {first})"
-    if store.facts.get("equal_answers"):
-        yield f"{side}{store.facts['equal_answers']} pairs have the same answer twice, which says nothing to prefer"
     if store.facts["split_documents"]:
         limit = store.facts["max_length"]
         yield f"{side}{store.facts['split_documents']} texts longer than {limit} tokens are laid out as several rows"

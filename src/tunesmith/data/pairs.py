@@ -23,7 +23,7 @@ _Item = tuple[Place, list[Answer], list[RenderedText]]
 
 def tokenize_pairs(
     examples: Iterable[tuple[Place, Example]],
-    task: PreparedTask,
+    task: PreparedTask,  # noqa: ARG001 - the rows say themselves what they are
     tokenizer: Any,
     folder: Path,
     *,
@@ -58,7 +58,6 @@ def tokenize_pairs(
         raise UsageError("on_long_rows is refuse, skip or truncate", code="data.on_long_rows", value=on_long_rows)
     require_fast(tokenizer)
     work = _Work(tokenizer, max_length, on_long_rows)
-    work.facts["task"] = task.name
     with new_store(folder, work.facts) as writer:
         left = islice(examples, limit)
         while batch := list(islice(left, _EXAMPLES_AT_ONCE)):
@@ -84,7 +83,6 @@ class _Work:
             "skipped_first": [],
             "split_documents": 0,
             "rows_per_item": 1,
-            "equal_answers": 0,
         }
         self._template = chat_template(tokenizer)
         self._refused: list[Problem] = []
@@ -94,7 +92,6 @@ class _Work:
         self.facts["examples"] += 1
         if isinstance(example, PreferencePair):
             self.facts["rows_per_item"] = 2
-            self.facts["equal_answers"] += example.chosen.strip() == example.rejected.strip()
         answers = answers_of(example)
         try:
             return place, answers, [render_conversation(self._template, answer.conversation) for answer in answers]

@@ -34,7 +34,8 @@ def verdict(base: Measured, tuned: Measured, held_out: HeldOut, judge: Judge) ->
         return compare_paired(name, before, after, judge.seed)
     if judge.metrics and tuned.pair_scores_B:
         name = judge.metrics[0]
-        return compare_paired(name, *(pair_rows(name, one.pair_scores_B) for one in (base, tuned)), judge.seed)
+        before, after = (pair_rows(name, one.pair_scores_B) for one in (base, tuned))
+        return compare_paired(name, before, after, judge.seed)
     before, after = (loss_rows(one.losses.loss_sums_B, one.losses.counts_B) for one in (base, tuned))
     return compare_paired("loss", before, after, judge.seed)
 

@@ -14,6 +14,7 @@ from tunesmith.formats.examples import (
     PreferencePair,
     PromptCompletion,
     QuestionAnswer,
+    RatedAnswer,
     SqlQuestion,
     ToolRequest,
     Translation,
@@ -40,7 +41,7 @@ def given(example: Example) -> str:
     match example:
         case Conversation(messages=messages):
             return _turns(_before_first_answer(messages))
-        case PreferencePair(messages=messages) | ToolRequest(messages=messages):
+        case PreferencePair(messages=messages) | RatedAnswer(messages=messages) | ToolRequest(messages=messages):
             return _turns(messages)
         case PromptCompletion(prompt=text) | Translation(source=text):
             return text

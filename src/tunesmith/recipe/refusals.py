@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import PREFERENCE
+from tunesmith.recipe.objectives import HEADS, PREFERENCE
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS
 
@@ -122,7 +122,7 @@ REFUSALS: tuple[Refusal, ...] = (
         "recipe.ipo_smoothing",
         "objective",
         "the loss of IPO has no label smoothing",
-        "set objective.label_smoothing=0, or objective.loss=sigmoid",
+        "leave label_smoothing out, or take the sigmoid loss",
         lambda recipe, _: (
             recipe.objective != "auto"
             and recipe.objective.name == "dpo"

@@ -21,6 +21,7 @@ from tunesmith.formats.examples import (
     PreferencePair,
     PromptCompletion,
     QuestionAnswer,
+    RatedAnswer,
     Span,
     SqlQuestion,
     SqlTable,
@@ -226,6 +227,27 @@ GOOD: list[tuple[str, dict[str, Any], str, Example]] = [
         {"prompt": [USER], "chosen": [ANSWER], "rejected": [{"role": "assistant", "content": "Go"}]},
         "preference",
         PreferencePair((HI,), "Hello", "Go"),
+    ),
+]
+GOOD += [
+    ("rated", {"prompt": "Hi", "completion": "Go", "label": False}, "rated", RatedAnswer((HI,), "Go", False)),
+    (
+        "rated text",
+        {"prompt": "Hi", "completion": "Hello", "label": "True"},
+        "rated",
+        RatedAnswer((HI,), "Hello", True),
+    ),
+    (
+        "rated lists",
+        {"prompt": [USER], "completion": [ANSWER], "label": True},
+        "rated",
+        RatedAnswer((HI,), "Hello", True),
+    ),
+    (
+        "a label that rates nothing",
+        {"prompt": "Hi", "completion": "Go", "label": "greeting"},
+        "prompt_completion",
+        PromptCompletion("Hi", "Go"),
     ),
 ]
 GOOD += [

@@ -14,6 +14,9 @@ from tunesmith.recipe.refusals import LEARNED_BY_SFT, REFUSALS, Facts, check
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import LEARN_TOKENS
 
+PAIRS = replace(DATA, task="preference", shape="preference")
+RATED = replace(PAIRS, shape="rated")
+
 Case = tuple[Recipe, DataFacts, ModelFacts]
 
 # Code: cases that are refused for it alone, and cases beside them that are not refused.
@@ -27,8 +30,54 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [(recipe(), TEXT, replace(MODEL, has_chat_template=False))],
     ),
     "recipe.task_objective": (
-        [(recipe(), replace(DATA, task="preference"), MODEL)],
-        [(recipe(), replace(DATA, task=task), MODEL) for task in LEARNED_BY_SFT],
+        [
+            (recipe(f"objective={name}"), PAIRS, MODEL)
+            for name in ("sft", "text", "sequence_classification", "token_classification", "question_answering")
+        ],
+        [
+            *((recipe(), replace(DATA, task=task), MODEL) for task in LEARNED_BY_SFT),
+            *((recipe(f"objective={name}"), PAIRS, MODEL) for name in ("auto", "dpo", "orpo", "kto")),
+        ],
+    ),
+    "recipe.no_preferences": (
+        [(recipe(f"objective={name}"), DATA, MODEL) for name in ("dpo", "orpo", "kto")],
+        [(recipe("objective=sft"), DATA, MODEL), (recipe("objective=dpo"), PAIRS, MODEL)],
+    ),
+    "recipe.unpaired": (
+        [(recipe(f"objective={name}"), RATED, MODEL) for name in ("dpo", "orpo")],
+        [(recipe(f"objective={name}"), RATED, MODEL) for name in ("kto", "auto")],
+    ),
+    "recipe.no_reference": (
+        [
+            *((recipe("technique=full", f"objective={name}"), PAIRS, MODEL) for name in ("dpo", "kto")),
+            (recipe("technique=freeze", "objective=dpo"), PAIRS, MODEL),
+            (recipe("technique=full"), RATED, MODEL),
+        ],
+        [
+            (recipe("technique=full"), PAIRS, MODEL),
+            (recipe("technique=full", "objective=orpo"), PAIRS, MODEL),
+            (recipe("objective=dpo"), PAIRS, MODEL),
+        ],
+    ),
+    "recipe.ipo_smoothing": (
+        [(recipe("objective={name: dpo, loss: ipo, label_smoothing: 0.1}"), PAIRS, MODEL)],
+        [
+            (recipe("objective={name: dpo, label_smoothing: 0.1}"), PAIRS, MODEL),
+            (recipe("objective={name: dpo, loss: ipo}"), PAIRS, MODEL),
+        ],
+    ),
+    "recipe.pair_metrics": (
+        [
+            (recipe("evaluate.metrics=[accuracy]"), PAIRS, MODEL),
+            (recipe("evaluate.metrics=[margin, rouge_l]"), PAIRS, MODEL),
+            (recipe("evaluate.metrics=[margin]"), RATED, MODEL),
+            (recipe("evaluate.metrics=[pair_accuracy]"), DATA, MODEL),
+        ],
+        [
+            (recipe("evaluate.metrics=[margin]"), PAIRS, MODEL),
+            (recipe("evaluate.metrics=[accuracy]"), DATA, MODEL),
+            (recipe(), RATED, MODEL),
+        ],
     ),
     "recipe.max_length": (
         [(recipe("train.max_length=8193"), DATA, MODEL)],
@@ -65,14 +114,14 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
     ),
     "recipe.moved_reference": (
         [
-            (recipe(f"technique.initialization={first}", f"objective={name}"), DATA, MODEL)
+            (recipe(f"technique.initialization={first}", f"objective={name}"), PAIRS, MODEL)
             for first in ("pissa", "olora")
             for name in ("dpo", "kto")
         ],
         [
             (recipe("technique.initialization=pissa"), DATA, MODEL),
-            (recipe("technique.initialization=pissa", "objective=orpo"), DATA, MODEL),
-            (recipe("technique.initialization=eva", "objective=dpo"), DATA, MODEL),
+            (recipe("technique.initialization=pissa", "objective=orpo"), PAIRS, MODEL),
+            (recipe("technique.initialization=eva", "objective=dpo"), PAIRS, MODEL),
         ],
     ),
     "recipe.new_tokens": (
@@ -114,11 +163,11 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [(recipe("evaluate.metrics=[accuracy]"), DATA, MODEL), (recipe(), TEXT, MODEL)],
     ),
     "recipe.text_few_shot": (
-        [(recipe("evaluate.few_shot=2"), TEXT, MODEL)],
+        [(recipe("evaluate.few_shot=2"), data, MODEL) for data in (TEXT, PAIRS)],
         [(recipe("evaluate.few_shot=2"), DATA, MODEL), (recipe("evaluate.few_shot=0"), TEXT, MODEL)],
     ),
     "recipe.text_max_new_tokens": (
-        [(recipe("evaluate.max_new_tokens=8"), TEXT, MODEL)],
+        [(recipe("evaluate.max_new_tokens=8"), data, MODEL) for data in (TEXT, PAIRS)],
         [(recipe("evaluate.max_new_tokens=8"), DATA, MODEL)],
     ),
 }

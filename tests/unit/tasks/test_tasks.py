@@ -18,12 +18,15 @@ from tunesmith.formats.examples import Conversation, Document, Example, Message
 from tunesmith.formats.inspect import Inspection, inspect_source
 from tunesmith.formats.read import read_examples
 from tunesmith.tasks import TASKS, PreparedTask, prepare_task
+from tunesmith.tasks.preference import answers_of
 
 Prepared = tuple[PreparedTask, list[Example], Inspection]
 
 WEATHER = {"name": "weather", "description": "Tells the weather.", "parameters": {"type": "object", "properties": {}}}
 # Tasks that take shapes of other tasks, which mean those until they are named.
 NAMED_ONLY = ("creative", "math")
+# Tasks that ask nothing; models are measured on their rows by likelihoods.
+UNASKED = ("text", "preference")
 
 ROWS: dict[str, list[dict[str, Any]]] = {
     "text": [{"text": "Once upon a time."}, {"text": "The end."}],
@@ -74,6 +77,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
             "tables": [{"name": "t", "columns": ["a"], "rows": [[2], [1]]}],
         },
     ],
+    "preference": [{"prompt": "Sum of 1 and 2?", "chosen": "3", "rejected": "4"}],
     "math": [
         {"question": "One and one?", "answer": "1 + 1 = 2\n#### 2"},
         {"question": "Two and two?", "answer": "2 + 2 = 4\n#### 4"},
@@ -111,7 +115,7 @@ def test_a_task_follows_from_the_data_and_can_be_named(prepare: Callable[..., Pr
     assert all(metric in table.METRICS for metric in automatic.metrics)
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name != "text"])
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in UNASKED])
 def test_training_and_evaluation_are_the_same_up_to_the_answer(prepare: Callable[..., Prepared], name: str) -> None:
     task, examples, _ = prepare(ROWS[name], name)
     for example in examples:
@@ -122,7 +126,7 @@ def test_training_and_evaluation_are_the_same_up_to_the_answer(prepare: Callable
         assert trained.messages[len(asked.messages) :] == (asked.answer,)
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if name != "text"])
+@pytest.mark.parametrize("name", [name for name in ROWS if name not in UNASKED])
 def test_the_learned_answer_is_right_by_the_task_s_own_metrics(prepare: Callable[..., Prepared], name: str) -> None:
     task, examples, _ = prepare(ROWS[name], name)
     rows = [row for example in examples if (row := task.evaluation(example)) is not None]
@@ -314,10 +318,6 @@ def test_refusals(prepare: Callable[..., Prepared]) -> None:
         prepare(ROWS["text"], "classification")
     assert misfit.value.code == "task.shape"
     assert "it takes text_label" in str(misfit.value)
-    for name in ("auto", "preference"):
-        with pytest.raises(RecipeError) as unsupported:
-            prepare([{"prompt": "a", "chosen": "b", "rejected": "c"}], name)
-        assert unsupported.value.code == "task.unsupported"
 
 
 def test_tasks_need_no_training_stack() -> None:
@@ -358,3 +358,16 @@ def test_a_text_is_written_on_from_its_opening(
     assert asked is not None
     assert asked.messages[-1].content == f"Write on:\n{opening}"
     assert asked.reference == rest
+
+
+def test_preferences_are_measured_by_likelihoods_alone(prepare: Callable[..., Prepared]) -> None:
+    rated = {"prompt": "a", "completion": "b", "label": True}
+    for row, metrics in (({"prompt": "a", "chosen": "b", "rejected": "c"}, ("pair_accuracy", "margin")), (rated, ())):
+        task, examples, _ = prepare([row])
+        assert (task.name, task.metrics) == ("preference", metrics)
+        assert task.tokens_to_generate(len) == 0
+        assert task.evaluation(examples[0]) is None
+        answers = answers_of(examples[0])
+        assert [answer.kind for answer in answers] == [1, 0][: len(answers)]
+        learned = [[one.content for one in each.conversation.messages if one.trained] for each in answers]
+        assert learned == [["b"], ["c"]][: len(answers)]
