@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tunesmith.data.types import TokenRow
+from tunesmith.errors import DataError
 from tunesmith.evaluation.held_out import Item, LabelLosses, Layout, RowLosses, held_out_losses
 from tunesmith.evaluation.questions import Asked
 from tunesmith.evaluation.systems import Answers, OnProgress, Ruler, ShouldStop
@@ -18,6 +19,8 @@ def preference_ruler(
 
     The loss is that of chosen or wanted answers; an item without one counts no token. ``pair_scores_B`` are the mean
     log probabilities a token of the chosen and of the rejected answer, so that length alone decides nothing.
+
+    Measuring raises a :class:`tunesmith.errors.DataError` (``evaluation.none_wanted``) where no answer is wanted.
     """
 
     def losses(model: Any, items: Sequence[Item], done: Callable[[int], None], stop: ShouldStop) -> RowLosses:
@@ -25,6 +28,13 @@ def preference_ruler(
         return held_out_losses(model, wanted, label_losses, layout, on_progress=done, should_stop=stop)
 
     def answers(model: Any, asked: Asked, done: Callable[[int], None], stop: ShouldStop) -> Answers:
+        if not any(row.kind == 1 for item in asked.items for row in item):
+            raise DataError(
+                "none of the held-out answers that are measured is wanted, so there is no loss to measure",
+                code="evaluation.none_wanted",
+                value=f"{len(asked.items)} rows",
+                hint="hold out more rows, or raise evaluate.rows",
+            )
         pairs = [item for item in asked.items if len(item) == 2]
         if not pairs:
             return Answers()
