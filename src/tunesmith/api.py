@@ -104,6 +104,26 @@ class Model:
         asked = _messages(messages)
         return self._speaker.client.stream(asked, self._speaker.model, **{"temperature": 0.0, **options})
 
+    def classify(self, texts: str | Sequence[str], *, context: str | None = None) -> list[dict[str, Any]]:
+        """What a model with a head says of texts, one entry for each.
+
+        Args:
+            texts: One text or several; questions, where the head marks answers.
+            context: The text in which such a head marks them.
+
+        Returns:
+            ``label``, ``score`` and ``scores`` of all labels; ``entities`` with ``text`` and ``label``; or ``answer``
+            and ``score``. Scores are probabilities.
+
+        Raises:
+            UsageError: The request was refused, for instance because the model has no head or a text is too long.
+            WorkerError: The process failed.
+        """
+        asked = [texts] if isinstance(texts, str) else list(texts)
+        inputs = asked if context is None else [{"question": text, "context": context} for text in asked]
+        found = self._speaker.client.classify(inputs, self._speaker.model)
+        return [{key: value for key, value in one.to_json().items() if key != "index"} for one in found]
+
     def close(self) -> None:
         """End the process; a second call does nothing."""
         self._stack.close()

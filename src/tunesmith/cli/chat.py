@@ -74,7 +74,7 @@ def chat(
                     view.show(shown)
 
             note(f"loading {model}", "dim")
-            speakers = stack.enter_context(serve(model, runs_folder(output), on_event, compare=compare))
+            speakers = stack.enter_context(serve(model, runs_folder(output), on_event, compare=compare, use="chat"))
         conversations = [Conversation(speaker, system) for speaker in speakers]
         for conversation in conversations:
             conversation.reset()

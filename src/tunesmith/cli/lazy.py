@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("evaluate", "Measure models or runs on data or by multiple choice"),
     "chart": ("chart", "Draw before and after of several runs in one picture"),
     "chat": ("chat", "Talk to a model or a run"),
+    "classify": ("classify", "Put the labels of a tuned head on texts"),
     "recipe": ("recipe", "Show a recipe, or the JSON schema for editors"),
     "doctor": ("doctor", "Look at this machine and the installation"),
 }

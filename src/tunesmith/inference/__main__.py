@@ -77,21 +77,32 @@ def _serve(options: argparse.Namespace) -> None:
     import uvicorn
 
     from tunesmith.generation.plan import context_length
-    from tunesmith.inference.app import make_app
+    from tunesmith.inference.app import make_app, make_head_app
+    from tunesmith.inference.classifier import Classifier
     from tunesmith.inference.loading import load
     from tunesmith.inference.worker import GenerationWorker
+    from tunesmith.models.check import model_kind, read_config
 
     keys = [key for key in names.values() if key is not None]
     loaded = load(options.model, dict(zip(keys, options.adapter, strict=True)), torch.float32)
     token = secrets.token_urlsafe(32)
-    worker = GenerationWorker(loaded.model, loaded.tokenizer, names)
-    app = make_app(
-        worker,
-        copy.deepcopy(loaded.tokenizer),
-        names=list(names),
-        context=context_length(loaded.model),
-        token=token,
-    )
+    context = context_length(loaded.model)
+    worker = None
+    if loaded.head is None:
+        worker = GenerationWorker(loaded.model, loaded.tokenizer, names)
+        app = make_app(worker, copy.deepcopy(loaded.tokenizer), names=list(names), context=context, token=token)
+    else:
+        # A base without the adapter has no head that was ever trained.
+        names = {name: key for name, key in names.items() if key is not None} or names
+        classifier = Classifier(
+            loaded.model,
+            loaded.tokenizer,
+            loaded.head,
+            both_ways=model_kind(read_config(options.model)) == "encoder",
+            context=context,
+            adapters=names,
+        )
+        app = make_head_app(classifier, names=list(names), token=token)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS
     )
@@ -104,7 +115,8 @@ def _serve(options: argparse.Namespace) -> None:
             threading.Thread(
                 target=_end_with_parent, args=(options.parent_pid, options.ready_file), daemon=True
             ).start()
-        worker.start()
+        if worker is not None:
+            worker.start()
         port = listener.getsockname()[1]
         write_json(options.ready_file, {"port": port, "pid": os.getpid(), "token": token})
         try:

@@ -1,4 +1,4 @@
-"""The HTTP side of the inference process: OpenAI's chat interface behind a bearer token."""
+"""The HTTP side of the inference process: OpenAI's chat interface, or labels of a head, behind a bearer token."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tunesmith.errors import TunesmithError
 from tunesmith.generation import Generation, TokenPiece
+from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.prompts import RefusedError, decoding_for, prompt_tokens
 from tunesmith.inference.worker import GenerationWorker, Job
 from tunesmith.wire.chat import (
@@ -34,6 +35,7 @@ from tunesmith.wire.chat import (
     ModelObject,
     Usage,
 )
+from tunesmith.wire.classify import Classification, ClassifyRequest
 
 _DISCONNECT_POLL_SECONDS = 0.1
 _CLIENT_GONE = 499
@@ -51,28 +53,20 @@ def make_app(
         context: The most tokens of prompt and answer together.
         token: What ``Authorization: Bearer`` must bring, on every path but ``/health``.
     """
-    app = FastAPI(title="Tunesmith inference", docs_url=None, redoc_url=None, openapi_url=None)
-    started = int(time.time())
-    _handle_errors(app)
+    app = _bare_app(names)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/v1/models")
-    async def models() -> ModelList:
-        return ModelList(data=[ModelObject(id=name, created=started) for name in names])
+    @app.post("/v1/classify")
+    async def classify() -> None:
+        raise RefusedError(
+            400,
+            "this model writes texts and has no head; ask it by /v1/chat/completions",
+            param="model",
+            code="model_writes",
+        )
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
-        if body.model not in names:
-            known = ", ".join(names)
-            raise RefusedError(
-                404,
-                f"The model `{body.model}` does not exist; served here: {known}",
-                param="model",
-                code="model_not_found",
-            )
+        _require_named(body.model, names)
         prompt = prompt_tokens(tokenizer, body)
         decoding = decoding_for(body, len(prompt), context)
         if body.stream:
@@ -89,6 +83,63 @@ def make_app(
         return JSONResponse(_completion(body.model, answer).model_dump())
 
     return guarded(app, token)
+
+
+def make_head_app(classifier: Classifier, *, names: Sequence[str], token: str) -> ASGIApp:
+    """The application of a model with a head, which puts labels on texts and writes none.
+
+    Args:
+        classifier: Answers the requests.
+        names: Models that can be named, the classifier knows them all.
+        token: As in :func:`make_app`.
+    """
+    app = _bare_app(names)
+
+    @app.post("/v1/chat/completions")
+    async def chat() -> None:
+        raise RefusedError(
+            400,
+            "this model puts labels on texts and writes none; use `tunesmith classify`, "
+            "tunesmith.load(...).classify, or /v1/classify",
+            param="model",
+            code="model_classifies",
+        )
+
+    @app.post("/v1/classify", response_model=None)
+    def classify(body: ClassifyRequest) -> Response:
+        _require_named(body.model, names)
+        found = Classification(model=body.model, data=classifier.classify(body.model, body.input))
+        return JSONResponse(found.model_dump(exclude_none=True))
+
+    return guarded(app, token)
+
+
+def _bare_app(names: Sequence[str]) -> FastAPI:
+    """What every application has: its health, its models, and errors in OpenAI's shape."""
+    app = FastAPI(title="Tunesmith inference", docs_url=None, redoc_url=None, openapi_url=None)
+    started = int(time.time())
+    _handle_errors(app)
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        return ModelList(data=[ModelObject(id=name, created=started) for name in names])
+
+    return app
+
+
+def _require_named(model: str, names: Sequence[str]) -> None:
+    if model not in names:
+        known = ", ".join(names)
+        raise RefusedError(
+            404,
+            f"The model `{model}` does not exist; served here: {known}",
+            param="model",
+            code="model_not_found",
+        )
 
 
 def guarded(app: ASGIApp, token: str) -> ASGIApp:

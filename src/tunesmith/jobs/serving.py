@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tunesmith.catalog.cache import prepared_folder
+from tunesmith.catalog.heads import read_head
 from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.errors import RunError, UsageError
 from tunesmith.jobs.inference_process import start_inference
@@ -17,6 +19,7 @@ from tunesmith.wire.client import InferenceClient
 
 BASE = "base"
 TUNED = "tuned"
+Use = Literal["chat", "classify"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class Speaker:
 
 
 @contextmanager
-def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = False) -> Iterator[list[Speaker]]:
+def serve(
+    name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = False, use: Use | None = None
+) -> Iterator[list[Speaker]]:
     """Serve a model or a run while the block runs.
 
     Args:
@@ -37,9 +42,11 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
         runs_folder: Where runs lie.
         on_event: Gets the events of fetching a model that is not here yet.
         compare: Whether the base model of a run is wanted too; it then comes first.
+        use: What it is wanted for, where that is known; what cannot be is refused before anything is loaded.
 
     Raises:
-        UsageError: ``compare`` with something that is not a run and has no adapter.
+        UsageError: ``compare`` with something that is not a run and has no adapter; ``usage.classifies`` and
+            ``usage.writes``: the model cannot be used so.
         ModelError: There is no such model.
         WorkerError: The process did not start.
     """
@@ -56,6 +63,7 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
             value=name,
             hint="name a run; `tunesmith runs list` shows them",
         )
+    _require_use(name, place, use)
     adapters = [place.adapter] if place.adapter is not None else []
     own_name = TUNED if is_tuned else BASE
     with ExitStack() as stack:
@@ -68,6 +76,24 @@ def serve(name: str, runs_folder: Path, on_event: OnEvent, *, compare: bool = Fa
             second = stack.enter_context(start_inference(base.folder, [], [BASE]))
             speakers.insert(0, Speaker(BASE, second.client, BASE))
         yield speakers
+
+
+def _require_use(name: str, place: PulledModel, use: Use | None) -> None:
+    has_head = read_head(place.adapter or place.folder) is not None
+    if use == "chat" and has_head:
+        raise UsageError(
+            "this model puts labels on texts and writes none",
+            code="usage.classifies",
+            value=name,
+            hint=f"ask it by `tunesmith classify {name}`, or tunesmith.load({name!r}).classify in Python",
+        )
+    if use == "classify" and not has_head:
+        raise UsageError(
+            "this model has no head that puts labels on texts",
+            code="usage.writes",
+            value=name,
+            hint=f"name a run with a head; a model that writes is asked by `tunesmith chat {name}`",
+        )
 
 
 def find_place(reference: ModelReference, runs_folder: Path) -> PulledModel | None:

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from tunesmith.errors import ModelError, NetworkError, TunesmithError, UsageError, WorkerError
 from tunesmith.wire.chat import ChatChunk, ChatCompletion, ErrorBody, ModelList
+from tunesmith.wire.classify import Classification, Classified
 
 Messages = Sequence[Mapping[str, Any]]
+Inputs = Sequence[str | Mapping[str, str]]
 
 
 class InferenceClient:
@@ -69,6 +71,13 @@ class InferenceClient:
                 yield from _texts(data)
             if not ended:
                 raise WorkerError("the answer broke off", code="inference.broken_stream", place=self.base_url)
+
+    def classify(self, inputs: Inputs, model: str) -> list[Classified]:
+        """What a model with a head says of each text, or of each question with its context. Raises as :meth:`chat`."""
+        with self._telling():
+            answer = self._http.post("/v1/classify", json={"model": model, "input": list(inputs)})
+            _raise_for_error(answer)
+            return Classification.model_validate_json(answer.content).data
 
     def models(self) -> list[str]:
         """The names that ``model`` may have. Raises as :meth:`chat`."""
