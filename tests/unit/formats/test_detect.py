@@ -17,6 +17,9 @@ MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": 
 
 PRECEDENCE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": "p", "chosen": "a", "rejected": "b", "completion": "c", "messages": MESSAGES}, "preference"),
+    ({"prompt": "p", "completion": "c", "label": True, "messages": MESSAGES}, "rated"),
+    ({"prompt": "p", "completion": "c", "label": "polite"}, "prompt_completion"),
+    ({"prompt": "p", "response": "c", "label": True}, "prompt_completion"),
     ({"messages": MESSAGES, "text": "t", "label": "l"}, "chat"),
     ({"text": "t", "label": "l", "entities": []}, "entities"),
     ({"source": "web", "question": "q", "answer": "a"}, "question_answer"),

@@ -31,6 +31,7 @@ OWN = {
     "technique": ("full", {"name": "full"}),
     "train.seed": ("7", 7),
     "train.epochs": ("1.25", 1.25),
+    "train.optimizer": ("adafactor", "adafactor"),
     "train.learning_rate": ("0.5", 0.5),
     "train.schedule": ("linear", "linear"),
     "train.warmup": ("0.03", 0.03),
@@ -83,6 +84,20 @@ def test_learning_rates_fall_with_size_and_for_all_weights():
     sizes = (135e6, 1.7e9, 8e9)
     assert [rate("lora", size) for size in sizes] == [1e-3, 5e-4, 2e-4]
     assert [rate("full", size) for size in sizes] == pytest.approx([5e-5, 2.5e-5, 1e-5])
+
+
+def test_preferences_are_learned_more_slowly_than_answers():
+    pairs = replace(DATA, task="preference", shape="preference")
+
+    def rate(*settings: str) -> float:
+        return resolved(*settings, data=pairs).learning_rate
+
+    answers = resolved().learning_rate
+    for objective, slower in (("auto", 20), ("dpo", 20), ("kto", 20), ("orpo", 4)):
+        assert rate(f"objective={objective}") == pytest.approx(answers / slower)
+    assert rate("technique=full") == pytest.approx(resolved("technique=full").learning_rate / 4)
+    assert "dpo" in resolved(data=pairs).reasons["train.learning_rate"]
+    assert rate("train.learning_rate=0.5") == 0.5
 
 
 def test_max_length_is_the_model_s_or_the_data_s():
