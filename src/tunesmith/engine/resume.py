@@ -18,7 +18,17 @@ from tunesmith.runs.events import EventWriter
 
 # How rows are laid out, how often things are saved, and what happens on bad numbers may differ between attempts:
 # they do not change where training goes.
-_DECISIVE = ("total_steps", "seed", "learning_rate", "schedule", "warmup", "weight_decay", "clip", "precision")
+_DECISIVE = (
+    "optimizer",
+    "total_steps",
+    "seed",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "weight_decay",
+    "clip",
+    "precision",
+)
 _SAMPLED_ROWS = 64
 
 

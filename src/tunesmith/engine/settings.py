@@ -20,6 +20,7 @@ class TrainSettings:
 
     total_steps: int
     seed: int = 0
+    optimizer: str = "adamw"
     learning_rate: float = 2e-4
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = 0.1

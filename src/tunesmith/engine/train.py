@@ -17,7 +17,8 @@ from tunesmith.engine.checkpoint import Checkpoints, CheckpointState
 from tunesmith.engine.deadline import Deadline
 from tunesmith.engine.mode import training_mode
 from tunesmith.engine.monitor import Speed, peak_memory_bytes
-from tunesmith.engine.optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from tunesmith.engine.optimizer import load_optimizer_state, optimizer_state
+from tunesmith.engine.optimizers import make_optimizer, result_in_place, start_training, use_result
 from tunesmith.engine.resume import find_checkpoint, library_versions, training_identity
 from tunesmith.engine.schedule import Clock, rate_share
 from tunesmith.engine.settings import TrainResult, TrainSettings, ValidationLoss
@@ -103,7 +104,8 @@ def train(
         ResourceError: Not enough memory.
         ModelError: The model cannot do activation checkpointing.
     """
-    optimizer = make_optimizer(technique.parameter_groups(model, settings.weight_decay), settings.learning_rate)
+    groups = technique.parameter_groups(model, settings.weight_decay)
+    optimizer = make_optimizer(settings.optimizer, groups, settings.learning_rate)
     model, optimizer = strategy.prepare(model, optimizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parts = Parts(model, optimizer, trained, technique, objective, strategy, rows, steps, settings)
@@ -113,6 +115,7 @@ def train(
     deadline = _deadline(training)
     speed = Speed()
     stopped: Literal["pause", "cancel"] | None = None
+    start_training(optimizer)
     with training_mode(model, settings.activation_checkpointing):
         if deadline is not None and progress.step < progress.clock.total_steps:
             deadline.note_probe(_probe_seconds(training, progress.step))
@@ -131,6 +134,7 @@ def train(
                 _keep_deadline(training, progress, deadline)
     if stopped != "cancel":
         _save(training, progress, None)
+    use_result(optimizer)
     return TrainResult(
         steps=progress.step,
         total_steps=progress.clock.total_steps,
@@ -225,7 +229,8 @@ def _validate(
 ) -> None:
     started = training.now()
     training.parts.model.eval()
-    result = validate()
+    with result_in_place(training.parts.optimizer):
+        result = validate()
     training.parts.model.train()
     if training.parts.strategy.is_main:
         training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.errors import DataError, ModelError, Problem, Stopped
+from tunesmith.errors import DataError, Problem, Stopped
 from tunesmith.generation.decoding import Decoding, FinishReason, Generation, TokenPiece, resolve_stop_token_ids
 from tunesmith.generation.forward import new_rows, share_prefix, uses_slots
 from tunesmith.generation.plan import (
@@ -22,6 +22,7 @@ from tunesmith.generation.sampling import choose
 from tunesmith.generation.slots import KeyValue
 from tunesmith.generation.text import TextStream
 from tunesmith.models.memory import telling_memory_errors
+from tunesmith.models.prompted import virtual_token_count
 
 
 def generate(
@@ -127,7 +128,7 @@ class _Row:
 
     @staticmethod
     def of(index: int, prompt: Sequence[int], model: Any, tokenizer: Any, decoding: Decoding) -> _Row:
-        context = context_length(model)
+        context = _room(model)
         room = decoding.max_new_tokens if context is None else min(decoding.max_new_tokens, context - len(prompt))
         source = random.Random(f"{decoding.seed}/{index}")  # noqa: S311  sampling, not secrets
         return _Row(index, prompt, room, TextStream(tokenizer, decoding.stop), source)
@@ -204,16 +205,14 @@ def _outgrows(model: Any, row: _Row) -> bool:
     return limit is not None and len(row.prompt) + row.most_tokens > limit
 
 
-def _refuse_unusable(model: Any, prompts: Sequence[Sequence[int]]) -> None:
-    config = getattr(model, "active_peft_config", None)
-    if config is not None and config.is_prompt_learning:
-        raise ModelError(
-            "this adapter puts tokens of its own before the prompt, which the generator cannot do",
-            code="model.prompt_learning",
-            value=str(config.peft_type.value),
-            hint="tune with a technique that changes weights, such as LoRA",
-        )
+def _room(model: Any) -> int | None:
+    """The context that prompts and answers have, virtual tokens taken off."""
     context = context_length(model)
+    return None if context is None else context - virtual_token_count(model)
+
+
+def _refuse_unusable(model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    context = _room(model)
     found = [
         Problem("generation.bad_prompt", message, place=f"prompt {index + 1}", value=f"{len(prompt)} tokens")
         for index, prompt in enumerate(prompts)

@@ -10,6 +10,7 @@ from typing import Any
 from tunesmith.errors import ModelError
 from tunesmith.models.new_tokens import add_rows_up_to, token_ids_of_adapter
 from tunesmith.models.quiet import quiet_libraries
+from tunesmith.runs.atomic import read_json
 
 
 def with_adapter(model: Any, folder: Path) -> Any:
@@ -34,6 +35,21 @@ def with_adapter(model: Any, folder: Path) -> Any:
             place=str(folder),
             value=f"{type(error).__name__}: {str(error).strip()[:300]}",
             hint="the adapter must have been trained from this very model",
+        ) from error
+
+
+def method_of(folder: Path) -> str:
+    """The name of the method that a saved adapter is of, as the PEFT library calls it, in lower case.
+
+    Raises:
+        ModelError: ``model.adapter``: the folder holds no adapter.
+    """
+    try:
+        config: dict[str, Any] = read_json(folder / "adapter_config.json")
+        return str(config["peft_type"]).lower()
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            "the folder holds no adapter", code="model.adapter", place=str(folder), value=str(error)[:200]
         ) from error
 
 

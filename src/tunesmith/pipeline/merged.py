@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from tunesmith.catalog.heads import read_head, write_head
-from tunesmith.models.adapters import with_adapter
+from tunesmith.models.adapters import method_of, with_adapter
 from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.models.quantized import dequantize, quantization_of
 from tunesmith.pipeline.prepare import Prepared
@@ -19,6 +19,7 @@ from tunesmith.pipeline.told import Teller
 from tunesmith.runs.atomic import new_folder, write_json
 from tunesmith.runs.layout import RunFolder
 from tunesmith.techniques.merging import logits_of, merge_difference
+from tunesmith.techniques.peft_method import require_mergeable
 from tunesmith.techniques.saving import telling_save_errors
 
 # On so many training rows the merge is measured, and where the merged folder says what came of it.
@@ -30,12 +31,13 @@ def with_merged_base(run: RunFolder, prepared: Prepared, teller: Teller) -> Prep
     """The same, with a whole model as the base; one that an earlier attempt wrote is taken as it is.
 
     Raises:
-        ModelError: The adapter does not fit its base.
+        ModelError: The adapter does not fit its base, or is of a method that cannot be merged.
         OutputError: The folder cannot be written or the disk is full.
     """
     adapter = prepared.model.adapter
     if adapter is None:
         return prepared
+    require_mergeable(method_of(adapter))
     if not run.base.exists():
         teller.state("preparing", f"the adapter of {prepared.model.reference.name} is worked into its base")
         quantization = quantization_of(adapter)

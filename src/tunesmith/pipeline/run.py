@@ -88,6 +88,7 @@ def train_settings(run: Run, rows: TokenSet, *, deadline_seconds: float | None) 
     settings = TrainSettings(
         total_steps=steps.steps_in(resolved.epochs),
         seed=resolved.seed,
+        optimizer=resolved.optimizer,
         learning_rate=resolved.learning_rate,
         schedule=resolved.schedule,
         warmup=resolved.warmup,

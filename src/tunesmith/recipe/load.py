@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.objectives import Sft
+from tunesmith.recipe.parts import variant_names
 from tunesmith.recipe.problems import list_problems, models_in
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import Lora
@@ -107,7 +108,7 @@ def recipe_json_schema() -> dict[str, Any]:
     schema = Recipe.model_json_schema()
     for key in ("technique", "objective"):
         bare = {
-            "enum": [model.model_fields["name"].default for model in models_in(Recipe.model_fields[key].annotation)],
+            "enum": [name for model in models_in(Recipe.model_fields[key].annotation) for name in variant_names(model)],
             "description": "A bare name stands for the variant with its defaults.",
         }
         wanted = schema["properties"][key]

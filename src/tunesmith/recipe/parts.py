@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticKnownError
@@ -26,6 +26,11 @@ Share = Annotated[Number, Field(gt=0, lt=1)]
 ShareOrZero = Annotated[Number, Field(ge=0, lt=1)]
 Whole = Annotated[int, BeforeValidator(_no_flag), Field(le=MOST_WHOLE)]
 PositiveInt = Annotated[Whole, Field(ge=1)]
+
+
+def variant_names(variant: type[BaseModel]) -> tuple[str, ...]:
+    """The names that a variant of technique or objective goes by."""
+    return get_args(variant.model_fields["name"].annotation)
 
 
 class Part(BaseModel):

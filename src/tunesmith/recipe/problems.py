@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tunesmith.errors import Problem
+from tunesmith.recipe.parts import variant_names
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.yaml_text import Lines
 
@@ -122,7 +123,7 @@ def _member(members: Sequence[type[BaseModel]], value: Any) -> type[BaseModel] |
     """The part that a value should be: the variant that it names, or the first."""
     if len(members) < 2 or not isinstance(value, Mapping) or "name" not in value:
         return members[0] if members else None
-    return next((member for member in members if member.model_fields["name"].default == value["name"]), None)
+    return next((member for member in members if value["name"] in variant_names(member)), None)
 
 
 def _dotted(location: tuple[int | str, ...], mapping: Mapping[str, Any], *, missing: bool) -> str:
@@ -146,7 +147,7 @@ def _nearest_key(name: str, model: type[BaseModel], parent: str) -> str:
         if leaf not in owner.model_fields or leaf == "name" or not f"{place}.{leaf}".endswith(name):
             continue
         if place == parent:
-            return f"only {owner.model_fields['name'].default} has {leaf}"
+            return f"only {variant_names(owner)[0]} has {leaf}"
         return f"{leaf} belongs below {place}" if place else f"{leaf} belongs at the top"
     return _nearest(name, list(model.model_fields))
 

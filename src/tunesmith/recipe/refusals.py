@@ -10,7 +10,7 @@ from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.objectives import HEADS, PREFERENCE
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS
+from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS, VIRTUAL_TOKENS
 
 # Tasks that put a question to the model and therefore need a chat template.
 _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "function_calling", "text_to_sql", "math")
@@ -188,6 +188,50 @@ REFUSALS: tuple[Refusal, ...] = (
             and "double_quantization" in recipe.technique.model_fields_set
             and bool(getattr(recipe.technique, "double_quantization", False))
         ),
+    ),
+    Refusal(
+        "recipe.paged_optimizer",
+        "train.optimizer",
+        "paging moves moments between a GPU and the host, and there is no GPU here",
+        "set train.optimizer=adamw_8bit",
+        lambda recipe, facts: recipe.train.optimizer == "paged_adamw_8bit" and facts.host.device == "cpu",
+    ),
+    Refusal(
+        "recipe.schedule_free",
+        "train.schedule",
+        "the optimizer averages weights in place of a falling rate, and both together end too early",
+        "leave train.schedule out, or set train.optimizer=adamw",
+        lambda recipe, _: (
+            recipe.train.optimizer == "schedule_free_adamw"
+            and "schedule" in recipe.train.model_fields_set
+            and recipe.train.schedule != "constant"
+        ),
+    ),
+    Refusal(
+        "recipe.virtual_targets",
+        "technique",
+        "virtual tokens stand before the text and change no layer, so there are no targets to name",
+        "leave targets out",
+        lambda recipe, _: (
+            recipe.technique.name in VIRTUAL_TOKENS and getattr(recipe.technique, "targets", "auto") != "auto"
+        ),
+    ),
+    Refusal(
+        "recipe.virtual_head",
+        "technique",
+        "virtual tokens are learned in front of texts that are written, and this objective reads with a head",
+        "choose technique: lora",
+        lambda recipe, facts: (
+            recipe.technique.name in VIRTUAL_TOKENS
+            and (facts.model.kind != "causal" or (recipe.objective != "auto" and recipe.objective.name in HEADS))
+        ),
+    ),
+    Refusal(
+        "recipe.virtual_padded",
+        "train.layout",
+        "virtual tokens are the shared beginning of a pack",
+        "set train.layout=packed, or choose technique: lora",
+        lambda recipe, _: recipe.technique.name in VIRTUAL_TOKENS and recipe.train.layout == "padded",
     ),
     Refusal(
         "recipe.moved_reference",

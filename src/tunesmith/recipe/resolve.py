@@ -35,6 +35,27 @@ MOST_FEW_SHOT = 5
 MOST_FEW_SHOT_TOKENS = 1024
 CHECKPOINT_SECONDS = 180.0
 VALIDATIONS = 4
+# Lion's steps are all of full size; Adafactor's are relative to the size of the weights, which begin small.
+OPTIMIZER_RATES = {"lion_8bit": 0.3, "adafactor": 30.0}
+METHOD_RATES = {
+    "c3a": 10.0,
+    "fourierft": 10.0,
+    "ia3": 5.0,
+    "ln_tuning": 2.0,
+    "lokr": 2.0,
+    "loha": 2.0,
+    "p_tuning": 5.0,
+    "prefix_tuning": 10.0,
+    "prompt_tuning": 20.0,
+    "pvera": 4.0,
+    "randlora": 2.0,
+    "supertuning": 2.0,
+    "tinylora": 2.0,
+    "unilora": 4.0,
+    "vblora": 5.0,
+    "vera": 4.0,
+    "waveft": 10.0,
+}
 # How many times lower the rate is than for learning answers.
 PREFERENCE_SLOWER = {"dpo": 20.0, "kto": 20.0, "orpo": 4.0}
 _KIND_WORDS = {
@@ -87,7 +108,8 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
             "train.budget_seconds", budget.seconds, f"train.budget is {train.budget}" if train.budget else "no budget"
         ),
         learning_rate=_learning_rate(recipe, data, model, reasons),
-        schedule=said("train.schedule", train.schedule, _source(train, "schedule")),
+        optimizer=said("train.optimizer", train.optimizer, _source(train, "optimizer")),
+        schedule=_schedule(recipe, reasons),
         warmup=said("train.warmup", train.warmup, _source(train, "warmup")),
         weight_decay=said("train.weight_decay", train.weight_decay, _source(train, "weight_decay")),
         clip=said("train.clip", train.clip, _source(train, "clip")),
@@ -212,6 +234,9 @@ def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: 
     size = "under 1 billion" if billions < 1 else "1 to 4 billion" if billions < 4 else "over 4 billion"
     rates = {"under 1 billion": 1e-3, "1 to 4 billion": 5e-4, "over 4 billion": 2e-4}
     rate = rates[size] if recipe.technique.name not in OWN_WEIGHTS else rates[size] / 20
+    rate *= OPTIMIZER_RATES.get(recipe.train.optimizer, 1.0)
+    # Methods that train few numbers, each of which many products share, take larger steps.
+    rate *= METHOD_RATES.get(recipe.technique.name, 1.0)
     reason = f"auto: usual for {recipe.technique.name} on a model of {size} parameters"
     objective = _fitting(recipe, data, model).name
     if objective in PREFERENCE_SLOWER:
@@ -219,6 +244,13 @@ def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: 
         rate /= slower
         reason += f", a {slower:g}th of it since {objective} pushes answers down too"
     return float(reasons.give(key, rate, reason))
+
+
+def _schedule(recipe: Recipe, reasons: _Reasons) -> Any:
+    train = recipe.train
+    if train.optimizer == "schedule_free_adamw" and "schedule" not in train.model_fields_set:
+        return reasons.give("train.schedule", "constant", "the optimizer averages weights in place of a falling rate")
+    return reasons.give("train.schedule", train.schedule, _source(train, "schedule"))
 
 
 def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:

@@ -33,6 +33,7 @@ class Resolved:
     seed: int
     epochs: float
     budget_seconds: float | None
+    optimizer: str
     learning_rate: float
     schedule: Literal["cosine", "linear", "constant"]
     warmup: float
@@ -94,6 +95,7 @@ PORTABLE: Mapping[str, str] = {
     "train.seed": "seed",
     "train.epochs": "epochs",
     "train.budget_seconds": "budget_seconds",
+    "train.optimizer": "optimizer",
     "train.learning_rate": "learning_rate",
     "train.schedule": "schedule",
     "train.warmup": "warmup",

@@ -65,6 +65,9 @@ class TrainSpec(Part):
 
     epochs: Auto | Positive = Field("auto", description="How often every row is seen.")
     learning_rate: Auto | Positive = Field("auto", description="The highest learning rate.")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adafactor", "schedule_free_adamw"] = (
+        Field("adamw", description="The optimizer: adamw, or one that needs less memory or no schedule.")
+    )
     tokens_per_step: Auto | PositiveInt = Field("auto", description="Tokens of the rows of one optimizer step.")
     tokens_per_micro_batch: Auto | PositiveInt = Field(
         "auto", description="Tokens that go through the model at once; changes memory and speed, not the result."

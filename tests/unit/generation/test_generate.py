@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import CONTEXT_LENGTH, END_OF_TURN, FAMILIES, tiny_causal_model, tiny_tokenizer
 
-from tunesmith.errors import DataError, ModelError, Stopped, UsageError
+from tunesmith.errors import DataError, Stopped, UsageError
 from tunesmith.generation import Decoding, generate, shares_prefix, stream
 
 PREFIX_LENGTH = 21
@@ -111,13 +111,6 @@ def test_an_adapter_takes_part_and_disabling_it_gives_the_base_model(llama, toke
     assert [answer.token_ids for answer in after] != [answer.token_ids for answer in before]
     with tuned.disable_adapter():
         assert generate(tuned, tokenizer, prompts, decoding, tokens_per_batch=500) == before
-
-
-def test_an_adapter_with_virtual_tokens_is_refused(llama, tokenizer):
-    model = peft.get_peft_model(llama, peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"))
-    with pytest.raises(ModelError) as caught:
-        generate(model, tokenizer, [[5, 6]], Decoding(), tokens_per_batch=100)
-    assert caught.value.code == "model.prompt_learning"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

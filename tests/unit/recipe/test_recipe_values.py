@@ -10,9 +10,10 @@ from recipe_cases import SHORTEST, problems_of, recipe
 from tunesmith.errors import RecipeError
 from tunesmith.recipe.load import apply_overrides, load_recipe, parse_recipe
 from tunesmith.recipe.objectives import Sft
+from tunesmith.recipe.parts import variant_names
 from tunesmith.recipe.techniques import Full, Lora, TechniqueSpec
 
-TECHNIQUES = ", ".join(variant.model_fields["name"].default for variant in get_args(TechniqueSpec))
+TECHNIQUES = ", ".join(name for variant in get_args(TechniqueSpec) for name in variant_names(variant))
 
 
 def lines_of(mapping) -> list[str]:
@@ -110,7 +111,7 @@ def test_keys_that_are_no_text_are_unknown_once(key):
     assert (problem.code, problem.place) == ("recipe.unknown_key", str(key))
 
 
-@pytest.mark.parametrize(("name", "hint"), [("lroa", "did you mean lora?"), ("auto", f"it is one of {TECHNIQUES}")])
+@pytest.mark.parametrize(("name", "hint"), [("loraa", "did you mean lora?"), ("xyz", f"it is one of {TECHNIQUES}")])
 @pytest.mark.parametrize("form", ["technique={}", "technique.name={}"])
 def test_an_unknown_technique_names_the_known_ones(name, hint, form):
     assert lines_of(apply_overrides(SHORTEST, [form.format(name)])) == [

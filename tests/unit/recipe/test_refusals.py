@@ -19,6 +19,8 @@ RATED = replace(PAIRS, shape="rated")
 
 Case = tuple[Recipe, DataFacts, ModelFacts]
 
+CLASSES = replace(DATA, task="classification", shape="text_label", labels=3)
+
 # Code: cases that are refused for it alone, and cases beside them that are not refused.
 CASES: dict[str, tuple[list[Case], list[Case]]] = {
     "recipe.not_causal": ([(recipe(), DATA, replace(MODEL, kind="encoder"))], [(recipe(), DATA, MODEL)]),
@@ -107,6 +109,32 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
     "recipe.double_quantization": (
         [(recipe("technique={name: qdora, double_quantization: true, quantization: int8}"), DATA, MODEL)],
         [(recipe("technique={name: qdora, quantization: int8}"), DATA, MODEL)],
+    ),
+    "recipe.paged_optimizer": (
+        [(recipe("train.optimizer=paged_adamw_8bit"), DATA, MODEL)],
+        [(recipe("train.optimizer=adamw_8bit"), DATA, MODEL)],
+    ),
+    "recipe.schedule_free": (
+        [(recipe("train.optimizer=schedule_free_adamw", "train.schedule=cosine"), DATA, MODEL)],
+        [
+            (recipe("train.optimizer=schedule_free_adamw"), DATA, MODEL),
+            (recipe("train.optimizer=schedule_free_adamw", "train.schedule=constant"), DATA, MODEL),
+        ],
+    ),
+    "recipe.virtual_targets": (
+        [(recipe("technique={name: prompt_tuning, targets: attention}"), DATA, MODEL)],
+        [
+            (recipe("technique=prompt_tuning"), DATA, MODEL),
+            (recipe("technique={name: ia3, targets: attention}"), DATA, MODEL),
+        ],
+    ),
+    "recipe.virtual_head": (
+        [(recipe("technique=prefix_tuning", "objective=sequence_classification"), CLASSES, MODEL)],
+        [(recipe("technique=prefix_tuning"), DATA, MODEL)],
+    ),
+    "recipe.virtual_padded": (
+        [(recipe("technique=p_tuning", "train.layout=padded"), DATA, MODEL)],
+        [(recipe("technique=lora", "train.layout=padded"), DATA, MODEL)],
     ),
     "recipe.loftq": (
         [(recipe(f"technique={{name: {name}, initialization: loftq}}"), DATA, MODEL) for name in ("lora", "dora")],

@@ -83,6 +83,7 @@ OTHER = {
     "seed": 9,
     "epochs": 9.0,
     "budget_seconds": 9.0,
+    "optimizer": "adafactor",
     "learning_rate": 9.0,
     "schedule": "linear",
     "warmup": 0.9,

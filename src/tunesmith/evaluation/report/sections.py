@@ -143,8 +143,9 @@ def _robustness_table(shown: System, base: System | None) -> Table:
 
 def _score_and_drop(entry: dict[str, Any], as_written: dict[str, Any], name: str) -> list[Cell]:
     value, plain = entry.get(name), as_written.get(name)
-    known = isinstance(value, int | float) and isinstance(plain, int | float)
-    drop = f"{100 * (plain - value):.1f}" if known and entry is not as_written else words.NOTHING
+    drop = words.NOTHING
+    if entry is not as_written and isinstance(value, int | float) and isinstance(plain, int | float):
+        drop = f"{100 * (plain - value):.1f}"
     return [Cell(_percent(value)), Cell(drop)]
 
 
