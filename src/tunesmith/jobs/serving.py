@@ -14,6 +14,7 @@ from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.errors import RunError, UsageError
 from tunesmith.jobs.inference_process import start_inference
 from tunesmith.jobs.stages import OnEvent, PulledModel, pull
+from tunesmith.runs.atomic import read_json
 from tunesmith.runs.layout import RunFolder
 from tunesmith.wire.client import InferenceClient
 
@@ -45,8 +46,8 @@ def serve(
         use: What it is wanted for, where that is known; what cannot be is refused before anything is loaded.
 
     Raises:
-        UsageError: ``compare`` with something that is not a run and has no adapter; ``usage.classifies`` and
-            ``usage.writes``: the model cannot be used so.
+        UsageError: ``compare`` with something that is not a run and has no adapter; ``usage.classifies``,
+            ``usage.encoder_decoder`` and ``usage.writes``: the model cannot be used so.
         ModelError: There is no such model.
         WorkerError: The process did not start.
     """
@@ -86,6 +87,14 @@ def _require_use(name: str, place: PulledModel, use: Use | None) -> None:
             code="usage.classifies",
             value=name,
             hint=f"ask it by `tunesmith classify {name}`, or tunesmith.load({name!r}).classify in Python",
+        )
+    config = place.folder / "config.json"
+    if use == "chat" and config.is_file() and read_json(config).get("is_encoder_decoder"):
+        raise UsageError(
+            "models with encoder and decoder are not talked to here",
+            code="usage.encoder_decoder",
+            value=name,
+            hint="`tunesmith eval` measures what it writes; other programs load the folder with AutoModelForSeq2SeqLM",
         )
     if use == "classify" and not has_head:
         raise UsageError(
