@@ -23,7 +23,10 @@ Name = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog id, a hub 
 
 @app.command("list")
 def list_(*, as_json: AsJson = False) -> None:
-    """List the models of the catalog; any other works by hub id or folder."""
+    """List the models of the catalog; any other works by hub id or folder.
+
+    A model that only reads gets a head that puts labels on texts.
+    """
     from tunesmith.catalog.cache import prepared_folder
     from tunesmith.catalog.entries import catalog_entries
 
@@ -36,12 +39,13 @@ def list_(*, as_json: AsJson = False) -> None:
             entry.id,
             scaled(entry.parameters),
             f"{entry.context_length:,}",
+            "writes" if entry.kind == "causal" else "reads",
             entry.licence + (", gated" if entry.gated else ""),
             Cell("yes", "green") if prepared_folder(entry.id) is not None else "",
         ]
         for entry in entries
     ]
-    columns = [Column("model"), Column("parameters", right=True), Column("context", right=True)]
+    columns = [Column("model"), Column("parameters", right=True), Column("context", right=True), Column("use")]
     print_table([*columns, Column("licence", wrap=True), Column("here")], rows)
 
 
