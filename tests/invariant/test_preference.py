@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recipe_cases import recipe
 from tiny_training import packed_model
 
 from tunesmith.data.packs import lay_out
 from tunesmith.data.types import TokenRow
 from tunesmith.errors import ModelError
+from tunesmith.objectives.row_scores import reference_sums, row_scores
 from tunesmith.objectives.table import make_objective
 from tunesmith.recipe.objectives import Dpo, Kto, Orpo
 from tunesmith.techniques.lora import Lora
+from tunesmith.techniques.table import make_technique
 
 SPECS = {
     "dpo": Dpo(label_smoothing=0.1),
@@ -105,6 +108,18 @@ def test_a_model_without_an_adapter_has_no_reference(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         make_objective(SPECS["dpo"]).loss(model, pack, (5.0,))
     assert caught.value.code == "model.no_adapter"
+
+
+@pytest.mark.parametrize("technique", ["prompt_tuning", "prefix_tuning"])
+def test_virtual_tokens_are_off_for_the_reference_and_on_again_behind_it(tmp_path: Path, technique: str) -> None:
+    model = packed_model("llama", tmp_path, dtype=torch.float64)
+    (pack, *_) = lay_out(pairs(), tokens_per_micro_batch=1000)
+    before_S = row_scores(model, pack).sums_S.detach()
+    model = make_technique(recipe(f"technique={technique}").technique).prepare(model, seed=0).eval()
+    with_tokens_S = row_scores(model, pack).sums_S.detach()
+    assert not torch.allclose(with_tokens_S, before_S)
+    torch.testing.assert_close(reference_sums(model, pack), before_S)
+    torch.testing.assert_close(row_scores(model, pack).sums_S.detach(), with_tokens_S)
 
 
 def test_companions_pair_prompts_with_answers_of_the_next_item() -> None:

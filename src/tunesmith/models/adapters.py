@@ -70,9 +70,13 @@ def without_adapter(model: Any) -> Iterator[None]:
             hint="train an adapter (technique: lora), or take an objective without a reference (objective: orpo)",
         )
     trained = [parameter.requires_grad for parameter in model.parameters()]
+    own = set(vars(model))
     try:
         with model.disable_adapter():
             yield
     finally:
         for parameter, trains in zip(model.parameters(), trained, strict=True):
             parameter.requires_grad_(trains)
+        # Where virtual tokens were off, the library leaves bound methods behind, which read as if they still were.
+        for name in {"forward", "prepare_inputs_for_generation"} & set(vars(model)) - own:
+            delattr(model, name)
