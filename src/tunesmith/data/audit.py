@@ -148,12 +148,9 @@ def audit(
         checks.nothing_lost_to_truncation(stores),
     )
     warnings = (
-        *inspection.warnings,
-        *_store_warnings(store, ""),
-        *(_store_warnings(validation, "validation: ") if validation is not None else ()),
+        *common_warnings(store, validation, inspection, overlap),
         *_stop_warnings(template, text_ends | set(stop_token_ids), known=bool(stop_token_ids)),
         *_lost_warnings(sample, tokenizer),
-        *_data_warnings(inspection, overlap),
     )
     shown = tuple(
         ShownRow(row.place, pieces_of(tokenizer, row)) for row in (store[n] for n in range(min(show, len(store))))
@@ -203,6 +200,17 @@ def _whole_row(store: TokenStore, index: int, item: Conversation | Document | No
     ids_T = np.concatenate([pieces[0].token_ids_T, *(piece.token_ids_T[1:] for piece in pieces[1:])])
     trained_T = np.concatenate([pieces[0].trained_T, *(piece.trained_T[1:] for piece in pieces[1:])])
     return SampledRow(pieces[0].place, ids_T, trained_T, bool(store.notes_B[last] & int(Note.CUT)), item)
+
+
+def common_warnings(
+    store: TokenStore, validation: TokenStore | None, inspection: Inspection, overlap: Overlap | None
+) -> Iterable[str]:
+    """What is worth knowing of rows of every kind."""
+    yield from inspection.warnings
+    yield from _store_warnings(store, "")
+    if validation is not None:
+        yield from _store_warnings(validation, "validation: ")
+    yield from _data_warnings(inspection, overlap)
 
 
 def _store_warnings(store: TokenStore, side: str) -> Iterable[str]:

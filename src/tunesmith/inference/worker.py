@@ -12,6 +12,7 @@ from typing import Any
 
 from tunesmith.errors import Stopped
 from tunesmith.generation import Decoding, Generation, TokenPiece, generate, stream
+from tunesmith.models.adapters import without_adapter
 
 _ROWS_AT_ONCE = 32
 _TOKENS_PER_BATCH = 32_768
@@ -124,7 +125,7 @@ class GenerationWorker:
         has_adapters = any(name is not None for name in self._adapters.values())
         if adapter is not None:
             self._model.set_adapter(adapter)
-        with self._model.disable_adapter() if has_adapters and adapter is None else nullcontext():
+        with without_adapter(self._model) if has_adapters and adapter is None else nullcontext():
             yield
 
 

@@ -12,6 +12,7 @@ from tunesmith.catalog.heads import Head, HeadKind, read_head
 from tunesmith.catalog.resolve import ModelReference
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
+from tunesmith.data.audit_labels import audit_labelled, audit_written
 from tunesmith.data.cache_key import cache_key
 from tunesmith.data.labelled import make_reader
 from tunesmith.data.store import TokenStore
@@ -148,19 +149,36 @@ def audit_run(prepared: Prepared, *, show: int = 0, should_stop: ShouldStop = go
         Stopped: ``should_stop`` said so while rows were read.
     """
     stop_if_asked(should_stop)
-    found = audit(
+    found = _audit(prepared, watched(prepared.data.train(), should_stop), show)
+    stop_if_asked(should_stop)
+    return found
+
+
+def _audit(prepared: Prepared, examples: Iterator[tuple[Place, Example]], show: int) -> Audit:
+    objective = objective_of(
+        prepared.recipe, prepared.task.name, prepared.model_facts, prepared.data.inspection.shape
+    ).name
+    overlap, inspection = prepared.data.overlap(), prepared.data.inspection
+    if objective in HEADS:
+        reader = make_reader(objective, prepared.task.labels, prepared.tokenizer, prepared.model_facts.kind)
+        return audit_labelled(
+            prepared.train, examples, reader, inspection, validation=prepared.validation, overlap=overlap, show=show
+        )
+    if objective == "seq2seq":
+        return audit_written(
+            prepared.train, prepared.tokenizer, inspection, validation=prepared.validation, overlap=overlap, show=show
+        )
+    return audit(
         prepared.train,
-        watched(prepared.data.train(), should_stop),
+        examples,
         prepared.task,
         prepared.tokenizer,
-        prepared.data.inspection,
+        inspection,
         validation=prepared.validation,
-        overlap=prepared.data.overlap(),
+        overlap=overlap,
         stop_token_ids=prepared.stop_token_ids,
         show=show,
     )
-    stop_if_asked(should_stop)
-    return found
 
 
 def resolve_run(prepared: Prepared) -> Resolved:

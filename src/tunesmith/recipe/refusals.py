@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import HEADS, PREFERENCE
+from tunesmith.recipe.objectives import HEADS, PREFERENCE, fitting_objective
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS, VIRTUAL_TOKENS
 
@@ -73,20 +73,80 @@ def _foreign_metrics(recipe: Recipe, facts: Facts) -> bool:
     return facts.data.shape == "rated" or not all(of_pairs)
 
 
+_HEAD_TASKS = {"sequence_classification": "classification", "token_classification": "ner", "question_answering": "qa"}
+
+
+def _fitted(recipe: Recipe, facts: Facts) -> str:
+    """The objective that the recipe means, or that fits where it leaves it open."""
+    return fitting_objective(
+        recipe.objective,
+        task=facts.data.task,
+        model_kind=facts.model.kind,
+        frozen_base=recipe.technique.name not in OWN_WEIGHTS,
+        shape=facts.data.shape,
+    ).name
+
+
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "recipe.not_causal",
         "model",
         "this model does not continue texts, so it cannot learn answers",
         "choose a causal language model; `tunesmith models list` shows some",
-        lambda _, facts: facts.model.kind != "causal",
+        lambda recipe, facts: facts.model.kind != "causal" and _fitted(recipe, facts) not in (*HEADS, "seq2seq"),
+    ),
+    Refusal(
+        "recipe.head_rows",
+        "objective",
+        "a head learns labels of texts, tags of words or answers in a context, and these rows have no such thing",
+        "heads are sequence_classification for task classification, token_classification for task ner, "
+        "question_answering for task qa with contexts",
+        lambda recipe, facts: (
+            _fitted(recipe, facts) in HEADS
+            and facts.data.task not in (_HEAD_TASKS[_fitted(recipe, facts)], "preference")
+        ),
+    ),
+    Refusal(
+        "recipe.head_context",
+        "objective",
+        "this head marks the answer in a context, and these questions have none",
+        "give a column context, or learn to write the answers with objective: sft",
+        lambda recipe, facts: (
+            _fitted(recipe, facts) == "question_answering" and facts.data.task == "qa" and not facts.data.has_context
+        ),
+    ),
+    Refusal(
+        "recipe.seq2seq_model",
+        "objective",
+        "this objective reads a text with an encoder and writes another with a decoder, and the model has not both",
+        "set objective=auto, or choose a model such as T5",
+        lambda recipe, facts: _fitted(recipe, facts) == "seq2seq" and facts.model.kind != "encoder_decoder",
+    ),
+    Refusal(
+        "recipe.seq2seq_task",
+        "task",
+        "this model reads one text and writes another, and these rows are not made of two",
+        f"tasks are {', '.join(_ASKING)}",
+        lambda recipe, facts: _fitted(recipe, facts) == "seq2seq" and facts.data.task not in _ASKING,
+    ),
+    Refusal(
+        "recipe.encoder_prefix",
+        "train.share_prefix",
+        "each token of this model sees what follows it, so beginnings that read alike are not alike inside",
+        "set train.share_prefix=auto",
+        lambda recipe, facts: facts.model.kind != "causal" and recipe.train.share_prefix is True,
     ),
     Refusal(
         "recipe.no_chat_template",
         "model",
         "the task asks questions, and the model has no chat template to ask them by",
         "choose an instruct model, or train on plain text with task: text",
-        lambda _, facts: facts.data.task in (*_ASKING, "preference") and not facts.model.has_chat_template,
+        lambda recipe, facts: (
+            facts.data.task in (*_ASKING, "preference")
+            and not facts.model.has_chat_template
+            and facts.model.kind == "causal"
+            and _fitted(recipe, facts) not in HEADS
+        ),
     ),
     Refusal(
         "recipe.task_objective",

@@ -86,7 +86,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
     train, reasons = recipe.train, _Reasons()
     said = reasons.give
     budget = Budget() if train.budget is None else parse_budget(train.budget)
-    share = _share_prefix(recipe, data, reasons)
+    share = _share_prefix(recipe, data, model, reasons)
     cost = estimate_cost(data, model, host, full=recipe.technique.name == "full", share_prefix=share)
     epochs = _epochs(recipe, data, budget, cost, reasons)
     rows = epochs * data.rows
@@ -163,7 +163,7 @@ def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Rea
     return reasons.give("objective", _fitting(recipe, data, model), ASKED if recipe.objective != "auto" else reason)
 
 
-def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
+def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> bool:
     key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
     if wanted != "auto":
         return bool(reasons.give(key, wanted, ASKED))
@@ -171,6 +171,8 @@ def _share_prefix(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> bool:
         return bool(reasons.give(key, False, "auto: off, since with dropout sharing would change the result"))
     if recipe.train.layout == "padded":
         return bool(reasons.give(key, False, "auto: off, since rows go through one at a time"))
+    if model.kind != "causal":
+        return bool(reasons.give(key, False, "auto: off, since tokens of this model see what follows them"))
     reason = f"auto: on where rows of a step begin alike; {prefix} tokens are common to all rows"
     return bool(reasons.give(key, True, reason))
 

@@ -19,11 +19,39 @@ RATED = replace(PAIRS, shape="rated")
 
 Case = tuple[Recipe, DataFacts, ModelFacts]
 
+QUESTIONS = replace(DATA, task="qa", shape="question_answer")
 CLASSES = replace(DATA, task="classification", shape="text_label", labels=3)
 
 # Code: cases that are refused for it alone, and cases beside them that are not refused.
 CASES: dict[str, tuple[list[Case], list[Case]]] = {
-    "recipe.not_causal": ([(recipe(), DATA, replace(MODEL, kind="encoder"))], [(recipe(), DATA, MODEL)]),
+    "recipe.not_causal": (
+        [(recipe("objective=sft"), DATA, replace(MODEL, kind="encoder"))],
+        [(recipe(), DATA, MODEL), (recipe(), CLASSES, replace(MODEL, kind="encoder", has_chat_template=False))],
+    ),
+    "recipe.head_rows": (
+        [
+            (recipe("objective=sequence_classification"), DATA, MODEL),
+            (recipe("objective=token_classification"), CLASSES, MODEL),
+            (recipe(), DATA, replace(MODEL, kind="encoder")),
+        ],
+        [(recipe("objective=sequence_classification"), CLASSES, replace(MODEL, has_chat_template=False))],
+    ),
+    "recipe.head_context": (
+        [(recipe("objective=question_answering"), replace(QUESTIONS, has_context=False), MODEL)],
+        [(recipe("objective=question_answering"), QUESTIONS, MODEL)],
+    ),
+    "recipe.seq2seq_model": (
+        [(recipe("objective=seq2seq"), DATA, MODEL)],
+        [(recipe("objective=seq2seq"), DATA, replace(MODEL, kind="encoder_decoder", has_chat_template=False))],
+    ),
+    "recipe.seq2seq_task": (
+        [(recipe(), TEXT, replace(MODEL, kind="encoder_decoder"))],
+        [(recipe(), QUESTIONS, replace(MODEL, kind="encoder_decoder"))],
+    ),
+    "recipe.encoder_prefix": (
+        [(recipe("train.share_prefix=true"), CLASSES, replace(MODEL, kind="encoder"))],
+        [(recipe("train.share_prefix=true"), CLASSES, MODEL)],
+    ),
     "recipe.no_chat_template": (
         [
             (recipe(), replace(DATA, task=task), replace(MODEL, has_chat_template=False))
@@ -242,7 +270,7 @@ def test_all_that_applies_is_said_at_once():
     with pytest.raises(RecipeError, match=r"^this cannot work\n") as caught:
         check(recipe("evaluate.metrics=[accuracy]"), facts(data, replace(MODEL, kind="encoder")))
     assert [one.code for one in caught.value.problems] == [
-        "recipe.not_causal",
+        "recipe.head_rows",
         "recipe.no_rows",
         "recipe.no_held_out_rows",
         "recipe.text_answers",
