@@ -16,10 +16,12 @@ from tiny_models import tiny_encoder_folder, tiny_model_folder, tiny_seq2seq_fol
 import tunesmith
 from tunesmith.catalog.heads import Head, write_head
 from tunesmith.cli import main
+from tunesmith.cli.outcome import suggestions
 from tunesmith.errors import ModelError, UsageError
 from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.loading import load
 from tunesmith.jobs.inference_process import start_inference
+from tunesmith.runs.layout import RunFolder
 from tunesmith.wire.classify import QuestionInput
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
@@ -179,3 +181,11 @@ def test_models_that_cannot_be_served_are_named(root: Path, tmp_path: Path) -> N
     with pytest.raises(ModelError) as caught:
         load(root / "base", adapters, torch.float32)
     assert caught.value.code == "model.heads"
+
+
+@pytest.mark.parametrize(("name", "command"), [("texts", "TEXT"), ("asked", "QUESTION --context TEXT")])
+def test_a_finished_run_says_how_it_is_asked(root: Path, name: str, command: str) -> None:
+    first, *rest = suggestions(RunFolder(root / "runs" / name))
+    assert first.startswith("tunesmith classify ")
+    assert first.endswith(f"{name} {command}")
+    assert not any("chat" in line for line in rest)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tunesmith.catalog.heads import read_head
 from tunesmith.cli.following import follow_on_terminal, open_trackers
 from tunesmith.cli.options import run_argument
 from tunesmith.cli.report_table import metrics_of, print_report
@@ -106,7 +107,18 @@ def suggestions(run: RunFolder) -> list[str]:
     """The next commands to try with a finished run."""
     name = quoted(run)
     return [
-        f"tunesmith chat {name} --compare",
+        *_ways_to_ask(run, name),
         f"tunesmith runs show {name}",
         f"tunesmith eval {name} --data MORE_ROWS.jsonl",
     ]
+
+
+def _ways_to_ask(run: RunFolder, name: str) -> list[str]:
+    head = read_head(run.adapter if run.adapter.exists() else run.model)
+    if head is not None:
+        marks_answers = head.kind == "question_answering"
+        return [f"tunesmith classify {name} " + ("QUESTION --context TEXT" if marks_answers else "TEXT")]
+    resolved = read_json(run.resolved) if run.resolved.exists() else {}
+    objective = resolved.get("portable", {}).get("objective", {}).get("value") or {}
+    # Nobody talks to a model with encoder and decoder here.
+    return [] if objective.get("name") == "seq2seq" else [f"tunesmith chat {name} --compare"]
