@@ -59,7 +59,8 @@ def test_every_sibling_is_kept_from_the_others(room):
     (contract,) = [one for one in CONTRACTS.values() if one.get("modules", [""])[0].startswith(f"tunesmith.{room}.")]
     table = (PACKAGE / room / "table.py").read_text(encoding="utf-8")
     members = {name for name in modules_below(PACKAGE / room) if f"from {name} import" in table}
-    assert members - {f"tunesmith.{room}.base"} == set(contract["modules"])
+    # The list of the library's methods is data, not a technique.
+    assert members - {f"tunesmith.{room}.base", "tunesmith.techniques.peft_methods"} == set(contract["modules"])
 
 
 def test_no_module_of_base_or_control_loads_anything_heavy():

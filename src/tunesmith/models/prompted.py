@@ -26,8 +26,7 @@ def is_prompted(model: Any) -> bool:
     """Whether a model is wrapped by a method that learns virtual tokens, and these are not turned off just now."""
     if not hasattr(model, "active_peft_config") or not model.active_peft_config.is_prompt_learning:
         return False
-    # The library turns virtual tokens off by giving the wrapper the forward of the model below.
-    return "forward" not in vars(model)
+    return not getattr(model, "_adapters_disabled", False)
 
 
 def virtual_token_count(model: Any) -> int:
@@ -36,11 +35,25 @@ def virtual_token_count(model: Any) -> int:
 
 
 def virtual_tokens(model: Any) -> torch.Tensor | list[KeyValue]:
-    """What was learned: embeddings ``[1, N, hidden]``, or a layer's keys and values ``[1, key heads, N, size]``."""
+    """What was learned: embeddings ``[1, N, hidden]``, or a layer's keys and values ``[1, key heads, N, size]``.
+
+    Raises:
+        ModelError: ``model.virtual_tokens``: the model's window is shorter than what was learned.
+    """
     prompt = model.get_prompt(batch_size=1)
     if isinstance(prompt, torch.Tensor):
         return prompt
-    return [(layer.keys, layer.values) for layer in prompt.layers]
+    found = [(layer.keys, layer.values) for layer in prompt.layers]
+    count, shortest = virtual_token_count(model), min(keys.shape[2] for keys, _ in found)
+    if shortest < count:
+        raise ModelError(
+            "more virtual tokens are learned than the model's window holds",
+            code="model.virtual_tokens",
+            place="technique.settings.num_virtual_tokens",
+            value=f"{count} tokens, {shortest} of them seen",
+            hint="learn fewer, or choose technique: prompt_tuning",
+        )
+    return found
 
 
 def prompted_logits(model: Any, pack: Pack) -> torch.Tensor:

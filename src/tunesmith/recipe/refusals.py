@@ -10,7 +10,7 @@ from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.objectives import HEADS, PREFERENCE, fitting_objective
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS, VIRTUAL_TOKENS
+from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS, VIRTUAL_TOKENS, draws_in_training
 
 # Tasks that put a question to the model and therefore need a chat template.
 _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "function_calling", "text_to_sql", "math")
@@ -41,7 +41,7 @@ class Refusal:
 
 
 def _dropout(recipe: Recipe) -> bool:
-    return getattr(recipe.technique, "dropout", 0) > 0
+    return draws_in_training(recipe.technique)
 
 
 def _initialization(recipe: Recipe) -> str:

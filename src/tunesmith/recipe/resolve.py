@@ -16,7 +16,7 @@ from tunesmith.recipe.objectives import ObjectiveSpec, fitting_objective
 from tunesmith.recipe.parts import Part
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import OWN_WEIGHTS
+from tunesmith.recipe.techniques import OWN_WEIGHTS, draws_in_training
 
 USUAL_EPOCHS = 3.0
 MOST_TRAINING_SECONDS = 25 * 60
@@ -167,7 +167,7 @@ def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _
     key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
     if wanted != "auto":
         return bool(reasons.give(key, wanted, ASKED))
-    if getattr(recipe.technique, "dropout", 0) > 0:
+    if draws_in_training(recipe.technique):
         return bool(reasons.give(key, False, "auto: off, since with dropout sharing would change the result"))
     if recipe.train.layout == "padded":
         return bool(reasons.give(key, False, "auto: off, since rows go through one at a time"))

@@ -160,5 +160,13 @@ LEARN_TOKENS = ("lora", "dora", "qlora", "qdora", "full")
 # Beginnings after which the model without its adapter is no longer the model as it was.
 MOVING = ("pissa", "olora")
 
+
+def draws_in_training(technique: Part) -> bool:
+    """Whether a technique draws numbers for each row while it trains, so that rows may not share a beginning."""
+    settings: Mapping[str, Any] = getattr(technique, "settings", {})
+    in_settings = any("dropout" in name and value for name, value in settings.items())
+    return getattr(technique, "dropout", 0) > 0 or in_settings or getattr(technique, "name", "") == "pvera"
+
+
 TechniqueSpec = Lora | Dora | Qlora | Qdora | PeftMethod | Freeze | Full
 Technique = Annotated[Annotated[TechniqueSpec, Field(discriminator="name")], BeforeValidator(_lora_unless_named)]

@@ -71,7 +71,9 @@ class AdaLora:
         config = _config(model)
         config.total_step = total_steps
         config.tinit, config.tfinal = int(_FIRST * total_steps), max(1, int(_LAST * total_steps))
-        _tuner(model).update_and_allocate(step + 1)
+        last = total_steps - config.tfinal
+        # Ranks are fixed at one certain step, which is passed over where a step is refused or the end moves closer.
+        _tuner(model).update_and_allocate(last if step + 1 > last and config.rank_pattern is None else step + 1)
 
     def trainable_state(self, model: nn.Module) -> State:
         """The adapters' weights, what was measured, and the ranks where they are fixed already."""

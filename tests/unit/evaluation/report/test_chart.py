@@ -63,7 +63,9 @@ def test_every_form_of_a_chart_shows_every_value(tmp_path):
     assert "first &lt;run&gt; &amp; more" in html
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads((tmp_path / "chart.json").read_text())
-    assert numbers["models"][0]["metrics"]["mc1"]["after"] == pytest.approx({"value": 0.517, "low": 0.417, "high": 0.617})
+    assert numbers["models"][0]["metrics"]["mc1"]["after"] == pytest.approx(
+        {"value": 0.517, "low": 0.417, "high": 0.617}
+    )
 
 
 def test_robustness_is_told_for_each_way_of_asking():
