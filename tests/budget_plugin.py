@@ -10,7 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-BUDGET_SECONDS = {"unit": 150, "contract": 40, "parity": 60, "invariant": 90, "integration": 150}
+BUDGET_SECONDS = {"unit": 150, "contract": 90, "parity": 60, "invariant": 90, "integration": 240}
 SLOWEST = 10
 
 _seconds: dict[str, float] = defaultdict(float)

@@ -28,11 +28,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     (folder / "bad.jsonl").write_text((folder / "rows.jsonl").read_text() + '{"messages": \n')
     long = json.dumps({"messages": [{"role": "user", "content": "a b " * 600}, {"role": "assistant", "content": "c"}]})
     (folder / "long.jsonl").write_text((folder / "rows.jsonl").read_text() + long + "\n")
-    (folder / "encoder").mkdir()
-    for file in place.model.iterdir():
-        (folder / "encoder" / file.name).write_bytes(file.read_bytes())
     config = {"model_type": "bert", "architectures": ["BertModel"], "hidden_size": 32, "num_hidden_layers": 2}
-    (folder / "encoder" / "config.json").write_text(json.dumps(config))
+    # Twelve heads, which is what such a config means, do not share 32 numbers evenly.
+    for name, heads in (("bad_config", {}), ("encoder", {"num_attention_heads": 4})):
+        (folder / name).mkdir()
+        for file in place.model.iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+        (folder / name / "config.json").write_text(json.dumps(config | heads))
     return place
 
 
@@ -44,7 +46,8 @@ CASES: list[tuple[str, dict[str, Any], int, str, str]] = [
     ("bad", {"data": {"train": "bad.jsonl"}}, 11, "data.", "bad.jsonl:13"),
     ("long", {"data": {"train": "long.jsonl"}}, 12, "supervision.", "long.jsonl:13"),
     ("missing-data", {"data": {"train": "nothing.csv"}}, 11, "data.", "nothing.csv"),
-    ("encoder", {"model": "encoder", "data": {"train": "rows.csv"}}, 13, "model.not_causal", "encoder"),
+    ("bad-config", {"model": "bad_config", "data": {"train": "rows.csv"}}, 13, "model.broken_config", "bad_config"),
+    ("encoder", {"model": "encoder", "data": {"train": "rows.jsonl"}}, 10, "recipe.head_rows", "objective"),
     ("missing-model", {"model": "./none", "data": {"train": "rows.csv"}}, 13, "model.missing_folder", "./none"),
     ("key", {"data": {"train": "rows.csv", "vaildation": 0.1}}, 10, "recipe.unknown_key", "data.vaildation"),
     ("shape", {"data": {"train": "rows.csv"}, "task": "chat"}, 10, "task.shape", "task"),

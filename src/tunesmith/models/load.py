@@ -153,7 +153,7 @@ def model_facts(folder: Path, name: str | None = None) -> ModelFacts:
     assert kind is not None
     return ModelFacts(
         name=name or folder.name,
-        parameters=_count_parameters(config),
+        parameters=_count_parameters(config, folder),
         context_length=_context_length(config, folder),
         has_chat_template=_has_chat_template(folder),
         model_type=config.model_type,
@@ -264,11 +264,21 @@ def _check_complete(notes: dict[str, Any], folder: Path, headed: Any | None) -> 
         )
 
 
-def _count_parameters(config: Any) -> int:
+def _count_parameters(config: Any, folder: Path) -> int:
     """Build the model without memory and count; tied weights count once. A head's own few are not counted."""
     auto = _auto_class(config, None)
-    with quiet_libraries(), torch.device("meta"):
-        model = auto.from_config(config)
+    try:
+        with quiet_libraries(), torch.device("meta"):
+            model = auto.from_config(config)
+    except Exception as error:
+        # Each model class checks its own numbers, with errors of many kinds.
+        raise ModelError(
+            "config.json has values that no model can be built from",
+            code="model.broken_config",
+            place=str(folder / "config.json"),
+            value=f"{type(error).__name__}: {str(error).strip()[:200]}",
+            hint="fetch or copy the model again",
+        ) from error
     return sum(parameter.numel() for parameter in model.parameters())
 
 

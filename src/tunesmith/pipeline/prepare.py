@@ -114,6 +114,7 @@ def prepare(
     encoder = _Encoder(recipe, task, objective, tokenizer, facts, teller, should_stop)
     train = encoder.tokens(data.train, data.train_fingerprint())
     held_out = train if data.measured_only else encoder.tokens(data.held_out, data.held_out_fingerprint())
+    stop_if_asked(should_stop)
     brought = () if model.adapter is None else token_ids_of_adapter(model.adapter)
     _require_known_tokens((train, held_out), facts, (*brought, *new_token_ids))
     return Prepared(

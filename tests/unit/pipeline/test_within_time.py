@@ -56,6 +56,7 @@ def make_bench(folder: Path, clock: Clock, *, rows: int, seconds_per_row: float,
         prepared=SimpleNamespace(  # type: ignore[arg-type]
             data=SimpleNamespace(train_fingerprint=lambda: "a", held_out_fingerprint=lambda: "b"),
             recipe=SimpleNamespace(evaluate=SimpleNamespace(rows="auto")),
+            model=SimpleNamespace(folder=folder),
         ),
         resolved=SimpleNamespace(  # type: ignore[arg-type]
             seed=3,

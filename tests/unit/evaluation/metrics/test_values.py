@@ -296,7 +296,7 @@ def test_unknown_metrics_and_unfit_rows_are_refused() -> None:
         score(["accuracy"], ["a"], [])
     with pytest.raises(UsageError, match="no rows to score"):
         score(["accuracy"], [], [])
-    with pytest.raises(UsageError, match="token losses"):
+    with pytest.raises(UsageError, match="likelihoods"):
         score(["loss"], ["a"], ["a"])
     with pytest.raises(UsageError, match="not a JSON object"):
         score(["json_exact"], ["{}"], ["[]"])
