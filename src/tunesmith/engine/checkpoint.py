@@ -25,6 +25,7 @@ import orjson
 import torch
 from safetensors.torch import load_file, save_file
 
+from tunesmith.engine.patience import Best
 from tunesmith.engine.schedule import Clock
 from tunesmith.errors import CheckpointError, Problem
 from tunesmith.runs.atomic import (
@@ -60,6 +61,7 @@ class CheckpointState:
     cursor: dict[str, int]
     identity: dict[str, Any]
     versions: dict[str, str]
+    best: Best | None = field(kw_only=True, default=None)
     weights: State = field(repr=False)
     optimizer: State = field(repr=False)
     random: State = field(repr=False)
@@ -88,13 +90,17 @@ class Checkpoints:
         found = [(int(match[1]), path.name) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name))]
         return [name for _, name in sorted(found)]
 
+    def path_of(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"step-{step:08d}"
+
     def save(self, state: CheckpointState) -> Path:
-        """Write a checkpoint; when it is whole on disk, remove those that are too many.
+        """Write a checkpoint; when it is whole on disk, remove those that are too many, but never the best one.
 
         Raises:
             OutputError: The disk is full or the folder cannot be written; earlier checkpoints are untouched.
         """
-        path = self.folder / f"step-{state.step:08d}"
+        path = self.path_of(state.step)
         with new_folder(path) as scratch:
             for part in _TENSOR_PARTS:
                 tensors = {name: tensor.cpu().contiguous() for name, tensor in getattr(state, part).items()}
@@ -102,8 +108,10 @@ class Checkpoints:
                     save_file(tensors, scratch / f"{part}.safetensors")
             write_json(scratch / "state.json", _to_json(state))
             write_json(scratch / "manifest.json", {"format": FORMAT, "files": _describe(scratch)})
+        best = None if state.best is None else self.path_of(state.best.step).name
         for name in self.names()[: -max(self.keep, 1)]:
-            self._remove(self.folder / name)
+            if name != best:
+                self._remove(self.folder / name)
         return path
 
     def latest(self) -> Path | None:
@@ -146,6 +154,7 @@ class Checkpoints:
             raise CheckpointError("the checkpoint is not whole", place=str(path), problems=problems)
         raw = read_json(path / "state.json")
         raw["clock"] = Clock(**raw["clock"])
+        raw["best"] = Best(**raw["best"]) if raw.get("best") else None
         raw |= {part: load_file(path / f"{part}.safetensors") for part in _TENSOR_PARTS}
         return CheckpointState(**raw)
 
@@ -172,7 +181,8 @@ class Checkpoints:
 def _to_json(state: CheckpointState) -> dict[str, Any]:
     left_out = set(_TENSOR_PARTS)
     values = {name: value for name, value in vars(state).items() if name not in left_out}
-    return {**values, "clock": asdict(state.clock)}
+    best = None if state.best is None else asdict(state.best)
+    return {**values, "clock": asdict(state.clock), "best": best}
 
 
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:

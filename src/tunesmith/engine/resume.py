@@ -20,6 +20,8 @@ from tunesmith.runs.events import EventWriter
 # they do not change where training goes.
 _DECISIVE = (
     "optimizer",
+    "patience",
+    "neftune_alpha",
     "total_steps",
     "seed",
     "learning_rate",

@@ -14,8 +14,9 @@ class TrainSettings:
     is the most that may be done. ``warmup`` is the share of steps with a rising rate. ``clip`` is the greatest
     gradient norm, None for no limit. ``tokens_per_micro_batch`` bounds the tokens of one forward. A checkpoint is
     saved and the validation loss taken every so many steps; None is never (the end has a checkpoint in any case).
-    ``precision`` is the type of the matrix products where it is not that of the weights: ``bfloat16`` runs forward
-    under autocast.
+    With ``patience`` training ends after so many validations in a row that were no better, and the weights of the best
+    one are the result. ``neftune_alpha`` is the size of noise on embeddings. ``precision`` is the type of the matrix
+    products where it is not that of the weights: ``bfloat16`` runs forward under autocast.
     """
 
     total_steps: int
@@ -32,6 +33,8 @@ class TrainSettings:
     activation_checkpointing: bool = False
     checkpoint_every_steps: int | None = None
     validate_every_steps: int | None = None
+    patience: int | None = None
+    neftune_alpha: float | None = None
     on_non_finite: Literal["stop", "skip"] = "stop"
     deadline_seconds: float | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -51,7 +54,8 @@ class TrainResult:
     """How a training ended. Counts and ``seconds`` are those of all attempts together.
 
     ``tokens`` are the tokens of the rows trained on, ``trained_tokens`` those of them with a loss.
-    ``stopped`` is None when all of ``total_steps`` are done.
+    ``stopped`` is None when all of ``total_steps`` are done, or patience was over. ``best_step`` is the step whose
+    weights are the result, where a validation decided that.
     """
 
     steps: int
@@ -62,3 +66,4 @@ class TrainResult:
     peak_memory_bytes: int
     epochs: float
     stopped: Literal["pause", "cancel"] | None
+    best_step: int | None = None

@@ -19,11 +19,13 @@ from tunesmith.engine.mode import training_mode
 from tunesmith.engine.monitor import Speed, peak_memory_bytes
 from tunesmith.engine.optimizer import load_optimizer_state, optimizer_state
 from tunesmith.engine.optimizers import make_optimizer, result_in_place, start_training, use_result
+from tunesmith.engine.patience import Best, judge
 from tunesmith.engine.resume import find_checkpoint, library_versions, training_identity
 from tunesmith.engine.schedule import Clock, rate_share
 from tunesmith.engine.settings import TrainResult, TrainSettings, ValidationLoss
 from tunesmith.engine.step import Outcome, Parts, packs_of, rows_of_step, run_pack, step_sums, take_step
 from tunesmith.errors import TrainingError
+from tunesmith.models.noise import noisy_embeddings
 from tunesmith.objectives.base import Objective
 from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
@@ -45,6 +47,7 @@ class _Progress:
     earlier_seconds: float = 0.0
     saved_step: int | None = None
     refused_in_a_row: int = 0
+    best: Best | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def train(
     speed = Speed()
     stopped: Literal["pause", "cancel"] | None = None
     start_training(optimizer)
-    with training_mode(model, settings.activation_checkpointing):
+    with training_mode(model, settings.activation_checkpointing), noisy_embeddings(model, settings.neftune_alpha):
         if deadline is not None and progress.step < progress.clock.total_steps:
             deadline.note_probe(_probe_seconds(training, progress.step))
             _keep_deadline(training, progress, deadline)
@@ -130,10 +133,14 @@ def train(
                 _validate(training, progress, validate, deadline)
             if _due(progress.step, settings.checkpoint_every_steps):
                 _save(training, progress, deadline)
+            if progress.best is not None and progress.best.is_over(settings.patience):
+                break
             if deadline is not None:
                 _keep_deadline(training, progress, deadline)
     if stopped != "cancel":
         _save(training, progress, None)
+    if stopped is None:
+        _take_best(training, progress)
     use_result(optimizer)
     return TrainResult(
         steps=progress.step,
@@ -144,6 +151,7 @@ def train(
         peak_memory_bytes=peak_memory_bytes(strategy.device),
         epochs=steps.epoch_of(progress.step),
         stopped=stopped,
+        best_step=None if progress.best is None else progress.best.step,
     )
 
 
@@ -157,7 +165,13 @@ def _start(training: _Training) -> _Progress:
     load_optimizer_state(parts.model, parts.optimizer, state.optimizer)
     torch.set_rng_state(state.random["torch"])
     return _Progress(
-        state.clock, state.step, state.tokens, state.trained_tokens, state.elapsed_seconds, saved_step=state.step
+        state.clock,
+        state.step,
+        state.tokens,
+        state.trained_tokens,
+        state.elapsed_seconds,
+        saved_step=state.step,
+        best=state.best,
     )
 
 
@@ -236,6 +250,28 @@ def _validate(
         training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)
     if deadline is not None:
         deadline.note_validation(training.now() - started)
+    if training.parts.settings.patience is not None:
+        progress.best = judge(progress.best, result.loss, progress.step)
+        if progress.best.step == progress.step:
+            _save(training, progress, deadline)
+
+
+def _take_best(training: _Training, progress: _Progress) -> None:
+    """Put the weights of the best validation back, where one decides and later steps were no better."""
+    if progress.best is None or progress.best.step == progress.step:
+        return
+    parts, best = training.parts, progress.best
+    state = training.checkpoints.load(training.checkpoints.path_of(best.step))
+    parts.technique.load_trainable_state(parts.model, state.weights)
+    load_optimizer_state(parts.model, parts.optimizer, state.optimizer)
+    if parts.strategy.is_main:
+        training.events.emit(
+            "warning",
+            progress.step,
+            code="training.patience",
+            message=f"training ended after step {progress.step} of {progress.clock.total_steps}; the result is that of "
+            f"step {best.step}, whose held-out loss was the lowest ({best.loss:.4f})",
+        )
 
 
 def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -> None:
@@ -256,6 +292,7 @@ def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -
         weights=training.parts.technique.trainable_state(parts.model),
         optimizer=optimizer_state(parts.model, parts.optimizer),
         random={"torch": torch.get_rng_state()},
+        best=progress.best,
     )
     path = training.checkpoints.save(state)
     progress.saved_step = progress.step

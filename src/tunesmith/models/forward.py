@@ -11,6 +11,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.models.attention import ATTENTION, plan_attention
+from tunesmith.models.noise import running
 from tunesmith.models.prompted import is_prompted, prompted_logits
 
 if TYPE_CHECKING:
@@ -72,12 +73,13 @@ def _written_row(model: Any, row: Pack) -> torch.Tensor:
 
 def _logits(model: Any, pack: Pack, **extra: Any) -> torch.Tensor:
     device = model.device
-    out = model(
-        input_ids=torch.tensor(pack.token_ids_T, device=device)[None],
-        position_ids=torch.tensor(pack.position_ids_T, device=device)[None],
-        logits_to_keep=torch.tensor(pack.label_positions_L, device=device),
-        use_cache=False,
-        **extra,
-    )
+    with running(pack):
+        out = model(
+            input_ids=torch.tensor(pack.token_ids_T, device=device)[None],
+            position_ids=torch.tensor(pack.position_ids_T, device=device)[None],
+            logits_to_keep=torch.tensor(pack.label_positions_L, device=device),
+            use_cache=False,
+            **extra,
+        )
     logits_LV: torch.Tensor = out.logits[0]
     return logits_LV

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tunesmith.models.attention import ATTENTION, BIDIRECTIONAL_FAMILIES, PACKED_FAMILIES, plan_attention
+from tunesmith.models.noise import running
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Pack
@@ -33,7 +34,8 @@ def head_logits(model: Any, pack: Pack) -> torch.Tensor:
         return torch.cat([_through_own_forward(model, row) for row in pack.rows_alone()])
     if inner.config._attn_implementation == ATTENTION:
         positions_T = torch.tensor(pack.position_ids_T, device=model.device)
-        return _through_base(inner, pack, pack_plan=plan_attention(pack.segments, positions_T))
+        with running(pack):
+            return _through_base(inner, pack, pack_plan=plan_attention(pack.segments, positions_T))
     return torch.cat([_through_base(inner, row) for row in pack.rows_alone()])
 
 

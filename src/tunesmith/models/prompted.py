@@ -15,6 +15,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.models.attention import ATTENTION, PackPlan, plan_attention
+from tunesmith.models.noise import running
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Pack
@@ -78,7 +79,8 @@ def prompted_logits(model: Any, pack: Pack) -> torch.Tensor:
     labels_at_L = torch.tensor(pack.label_positions_L, device=device)
     token_ids_T = torch.tensor(pack.token_ids_T, device=device)
     if isinstance(learned, torch.Tensor):
-        embedded = inner.get_input_embeddings()(token_ids_T[None])
+        with running(pack):
+            embedded = inner.get_input_embeddings()(token_ids_T[None])
         out = inner(
             inputs_embeds=torch.cat([learned.to(embedded.dtype), embedded], dim=1),
             position_ids=torch.cat([torch.arange(count, device=device), own_T])[None],
@@ -87,13 +89,14 @@ def prompted_logits(model: Any, pack: Pack) -> torch.Tensor:
             pack_plan=plan,
         )
     else:
-        out = inner(
-            input_ids=token_ids_T[None],
-            position_ids=own_T[None],
-            logits_to_keep=labels_at_L,
-            use_cache=False,
-            pack_plan=behind(plan, learned),
-        )
+        with running(pack):
+            out = inner(
+                input_ids=token_ids_T[None],
+                position_ids=own_T[None],
+                logits_to_keep=labels_at_L,
+                use_cache=False,
+                pack_plan=behind(plan, learned),
+            )
     logits_LV: torch.Tensor = out.logits[0]
     return logits_LV
 

@@ -100,6 +100,8 @@ def train_settings(run: Run, rows: TokenSet, *, deadline_seconds: float | None) 
         activation_checkpointing=resolved.activation_checkpointing,
         checkpoint_every_steps=resolved.checkpoint_every_steps,
         validate_every_steps=resolved.validate_every_steps,
+        patience=resolved.patience,
+        neftune_alpha=resolved.neftune_alpha,
         on_non_finite=resolved.on_non_finite,
         deadline_seconds=deadline_seconds,
         precision=resolved.precision,

@@ -41,7 +41,7 @@ class Refusal:
 
 
 def _dropout(recipe: Recipe) -> bool:
-    return draws_in_training(recipe.technique)
+    return draws_in_training(recipe.technique) or recipe.train.neftune_alpha is not None
 
 
 def _initialization(recipe: Recipe) -> str:
@@ -211,8 +211,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "recipe.dropout_prefix",
         "train.share_prefix",
-        "with dropout every row would draw its own numbers on the shared beginning, so sharing it changes the result",
-        "set technique.dropout=0 or train.share_prefix=auto",
+        "with dropout or noise every row would draw its own numbers on the shared beginning, so sharing changes the result",
+        "leave dropout and noise out, or set train.share_prefix=auto",
         lambda recipe, _: _dropout(recipe) and recipe.train.share_prefix is True,
     ),
     Refusal(
@@ -248,6 +248,13 @@ REFUSALS: tuple[Refusal, ...] = (
             and "double_quantization" in recipe.technique.model_fields_set
             and bool(getattr(recipe.technique, "double_quantization", False))
         ),
+    ),
+    Refusal(
+        "recipe.noisy_reference",
+        "train.neftune_alpha",
+        "the loss compares with the model before training, and noise would make both of them another model",
+        "leave train.neftune_alpha out, or learn pairs with objective: orpo",
+        lambda recipe, facts: recipe.train.neftune_alpha is not None and _fitted(recipe, facts) in ("dpo", "kto"),
     ),
     Refusal(
         "recipe.paged_optimizer",

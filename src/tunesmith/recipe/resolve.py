@@ -115,6 +115,8 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         clip=said("train.clip", train.clip, _source(train, "clip")),
         tokens_per_step=tokens_per_step,
         max_length=_max_length(recipe, data, model, reasons),
+        neftune_alpha=said("train.neftune_alpha", train.neftune_alpha, _source(train, "neftune_alpha")),
+        patience=said("train.patience", train.patience, _source(train, "patience")),
         on_non_finite=said("train.on_non_finite", train.on_non_finite, _source(train, "on_non_finite")),
         metrics=_metrics(recipe, data, reasons),
         samples=said(
@@ -167,8 +169,8 @@ def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _
     key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
     if wanted != "auto":
         return bool(reasons.give(key, wanted, ASKED))
-    if draws_in_training(recipe.technique):
-        return bool(reasons.give(key, False, "auto: off, since with dropout sharing would change the result"))
+    if draws_in_training(recipe.technique) or recipe.train.neftune_alpha is not None:
+        return bool(reasons.give(key, False, "auto: off, since with dropout or noise sharing would change the result"))
     if recipe.train.layout == "padded":
         return bool(reasons.give(key, False, "auto: off, since rows go through one at a time"))
     if model.kind != "causal":

@@ -41,6 +41,8 @@ class Resolved:
     clip: float | None
     tokens_per_step: int
     max_length: int
+    neftune_alpha: float | None
+    patience: int | None
     on_non_finite: Literal["stop", "skip"]
     metrics: tuple[str, ...]
     samples: int
@@ -103,6 +105,8 @@ PORTABLE: Mapping[str, str] = {
     "train.clip": "clip",
     "train.tokens_per_step": "tokens_per_step",
     "train.max_length": "max_length",
+    "train.neftune_alpha": "neftune_alpha",
+    "train.patience": "patience",
     "train.on_non_finite": "on_non_finite",
     "evaluate.metrics": "metrics",
     "evaluate.samples": "samples",

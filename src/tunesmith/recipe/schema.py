@@ -92,6 +92,14 @@ class TrainSpec(Part):
     checkpoint_every_steps: Auto | PositiveInt = Field("auto", description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="How many checkpoints are kept.")
     validate_every_steps: Auto | PositiveInt = Field("auto", description="Steps between validations.")
+    neftune_alpha: Positive | None = Field(
+        None, description="Size of the noise on embeddings while training (NEFTune; 5 is usual). null: none."
+    )
+    patience: PositiveInt | None = Field(
+        None,
+        description="End training after so many validations in a row that were no better; the result is the weights of "
+        "the best one. null: train to the end.",
+    )
     on_non_finite: Literal["stop", "skip"] = Field(
         "stop", description="What happens with a step whose loss or gradient norm is not finite."
     )

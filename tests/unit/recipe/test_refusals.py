@@ -138,6 +138,13 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [(recipe("technique={name: qdora, double_quantization: true, quantization: int8}"), DATA, MODEL)],
         [(recipe("technique={name: qdora, quantization: int8}"), DATA, MODEL)],
     ),
+    "recipe.noisy_reference": (
+        [(recipe("train.neftune_alpha=5"), PAIRS, MODEL)],
+        [
+            (recipe("train.neftune_alpha=5"), DATA, MODEL),
+            (recipe("train.neftune_alpha=5", "objective=orpo"), PAIRS, MODEL),
+        ],
+    ),
     "recipe.paged_optimizer": (
         [(recipe("train.optimizer=paged_adamw_8bit"), DATA, MODEL)],
         [(recipe("train.optimizer=adamw_8bit"), DATA, MODEL)],

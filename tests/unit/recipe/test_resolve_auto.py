@@ -31,6 +31,8 @@ OWN = {
     "technique": ("full", {"name": "full"}),
     "train.seed": ("7", 7),
     "train.epochs": ("1.25", 1.25),
+    "train.neftune_alpha": ("5", 5.0),
+    "train.patience": ("3", 3),
     "train.optimizer": ("adafactor", "adafactor"),
     "train.learning_rate": ("0.5", 0.5),
     "train.schedule": ("linear", "linear"),

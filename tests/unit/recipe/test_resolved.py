@@ -91,6 +91,8 @@ OTHER = {
     "clip": None,
     "tokens_per_step": 9,
     "max_length": 9,
+    "neftune_alpha": 9.0,
+    "patience": 9,
     "on_non_finite": "skip",
     "metrics": ("other",),
     "samples": 9,

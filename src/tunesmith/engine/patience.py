@@ -1,0 +1,25 @@
+"""Early stopping: a training whose held-out loss no longer falls ends, with the weights of its best validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: its loss and step, and how many validations since then were no better."""
+
+    loss: float
+    step: int
+    waited: int = 0
+
+    def is_over(self, patience: int | None) -> bool:
+        """Whether so many validations in a row were no better."""
+        return patience is not None and self.waited >= patience
+
+
+def judge(best: Best | None, loss: float, step: int) -> Best:
+    """The best validation after one more; a loss that is not a number is no better than any."""
+    if best is None or loss < best.loss:
+        return Best(loss, step)
+    return Best(best.loss, best.step, best.waited + 1)
