@@ -211,7 +211,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "recipe.dropout_prefix",
         "train.share_prefix",
-        "with dropout or noise every row would draw its own numbers on the shared beginning, so sharing changes the result",
+        "with dropout or noise every row draws its own numbers on the shared beginning, so sharing changes the result",
         "leave dropout and noise out, or set train.share_prefix=auto",
         lambda recipe, _: _dropout(recipe) and recipe.train.share_prefix is True,
     ),

@@ -24,9 +24,9 @@ def test_each_row_gets_noise_of_its_own_size(tmp_path: Path, wrapped: bool) -> N
     model = Lora(rank=2).prepare(model, seed=0) if wrapped else model
     embedding = model.get_input_embeddings()
     tokens = torch.tensor(PACK.token_ids_T)[None]
-    plain = embedding(tokens)
+    plain = embedding(tokens).detach()
     model.train()
-    with noisy_embeddings(model, 5.0), running(PACK):
+    with torch.no_grad(), noisy_embeddings(model, 5.0), running(PACK):
         draws = torch.stack([embedding(tokens) - plain for _ in range(200)])[:, 0]
     for segment in PACK.segments:
         row = draws[:, segment.start : segment.end]
