@@ -20,7 +20,7 @@ from tunesmith.runs.atomic import new_folder, write_json
 from tunesmith.runs.layout import RunFolder
 from tunesmith.techniques.merging import logits_of, merge_difference
 from tunesmith.techniques.peft_method import require_mergeable
-from tunesmith.techniques.saving import telling_save_errors
+from tunesmith.techniques.saving import save_model
 
 # On so many training rows the merge is measured, and where the merged folder says what came of it.
 COMPARED_ROWS = 8
@@ -57,8 +57,7 @@ def with_merged_base(run: RunFolder, prepared: Prepared, teller: Teller) -> Prep
         difference = merge_difference(before, logits_of(merged, rows))
         teller.state("preparing", f"merged: {difference}")
         with new_folder(run.base) as scratch:
-            with telling_save_errors(scratch):
-                merged.save_pretrained(scratch)
+            save_model(merged, scratch)
             prepared.tokenizer.save_pretrained(scratch)
             if head is not None:
                 write_head(scratch, head)

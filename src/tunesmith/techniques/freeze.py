@@ -16,7 +16,7 @@ from tunesmith.data.types import TokenRow
 from tunesmith.errors import ModelError
 from tunesmith.techniques.adapter import head_modules
 from tunesmith.techniques.base import State, load_trainable_state, parameter_groups, trainable_state, without_dropout
-from tunesmith.techniques.saving import telling_save_errors
+from tunesmith.techniques.saving import save_model
 from tunesmith.techniques.targets import outermost_stacks
 
 
@@ -72,8 +72,7 @@ class Freeze:
 
     def save(self, model: nn.Module, folder: Path, base_model: str | None = None) -> None:  # noqa: ARG002
         """The whole model: config and safetensors, as Transformers writes them."""
-        with telling_save_errors(folder):
-            cast(PreTrainedModel, model).save_pretrained(folder)
+        save_model(cast(PreTrainedModel, model), folder)
 
     def merge(self, model: nn.Module) -> nn.Module:
         """A copy: there is nothing to work in."""

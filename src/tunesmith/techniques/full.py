@@ -20,7 +20,7 @@ from tunesmith.techniques.base import (
     trainable_state,
     without_dropout,
 )
-from tunesmith.techniques.saving import telling_save_errors
+from tunesmith.techniques.saving import save_model
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class Full:
 
     def save(self, model: nn.Module, folder: Path, base_model: str | None = None) -> None:  # noqa: ARG002
         """Config and safetensors, as Transformers writes them."""
-        with telling_save_errors(folder):
-            cast(PreTrainedModel, model).save_pretrained(folder)
+        save_model(cast(PreTrainedModel, model), folder)
 
     def merge(self, model: nn.Module) -> nn.Module:
         """A copy: there is nothing to work in."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from tunesmith.models.saving import plain_os_errors
 from tunesmith.runs.atomic import telling_output_errors
@@ -22,3 +23,17 @@ def telling_save_errors(path: Path) -> Iterator[None]:
                 yield
         except SafetensorError as error:
             raise OSError(errno.EIO, str(error)) from error
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Write config and safetensors under names that the model's class finds when another program loads it.
+
+    Transformers takes back the renaming that loading did. For heads that mark answers that would bring back the names
+    of the model below, which some of their classes do not know; other programs would draw its weights anew.
+
+    Raises:
+        OutputError: The disk is full or the folder cannot be written.
+    """
+    marks_answers = type(model).__name__.endswith("ForQuestionAnswering")
+    with telling_save_errors(folder):
+        model.save_pretrained(folder, save_original_format=not marks_answers)
