@@ -79,6 +79,18 @@ def test_moments_in_eight_bits_take_a_quarter_of_the_room(tmp_path: Path) -> Non
     assert sizes["adamw_8bit"] < 0.3 * sizes["adamw"]
 
 
+@pytest.mark.parametrize("name", RATES)
+def test_looking_at_the_result_changes_nothing(tmp_path: Path, name: str) -> None:
+    from tunesmith.engine.settings import ValidationLoss
+
+    plain = attempt(name, tmp_path, "plain", total_steps=6)
+    watched = attempt(
+        name, tmp_path, "watched", total_steps=6, validate=lambda: ValidationLoss(1.0, 1, 1), validate_every_steps=1
+    )
+    assert watched.losses == plain.losses
+    assert all(torch.equal(watched.weights[key], value) for key, value in plain.weights.items())
+
+
 def test_validation_and_the_result_use_averaged_weights(tmp_path: Path) -> None:
     """Schedule-Free trains other weights than those that it promises: the result must be the same either way."""
     name = "schedule_free_adamw"

@@ -7,11 +7,12 @@ training could not be resumed exactly without pickles (docs/decisions/0007-optim
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from tunesmith.errors import RecipeError, UsageError
 
@@ -94,13 +95,23 @@ def use_result(optimizer: torch.optim.Optimizer) -> None:
 
 
 @contextmanager
-def result_in_place(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """The result of training so far for the time of the block, then the weights that train again."""
+def result_in_place(optimizer: torch.optim.Optimizer, trained: Iterable[nn.Parameter]) -> Iterator[None]:
+    """The result of training so far for the time of the block, then the weights that train again, bit for bit.
+
+    The optimizer would compute those back with rounding, so that looking at the result would change training.
+    """
+    if getattr(optimizer, "eval", None) is None:
+        yield
+        return
+    kept = [(parameter, parameter.detach().clone()) for parameter in trained]
     use_result(optimizer)
     try:
         yield
     finally:
         start_training(optimizer)
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
 
 
 def _bitsandbytes(kind: str, groups: Groups, learning_rate: float, **options: Any) -> torch.optim.Optimizer:

@@ -115,28 +115,9 @@ def train(
     identity = training_identity(settings, rows, steps, technique.trainable_state(model))
     training = _Training(parts, checkpoints, events, identity, now, now())
     progress = _start(training)
-    deadline = _deadline(training)
-    speed = Speed()
-    stopped: Literal["pause", "cancel"] | None = None
     start_training(optimizer)
     with training_mode(model, settings.activation_checkpointing), noisy_embeddings(model, settings.neftune_alpha):
-        if deadline is not None and progress.step < progress.clock.total_steps:
-            deadline.note_probe(_probe_seconds(training, progress.step))
-            _keep_deadline(training, progress, deadline)
-        while progress.step < progress.clock.total_steps:
-            wish = read_wish()
-            if wish != "continue":
-                stopped = wish
-                break
-            _one_step(training, progress, speed, deadline)
-            if validate is not None and _due(progress.step, settings.validate_every_steps):
-                _validate(training, progress, validate, deadline)
-            if _due(progress.step, settings.checkpoint_every_steps):
-                _save(training, progress, deadline)
-            if progress.best is not None and progress.best.is_over(settings.patience):
-                break
-            if deadline is not None:
-                _keep_deadline(training, progress, deadline)
+        stopped = _take_steps(training, progress, read_wish, validate)
     if stopped != "cancel":
         _save(training, progress, None)
     if stopped is None:
@@ -173,6 +154,33 @@ def _start(training: _Training) -> _Progress:
         saved_step=state.step,
         best=state.best,
     )
+
+
+def _take_steps(
+    training: _Training,
+    progress: _Progress,
+    read_wish: Callable[[], Wish],
+    validate: Callable[[], ValidationLoss] | None,
+) -> Literal["pause", "cancel"] | None:
+    """Step after step until training is over, or until the user wishes otherwise."""
+    settings, deadline, speed = training.parts.settings, _deadline(training), Speed()
+    if deadline is not None and not _is_over(training, progress):
+        deadline.note_probe(_probe_seconds(training, progress.step))
+        _keep_deadline(training, progress, deadline)
+    while not _is_over(training, progress):
+        wish = read_wish()
+        if wish != "continue":
+            return wish
+        _one_step(training, progress, speed, deadline)
+        if validate is not None and _due(progress.step, settings.validate_every_steps):
+            _validate(training, progress, validate, deadline)
+        if _due(progress.step, settings.checkpoint_every_steps):
+            _save(training, progress, deadline)
+        if deadline is not None:
+            _keep_deadline(training, progress, deadline)
+    if validate is not None and settings.patience is not None:
+        _validate(training, progress, validate, deadline)
+    return None
 
 
 def _one_step(training: _Training, progress: _Progress, speed: Speed, deadline: Deadline | None) -> None:
@@ -241,9 +249,11 @@ def _refuse(training: _Training, progress: _Progress, outcome: Outcome) -> None:
 def _validate(
     training: _Training, progress: _Progress, validate: Callable[[], ValidationLoss], deadline: Deadline | None
 ) -> None:
+    if progress.best is not None and progress.best.last_step == progress.step:
+        return
     started = training.now()
     training.parts.model.eval()
-    with result_in_place(training.parts.optimizer):
+    with result_in_place(training.parts.optimizer, training.parts.trained):
         result = validate()
     training.parts.model.train()
     if training.parts.strategy.is_main:
@@ -254,6 +264,12 @@ def _validate(
         progress.best = judge(progress.best, result.loss, progress.step)
         if progress.best.step == progress.step:
             _save(training, progress, deadline)
+
+
+def _is_over(training: _Training, progress: _Progress) -> bool:
+    """Whether all steps are done, or no validation was better for as long as patience lasts."""
+    waited = progress.best is not None and progress.best.is_over(training.parts.settings.patience)
+    return waited or progress.step >= progress.clock.total_steps
 
 
 def _take_best(training: _Training, progress: _Progress) -> None:

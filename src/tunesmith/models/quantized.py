@@ -107,11 +107,6 @@ def is_quantized(model: nn.Module) -> bool:
     return any(_is_quantized_layer(module) for module in model.modules())
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Memory of all weights, as they lie there."""
-    return sum(parameter.nbytes for parameter in model.parameters())
-
-
 @torch.no_grad()
 def dequantize(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """Put plain linear layers in place of the quantized ones, with the very numbers that they stand for.

@@ -49,7 +49,7 @@ def test_the_best_of_validations_is_kept_in_mind() -> None:
     best = None
     for step, loss in enumerate(LOSSES[:6], start=1):
         best = judge(best, loss, step)
-    assert best == Best(3.0, 3, 3)
+    assert best == Best(3.0, 3, 3, last_step=6)
     assert best.is_over(3)
     assert not best.is_over(4)
     assert not best.is_over(None)
@@ -64,6 +64,26 @@ def test_training_ends_with_the_weights_of_the_best_validation(tmp_path: Path) -
     assert "step 3" in said.data["message"]
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-00000003", "step-00000006"]
+
+
+def test_a_first_validation_that_is_not_a_number_does_not_stay_the_best() -> None:
+    assert judge(judge(None, float("nan"), 1), 9.0, 2) == Best(9.0, 2, 0, last_step=2)
+
+
+def test_a_training_that_patience_ended_is_not_gone_on_with(tmp_path: Path) -> None:
+    first, _ = attempt(tmp_path, "run")
+    again, seen = attempt(tmp_path, "run")
+    assert seen == {}
+    assert (again.result.steps, again.result.best_step) == (first.result.steps, first.result.best_step) == (6, 3)
+    assert len(again.of_type("step")) == len(first.of_type("step"))
+    assert all(torch.equal(again.weights[name], value) for name, value in first.weights.items())
+
+
+def test_the_last_steps_are_validated_too(tmp_path: Path) -> None:
+    """Validations at steps 3 and 6 would leave out the two last of 8 steps."""
+    done, _ = attempt(tmp_path, "run", validate_every_steps=3)
+    assert [event.step for event in done.of_type("evaluation")] == [3, 6, 8]
+    assert (done.result.steps, done.result.best_step) == (8, 8)
 
 
 def test_without_patience_nothing_ends_early(tmp_path: Path) -> None:
