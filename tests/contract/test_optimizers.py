@@ -25,7 +25,7 @@ RATES = {
     "adamw_8bit": 1e-2,
     "paged_adamw_8bit": 1e-2,
     "lion_8bit": 2e-3,
-    "adafactor": 1.0,
+    "adafactor": 1e-2,
     "schedule_free_adamw": 3e-2,
 }
 TECHNIQUE = Lora(rank=64)

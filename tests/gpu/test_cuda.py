@@ -15,7 +15,7 @@ from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.settings import TrainSettings
 from tunesmith.engine.train import train
 from tunesmith.models import attention
-from tunesmith.objectives.sft import Sft
+from tunesmith.objectives.label_loss import LabelLoss
 from tunesmith.runs.events import open_events, read_events
 from tunesmith.strategies.table import make_strategy
 from tunesmith.techniques.lora import Lora
@@ -31,7 +31,7 @@ def loss_and_gradients(model, rows, *, share_prefix):
     model.zero_grad()
     total = 0.0
     for pack in packs:
-        result = Sft().loss(model, pack, ())
+        result = LabelLoss().loss(model, pack, ())
         result.total.backward()
         total += float(result.total.detach())
     return total, {name: p.grad.float().cpu() for name, p in model.named_parameters() if p.grad is not None}
@@ -61,7 +61,7 @@ def test_a_training_on_the_gpu_falls_like_one_on_the_cpu(tmp_path: Path, precisi
         train(
             model,
             technique=technique,
-            objective=Sft(),
+            objective=LabelLoss(),
             strategy=make_strategy("single", device),
             rows=rows,
             steps=plan_steps(rows.lengths_B, tokens_per_step=80, seed=0),

@@ -14,7 +14,7 @@ from tiny_training import counting_rows, packed_model, train_tiny
 
 from tunesmith.data.packs import lay_out
 from tunesmith.data.steps import plan_steps
-from tunesmith.objectives.sft import Sft, label_losses
+from tunesmith.objectives.label_loss import LabelLoss, label_losses
 from tunesmith.techniques.lora import Lora
 
 # PEFT asks for a property by a name that Transformers has just deprecated.
@@ -58,7 +58,7 @@ def test_loss_and_gradients_equal_those_of_transformers(tmp_path: Path, family: 
     _spread(ours, theirs)
     rows = counting_rows(1)
     (pack,) = lay_out(list(enumerate(rows.rows)), tokens_per_micro_batch=100, layout="packed", share_prefix=False)
-    result = Sft().loss(ours, pack, ())
+    result = LabelLoss().loss(ours, pack, ())
     result.total.backward()
     labels = np.where(rows[0].trained_T, rows[0].token_ids_T, -100)
     expected = theirs(torch.tensor(rows[0].token_ids_T[None]), labels=torch.tensor(labels[None])).loss * len(

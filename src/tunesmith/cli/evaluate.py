@@ -78,33 +78,10 @@ def evaluate(
         return
     wrong = _unfitting(multiple_choice=multiple_choice, harness=harness, harness_path=harness_path)
     _refuse_unfitting(wrong | ({"--robustness": True} if robustness else {}), "with --data")
-    if len(models) > 1:
-        raise UsageError(
-            "data is measured with one model at a time",
-            code="usage.several_models",
-            value=" ".join(models),
-            hint="measure each by itself; `tunesmith chart` puts their reports into one picture",
-        )
-    (model,) = models
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
-    from tunesmith.cli.report_table import print_report
-    from tunesmith.cli.scoring import keep_report
-    from tunesmith.formats.inspect import inspect_source
-    from tunesmith.jobs.stages import evaluate as evaluate_stage
-    from tunesmith.runs.atomic import read_json
-    from tunesmith.runs.events import Event
-
-    columns = column_map(column)
-    # Both are cheap to look at now and dear to find out after minutes of work.
-    inspect_source(data, columns=columns, shape=shape).require_usable(on_bad_rows or "refuse")
-    if output is not None and output.exists():
-        raise OutputError("the folder exists already", code="output.exists", place=str(output))
     request: dict[str, Any] = {
-        "model": model,
         "data": data,
         "task": task or "auto",
-        "columns": columns or "auto",
+        "columns": column_map(column) or "auto",
         "shape": shape or "auto",
         "on_bad_rows": on_bad_rows or "refuse",
         "rows": rows or "auto",
@@ -114,6 +91,34 @@ def evaluate(
         "samples": samples,
         "seed": seed,
     }
+    _measure(models, request, output=output, runs=runs, as_json=as_json)
+
+
+def _measure(
+    models: list[str], request: dict[str, Any], *, output: Path | None, runs: Path | None, as_json: bool
+) -> None:
+    """Measure one model on data."""
+    from tunesmith.cli.event_lines import read_event
+    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.report_table import print_report
+    from tunesmith.cli.scoring import keep_report
+    from tunesmith.formats.inspect import inspect_source
+    from tunesmith.jobs.stages import evaluate as evaluate_stage
+    from tunesmith.runs.atomic import read_json
+    from tunesmith.runs.events import Event
+
+    if len(models) > 1:
+        raise UsageError(
+            "data is measured with one model at a time",
+            code="usage.several_models",
+            value=" ".join(models),
+            hint="measure each by itself; `tunesmith chart` puts their reports into one picture",
+        )
+    # Both are cheap to look at now and dear to find out after minutes of work.
+    given = {name: None if request[name] == "auto" else request[name] for name in ("columns", "shape")}
+    inspect_source(request["data"], **given).require_usable(request["on_bad_rows"])
+    if output is not None and output.exists():
+        raise OutputError("the folder exists already", code="output.exists", place=str(output))
     with open_view() as view:
 
         def on_event(event: Event) -> None:
@@ -121,7 +126,7 @@ def evaluate(
             if shown is not None:
                 view.show(shown)
 
-        with evaluate_stage(request, on_event, runs_folder=runs_folder(runs)) as folder:
+        with evaluate_stage({"model": models[0], **request}, on_event, runs_folder=runs_folder(runs)) as folder:
             report = read_json(folder / "report.json")
             if output is not None:
                 keep_report(folder, output)

@@ -9,9 +9,9 @@ from typing import Any
 
 from tunesmith.data.render import Note, Rendered, RenderedText, render_conversation, render_texts
 from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
+from tunesmith.data.tally import OnLongRows, Tally, require_bounds
 from tunesmith.data.template import chat_template, require_fast
-from tunesmith.data.tokenize import FIRST_ROWS, OnLongRows
-from tunesmith.errors import Problem, SupervisionError, UsageError
+from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import Example, Place, PreferencePair
 from tunesmith.tasks import PreparedTask
 from tunesmith.tasks.preference import Answer, answers_of
@@ -52,10 +52,7 @@ def tokenize_pairs(
         ModelError: The tokenizer is none of those.
         UsageError: ``data.max_length`` or ``data.on_long_rows``.
     """
-    if max_length < 2:
-        raise UsageError("a row needs at least 2 tokens", code="data.max_length", value=max_length)
-    if on_long_rows not in ("refuse", "skip", "truncate"):
-        raise UsageError("on_long_rows is refuse, skip or truncate", code="data.on_long_rows", value=on_long_rows)
+    require_bounds(max_length, on_long_rows)
     require_fast(tokenizer)
     work = _Work(tokenizer, max_length, on_long_rows)
     with new_store(folder, work.facts) as writer:
@@ -67,7 +64,7 @@ def tokenize_pairs(
                 work.write(writer, place, answers, [next(rows) for _ in texts])
             if on_progress is not None:
                 on_progress(work.facts["examples"])
-        work.raise_refused()
+        work.tally.raise_refused("rendered")
     return open_token_store(folder)
 
 
@@ -75,18 +72,9 @@ class _Work:
     """One pass over examples: what it was asked for and what it counted."""
 
     def __init__(self, tokenizer: Any, max_length: int, on_long_rows: OnLongRows) -> None:
-        self.facts: dict[str, Any] = {
-            "examples": 0,
-            "max_length": max_length,
-            "on_long_rows": on_long_rows,
-            "skipped": 0,
-            "skipped_first": [],
-            "split_documents": 0,
-            "rows_per_item": 1,
-        }
+        self.tally = Tally(max_length, on_long_rows, rows_per_item=1)
+        self.facts = self.tally.facts
         self._template = chat_template(tokenizer)
-        self._refused: list[Problem] = []
-        self._refused_count = 0
 
     def rendered(self, place: Place, example: Example) -> _Item | None:
         self.facts["examples"] += 1
@@ -96,17 +84,13 @@ class _Work:
         try:
             return place, answers, [render_conversation(self._template, answer.conversation) for answer in answers]
         except SupervisionError as error:
-            self._refused_count += 1
-            if len(self._refused) < FIRST_ROWS:
-                self._refused.append(Problem(error.code, error.message, str(place), error.value, error.hint))
+            self.tally.refuse(place, error)
             return None
 
     def write(self, writer: StoreWriter, place: Place, answers: list[Answer], rows: list[Rendered]) -> None:
         limit, policy = self.facts["max_length"], self.facts["on_long_rows"]
         if policy == "skip" and any(len(row.token_ids_T) > limit for row in rows):
-            self.facts["skipped"] += 1
-            if len(self.facts["skipped_first"]) < FIRST_ROWS:
-                self.facts["skipped_first"].append(str(place))
+            self.tally.skip(place)
             return
         for answer, row in zip(answers, rows, strict=True):
             ids_T, trained_T, notes = row.token_ids_T, row.trained_T, row.notes
@@ -116,13 +100,3 @@ class _Work:
                 notes |= Note.CUT | (Note.TRAINED_LOST if trained_T[limit:].any() else Note(0))
                 ids_T, trained_T = ids_T[:limit], trained_T[:limit]
             writer.add(ids_T, trained_T, place, notes, kind=answer.kind)
-
-    def raise_refused(self) -> None:
-        if self._refused_count:
-            more = self._refused_count - len(self._refused)
-            raise SupervisionError(
-                f"{self._refused_count} of {self.facts['examples']} rows cannot be rendered"
-                + (f" (the first {len(self._refused)} are shown)" if more else ""),
-                code="supervision.rows",
-                problems=self._refused,
-            )

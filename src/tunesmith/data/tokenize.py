@@ -6,23 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from tunesmith.data.render import Note, Rendered, RenderedText, render_conversation, render_texts
 from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
+from tunesmith.data.tally import OnLongRows, Tally, require_bounds
 from tunesmith.data.template import ChatTemplate, chat_template, require_fast
-from tunesmith.errors import Problem, SupervisionError, UsageError
+from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import Conversation, Document, Example, Place
 from tunesmith.tasks import PreparedTask
-
-OnLongRows = Literal["refuse", "skip", "truncate"]
 
 # Large enough that what rows share is encoded rarely, small enough that a batch of long rows fits in memory.
 BATCH_ROWS = 256
 BATCH_CHARACTERS = 2_000_000
-FIRST_ROWS = 10
 
 
 def tokenize_examples(
@@ -61,10 +59,7 @@ def tokenize_examples(
         OutputError: The folder exists or cannot be written.
         UsageError: ``data.max_length`` or ``data.on_long_rows``.
     """
-    if max_length < 2:
-        raise UsageError("a row needs at least 2 tokens", code="data.max_length", value=max_length)
-    if on_long_rows not in ("refuse", "skip", "truncate"):
-        raise UsageError("on_long_rows is refuse, skip or truncate", code="data.on_long_rows", value=on_long_rows)
+    require_bounds(max_length, on_long_rows)
     require_fast(tokenizer)
     work = _Work(task, tokenizer, max_length, on_long_rows)
     with new_store(folder, work.facts) as writer:
@@ -73,7 +68,7 @@ def tokenize_examples(
                 work.write(writer, place, _all_trained(row) if everything else row)
             if on_progress is not None:
                 on_progress(work.facts["examples"])
-        work.raise_refused()
+        work.tally.raise_refused("rendered")
     return open_token_store(folder)
 
 
@@ -88,19 +83,11 @@ class _Work:
     """One pass over examples: what it was asked for and what it counted."""
 
     def __init__(self, task: PreparedTask, tokenizer: Any, max_length: int, on_long_rows: OnLongRows) -> None:
-        self.facts: dict[str, Any] = {
-            "examples": 0,
-            "max_length": max_length,
-            "on_long_rows": on_long_rows,
-            "skipped": 0,
-            "skipped_first": [],
-            "split_documents": 0,
-        }
+        self.tally = Tally(max_length, on_long_rows)
+        self.facts = self.tally.facts
         self._task = task
         self._tokenizer = tokenizer
         self._template: ChatTemplate | None = None
-        self._refused: list[Problem] = []
-        self._refused_count = 0
 
     def texts(self, examples: Iterable[tuple[Place, Example]]) -> Iterator[tuple[Place, RenderedText]]:
         for place, example in examples:
@@ -119,9 +106,7 @@ class _Work:
         try:
             return render_conversation(self._template, conversation)
         except SupervisionError as error:
-            self._refused_count += 1
-            if len(self._refused) < FIRST_ROWS:
-                self._refused.append(Problem(error.code, error.message, str(place), error.value, error.hint))
+            self.tally.refuse(place, error)
             return None
 
     def write(self, writer: StoreWriter, place: Place, row: Rendered) -> None:
@@ -130,9 +115,7 @@ class _Work:
         if len(ids_T) <= limit:
             writer.add(ids_T, trained_T, place, row.notes)
         elif policy == "skip":
-            self.facts["skipped"] += 1
-            if len(self.facts["skipped_first"]) < FIRST_ROWS:
-                self.facts["skipped_first"].append(str(place))
+            self.tally.skip(place)
         elif policy == "truncate":
             lost = Note.TRAINED_LOST if trained_T[limit:].any() else Note(0)
             writer.add(ids_T[:limit], trained_T[:limit], place, row.notes | Note.CUT | lost)
@@ -146,16 +129,6 @@ class _Work:
                 writer.add(piece_T, trained_piece_T, place, row.notes | goes_on)
         else:
             writer.add(ids_T, trained_T, place, row.notes | Note.TOO_LONG)
-
-    def raise_refused(self) -> None:
-        if self._refused_count:
-            more = self._refused_count - len(self._refused)
-            raise SupervisionError(
-                f"{self._refused_count} of {self.facts['examples']} rows cannot be rendered"
-                + (f" (the first {len(self._refused)} are shown)" if more else ""),
-                code="supervision.rows",
-                problems=self._refused,
-            )
 
 
 def _all_trained(row: Rendered) -> Rendered:

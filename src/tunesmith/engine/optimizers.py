@@ -41,8 +41,17 @@ def _lion_8bit(groups: Groups, learning_rate: float) -> torch.optim.Optimizer:
 
 
 def _adafactor(groups: Groups, learning_rate: float) -> torch.optim.Optimizer:
-    """Second moments of matrices as a row and a column (Shazeer and Stern 2018), as torch has it: no first moment."""
-    return torch.optim.Adafactor(groups, lr=learning_rate)
+    """Second moments of matrices as a row and a column (Shazeer and Stern 2018): no first moment.
+
+    Transformers' form, since torch's takes steps in proportion to the weights, and adapters begin at zero.
+    """
+    from transformers.optimization import Adafactor
+
+    untyped: Any = Adafactor
+    optimizer: torch.optim.Optimizer = untyped(
+        groups, lr=learning_rate, scale_parameter=False, relative_step=False, warmup_init=False
+    )
+    return optimizer
 
 
 def _schedule_free_adamw(groups: Groups, learning_rate: float) -> torch.optim.Optimizer:

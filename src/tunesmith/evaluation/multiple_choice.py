@@ -22,7 +22,7 @@ from tunesmith.data.types import Pack, TokenRow
 from tunesmith.errors import DataError, Stopped
 from tunesmith.evaluation.metrics.choices import most_likely, most_likely_by_length, true_mass
 from tunesmith.formats.choices import ChoiceQuestion, TargetName
-from tunesmith.objectives.sft import label_losses
+from tunesmith.objectives.label_loss import label_losses
 
 # The examples that TruthfulQA shows every model (Lin et al. 2022, Apache-2.0); a score is only comparable behind them.
 TRUTHFULQA_EXAMPLES = (

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
+from tunesmith.models.forward import written_logits
+from tunesmith.models.heads import head_logits
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.dpo import Dpo
 from tunesmith.objectives.kto import Kto
+from tunesmith.objectives.label_loss import LabelLoss
 from tunesmith.objectives.orpo import Orpo
 from tunesmith.objectives.question_answering import QuestionAnswering
-from tunesmith.objectives.seq2seq import Seq2seq
-from tunesmith.objectives.sequence_classification import SequenceClassification
-from tunesmith.objectives.sft import Sft
-from tunesmith.objectives.token_classification import TokenClassification
 
 
 class ObjectiveSpec(Protocol):
@@ -26,7 +25,7 @@ class ObjectiveSpec(Protocol):
 
 
 def _sft(spec: Any) -> Objective:
-    return Sft(label_smoothing=spec.label_smoothing)
+    return LabelLoss(label_smoothing=spec.label_smoothing)
 
 
 def _dpo(spec: Any) -> Objective:
@@ -41,12 +40,8 @@ def _kto(spec: Any) -> Objective:
     return Kto(beta=spec.beta, desirable_weight=spec.desirable_weight, undesirable_weight=spec.undesirable_weight)
 
 
-def _sequence_classification(spec: Any) -> Objective:
-    return SequenceClassification(label_smoothing=spec.label_smoothing)
-
-
-def _token_classification(spec: Any) -> Objective:
-    return TokenClassification(label_smoothing=spec.label_smoothing)
+def _classes(spec: Any) -> Objective:
+    return LabelLoss(label_smoothing=spec.label_smoothing, scores=head_logits)
 
 
 def _question_answering(_spec: Any) -> Objective:
@@ -54,7 +49,7 @@ def _question_answering(_spec: Any) -> Objective:
 
 
 def _seq2seq(spec: Any) -> Objective:
-    return Seq2seq(label_smoothing=spec.label_smoothing)
+    return LabelLoss(label_smoothing=spec.label_smoothing, scores=written_logits)
 
 
 # Text differs from sft in which tokens train, which is the data's matter.
@@ -64,8 +59,8 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "dpo": _dpo,
     "orpo": _orpo,
     "kto": _kto,
-    "sequence_classification": _sequence_classification,
-    "token_classification": _token_classification,
+    "sequence_classification": _classes,
+    "token_classification": _classes,
     "question_answering": _question_answering,
     "seq2seq": _seq2seq,
 }

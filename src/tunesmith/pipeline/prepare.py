@@ -30,12 +30,12 @@ from tunesmith.pipeline.supervision import SUPERVISION
 from tunesmith.pipeline.told import Teller
 from tunesmith.pipeline.watched import ShouldStop, go_on, stop_if_asked, watched
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import HEADS, ObjectiveSpec, fitting_objective
+from tunesmith.recipe.fitting import objective_of
+from tunesmith.recipe.objectives import HEADS, ObjectiveSpec
 from tunesmith.recipe.refusals import Facts, check
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import OWN_WEIGHTS
 from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
 
@@ -102,7 +102,7 @@ def prepare(
     template = None if task.name == "text" or not facts.has_chat_template else chat_template(tokenizer)
     _refuse_early(recipe, task, data, facts)
     new_token_ids = extend_tokenizer(tokenizer, recipe.data.new_tokens)
-    objective = objective_of(recipe, task.name, facts, data.inspection.shape)
+    objective = objective_of(recipe, task=task.name, shape=data.inspection.shape, model_kind=facts.kind)
     if labels:
         task = replace(task, labels=tuple(labels))
     elif objective.name in HEADS:
@@ -157,7 +157,10 @@ def audit_run(prepared: Prepared, *, show: int = 0, should_stop: ShouldStop = go
 
 def _audit(prepared: Prepared, examples: Iterator[tuple[Place, Example]], show: int) -> Audit:
     objective = objective_of(
-        prepared.recipe, prepared.task.name, prepared.model_facts, prepared.data.inspection.shape
+        prepared.recipe,
+        task=prepared.task.name,
+        shape=prepared.data.inspection.shape,
+        model_kind=prepared.model_facts.kind,
     ).name
     overlap, inspection = prepared.data.overlap(), prepared.data.inspection
     if objective in HEADS:
@@ -197,7 +200,7 @@ def data_facts(prepared: Prepared) -> DataFacts:
     """The data in tokens of the model."""
     train, task = prepared.train, prepared.task
     shape = prepared.data.inspection.shape
-    objective = objective_of(prepared.recipe, task.name, prepared.model_facts, shape).name
+    objective = objective_of(prepared.recipe, task=task.name, shape=shape, model_kind=prepared.model_facts.kind).name
     answer_tokens = 0 if objective in HEADS else task.tokens_to_generate(token_counter(prepared.tokenizer))
     return DataFacts(
         task=task.name,
@@ -225,12 +228,6 @@ def head_of(prepared: Prepared, objective: ObjectiveSpec, seed: int) -> Head | N
 
 def _has_context(data: RunData) -> bool:
     return data.inspection.shape != "question_answer" or "context" in data.inspection.columns
-
-
-def objective_of(recipe: Recipe, task: str, model: ModelFacts, shape: str = "") -> ObjectiveSpec:
-    """The objective of a run, which decides how rows become tokens."""
-    frozen = recipe.technique.name not in OWN_WEIGHTS
-    return fitting_objective(recipe.objective, task=task, shape=shape, model_kind=model.kind, frozen_base=frozen)
 
 
 def token_counter(tokenizer: Any) -> Callable[[str], int]:

@@ -18,9 +18,10 @@ from tunesmith.pipeline.data import load_data, measured_data, with_labels
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
-from tunesmith.pipeline.prepare import Prepared, audit_run, head_of, objective_of, prepare, prepare_model, resolve_run
+from tunesmith.pipeline.prepare import Prepared, audit_run, head_of, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
+from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.load import load_recipe, parse_recipe
 from tunesmith.recipe.resolved import resolved_from_json
 from tunesmith.recipe.schema import Recipe
@@ -147,7 +148,13 @@ def _measure(
 
 def _require_readable(head: Head | None, prepared: Prepared) -> None:
     """Refuse a head of another program whose tags are not in the order, or of the form, that is read here."""
-    wanted = None if head is None else head_of(prepared, objective_of(prepared.recipe, "", prepared.model_facts), 0)
+    wanted = (
+        None
+        if head is None
+        else head_of(
+            prepared, objective_of(prepared.recipe, task="", shape="", model_kind=prepared.model_facts.kind), 0
+        )
+    )
     if head is not None and wanted is not None and wanted.labels != head.labels:
         raise ModelError(
             "the labels of the model's head are not in a form that can be measured",

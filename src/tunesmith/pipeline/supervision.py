@@ -21,10 +21,8 @@ from tunesmith.evaluation.questions import Asked, HeldOut, ask_encoder, ask_head
 from tunesmith.evaluation.seq2seq import seq2seq_ruler
 from tunesmith.evaluation.systems import OnProgress, Ruler, ShouldStop, causal_ruler
 from tunesmith.formats.examples import EntityText, Example, LabelledText, Message, QuestionAnswer
+from tunesmith.objectives.label_loss import class_losses, label_losses, written_losses
 from tunesmith.objectives.question_answering import answer_losses
-from tunesmith.objectives.seq2seq import written_losses
-from tunesmith.objectives.sequence_classification import class_losses
-from tunesmith.objectives.sft import label_losses
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.tasks import EvaluationRow, PreparedTask
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import HEADS, PREFERENCE, fitting_objective
+from tunesmith.recipe.fitting import objective_of
+from tunesmith.recipe.objectives import HEADS, PREFERENCE
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import LEARN_TOKENS, MOVING, OWN_WEIGHTS, VIRTUAL_TOKENS, draws_in_training
 
@@ -78,13 +79,7 @@ _HEAD_TASKS = {"sequence_classification": "classification", "token_classificatio
 
 def _fitted(recipe: Recipe, facts: Facts) -> str:
     """The objective that the recipe means, or that fits where it leaves it open."""
-    return fitting_objective(
-        recipe.objective,
-        task=facts.data.task,
-        model_kind=facts.model.kind,
-        frozen_base=recipe.technique.name not in OWN_WEIGHTS,
-        shape=facts.data.shape,
-    ).name
+    return objective_of(recipe, task=facts.data.task, shape=facts.data.shape, model_kind=facts.model.kind).name
 
 
 REFUSALS: tuple[Refusal, ...] = (

@@ -12,7 +12,8 @@ from typing import Any
 from tunesmith.recipe.budget import Budget, parse_budget
 from tunesmith.recipe.cost import Cost, estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.objectives import ObjectiveSpec, fitting_objective
+from tunesmith.recipe.fitting import objective_of
+from tunesmith.recipe.objectives import ObjectiveSpec
 from tunesmith.recipe.parts import Part
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
@@ -35,8 +36,8 @@ MOST_FEW_SHOT = 5
 MOST_FEW_SHOT_TOKENS = 1024
 CHECKPOINT_SECONDS = 180.0
 VALIDATIONS = 4
-# Lion's steps are all of full size; Adafactor's are relative to the size of the weights, which begin small.
-OPTIMIZER_RATES = {"lion_8bit": 0.3, "adafactor": 30.0}
+# Lion's steps are all of full size.
+OPTIMIZER_RATES = {"lion_8bit": 0.3}
 METHOD_RATES = {
     "c3a": 10.0,
     "fourierft": 10.0,
@@ -151,13 +152,7 @@ def _source(part: Part, name: str) -> str:
 
 
 def _fitting(recipe: Recipe, data: DataFacts, model: ModelFacts) -> ObjectiveSpec:
-    return fitting_objective(
-        recipe.objective,
-        task=data.task,
-        shape=data.shape,
-        model_kind=model.kind,
-        frozen_base=recipe.technique.name not in OWN_WEIGHTS,
-    )
+    return objective_of(recipe, task=data.task, shape=data.shape, model_kind=model.kind)
 
 
 def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> Any:

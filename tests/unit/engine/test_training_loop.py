@@ -18,7 +18,7 @@ from tunesmith.engine import train as loop
 from tunesmith.engine.settings import ValidationLoss
 from tunesmith.errors import CheckpointError, ModelError, OutputError, ResourceError, TrainingError
 from tunesmith.objectives.base import LossSum
-from tunesmith.objectives.sft import Sft
+from tunesmith.objectives.label_loss import LabelLoss
 from tunesmith.runs.events import read_events
 from tunesmith.techniques.lora import Lora
 
@@ -51,7 +51,7 @@ class Bad:
     calls: set[int] | None
     how: str = "loss"
     count: int = 0
-    inner: Sft = field(default_factory=Sft)
+    inner: LabelLoss = field(default_factory=LabelLoss)
 
     def companions(self, rows: Any) -> Any:
         return self.inner.companions(rows)
@@ -124,7 +124,7 @@ def test_a_step_tells_what_it_did(base: Path, tmp_path: Path) -> None:
 def test_the_loss_is_that_of_the_model_before_the_step(base: Path, tmp_path: Path) -> None:
     from tunesmith.data.packs import lay_out
     from tunesmith.data.steps import plan_steps
-    from tunesmith.objectives.sft import label_losses
+    from tunesmith.objectives.label_loss import label_losses
 
     rows = counting_rows(24)
     done = run(base, tmp_path, total_steps=1, rows=rows)
@@ -216,7 +216,7 @@ def test_a_step_that_is_not_finite_stops_training(base: Path, tmp_path: Path, ob
     events = list(read_events(tmp_path / "events.jsonl"))
     assert [event.step for event in events if event.type == "step"] == [1, 2]
     # What was good is kept, and training can go on from there once the cause is gone.
-    objective(Sft())
+    objective(LabelLoss())
     assert list(run(base, tmp_path, tokens_per_micro_batch=10_000).losses) == [1, 2, 3, 4, 5, 6]
 
 
@@ -266,7 +266,7 @@ def test_a_step_without_trained_tokens_is_refused(base: Path, tmp_path: Path) ->
 
 
 def test_running_out_of_memory_names_the_remedy(base: Path, tmp_path: Path, objective: Any) -> None:
-    class Huge(Sft):
+    class Huge(LabelLoss):
         def loss(self, model: Any, pack: Any, step_sums: Any) -> LossSum:
             torch.empty(2**60)
             raise AssertionError("that cannot have been allocated")
@@ -277,7 +277,7 @@ def test_running_out_of_memory_names_the_remedy(base: Path, tmp_path: Path, obje
 
 
 def test_other_errors_of_torch_stay_what_they_are(base: Path, tmp_path: Path, objective: Any) -> None:
-    class Broken(Sft):
+    class Broken(LabelLoss):
         def loss(self, model: Any, pack: Any, step_sums: Any) -> LossSum:
             raise RuntimeError("a shape does not fit")
 

@@ -20,7 +20,7 @@ from tunesmith.evaluation.questions import Asked
 from tunesmith.formats.examples import LabelledText
 from tunesmith.models.attention import ATTENTION
 from tunesmith.models.load import LoadPlan, load_model, load_tokenizer
-from tunesmith.objectives.sequence_classification import class_losses
+from tunesmith.objectives.label_loss import class_losses
 
 LABELS = ("down", "left", "up")
 LAYOUTS: tuple[tuple[Literal["packed", "padded"], int], ...] = (("packed", 500), ("packed", 20), ("padded", 500))

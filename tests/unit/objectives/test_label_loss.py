@@ -13,7 +13,7 @@ from tunesmith.data.packs import lay_out
 from tunesmith.errors import RecipeError
 from tunesmith.models.forward import label_logits
 from tunesmith.objectives import cross_entropy
-from tunesmith.objectives.sft import Sft, label_losses
+from tunesmith.objectives.label_loss import LabelLoss, label_losses
 from tunesmith.objectives.table import OBJECTIVES, make_objective
 from tunesmith.recipe import objectives
 
@@ -55,8 +55,8 @@ def test_loss_of_a_pack(tmp_path: Path) -> None:
     model = packed_model("llama", tmp_path)
     rows = counting_rows(5)
     (pack,) = lay_out(list(enumerate(rows.rows)), tokens_per_micro_batch=1000)
-    sums = Sft().step_sums(model, [pack], ())
-    result = Sft().loss(model, pack, sums)
+    sums = LabelLoss().step_sums(model, [pack], ())
+    result = LabelLoss().loss(model, pack, sums)
     losses = label_losses(model, pack)
     assert sums[0] == sum(rows.trained_counts_B) == len(losses)
     assert float(result.total.detach()) == pytest.approx(float(losses.sum()))
