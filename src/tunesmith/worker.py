@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tunesmith.errors import ResourceError, Stopped, TunesmithError, WorkerError
+from tunesmith.models.quiet import quiet_imports
 from tunesmith.runs.atomic import output_error
 from tunesmith.runs.control import Wish, read_wish
 from tunesmith.runs.events import EventWriter, open_events
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # A library that forks after its threads have started would else warn into the log at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet_imports()
     run = RunFolder(options.folder.resolve())
     try:
         with Lease(run.lease):

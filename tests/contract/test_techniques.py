@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,120 +13,22 @@ import peft
 import pytest
 import torch
 import transformers
+from technique_cases import QUIET, SUITE, Case, load_base
 from tiny_models import FAMILIES
 from tiny_training import counting_rows, packed_model, train_tiny
 
 from tunesmith.data.packs import lay_out
 from tunesmith.errors import CheckpointError, ModelError, RecipeError
-from tunesmith.models.attention import ATTENTION
 from tunesmith.models.forward import label_logits
-from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.recipe import techniques as variants
 from tunesmith.techniques.peft_methods import METHODS, NOT_OFFERED
 from tunesmith.techniques.table import TECHNIQUES, make_technique
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
-    # What PEFT and torch say of methods on loading them and in their forward passes.
-    pytest.mark.filterwarnings("ignore:Setting boft_n_butterfly_factor:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Failed to load the CUDA extension:UserWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
-TWO = ("llama", "phi3")
 (PACK,) = lay_out([(0, counting_rows(1)[0])], tokens_per_micro_batch=100)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A technique as a recipe spells it, a rate that suits it, and how its result is loaded by the format's owner.
-
-    ``families`` are those of the fast tier; the slow one runs every technique on every family. ``merge_tolerance`` is
-    how far logits may move in a merge, None where there is nothing to merge. ``is_drawn`` says whether new weights are
-    drawn at random.
-    """
-
-    spec: Any
-    learning_rate: float
-    load: Callable[[Any, Path, Path], Any]
-    families: tuple[str, ...] = ("llama",)
-    merge_tolerance: float | None = 1e-4
-    is_drawn: bool = True
-
-
-def _load_adapter(technique: Any, base: Path, saved: Path) -> Any:
-    return peft.PeftModel.from_pretrained(_load_base(technique, base), saved)
-
-
-def _load_model(_technique: Any, _base: Path, saved: Path) -> Any:
-    return transformers.AutoModelForCausalLM.from_pretrained(saved, attn_implementation=ATTENTION)
-
-
-def _load_base(technique: Any, base: Path, dtype: torch.dtype = torch.float32) -> Any:
-    return load_model(LoadPlan(base, dtype, quantization=technique.quantization))
-
-
-SUITE = {
-    "lora": Case(variants.Lora(rank=4, alpha=8.0), 1e-2, _load_adapter, TWO),
-    "dora": Case(variants.Dora(rank=4, alpha=8.0), 1e-2, _load_adapter, TWO),
-    "qlora": Case(variants.Qlora(rank=4, alpha=8.0), 1e-2, _load_adapter),
-    # Products of eight bits round activations too, which a merged model does not.
-    "qlora-int8": Case(variants.Qlora(rank=4, alpha=8.0, quantization="int8"), 1e-2, _load_adapter, (), 0.2),
-    "qlora-loftq": Case(
-        variants.Qlora(rank=4, alpha=8.0, initialization="loftq"), 1e-2, _load_adapter, (), is_drawn=False
-    ),
-    "qdora": Case(variants.Qdora(rank=4, alpha=8.0), 1e-2, _load_adapter),
-    "freeze": Case(variants.Freeze(layers=1), 3e-3, _load_model, TWO, is_drawn=False),
-    "full": Case(variants.Full(), 1e-3, _load_model, TWO, is_drawn=False),
-}
-
-
-def _method(
-    name: str, rate: float, *families: str, merges: bool = True, is_drawn: bool = True, **settings: Any
-) -> Case:
-    """A method of the library; ``is_drawn`` is False where it begins as nothing, or as its own settings decide."""
-    spec = variants.PeftMethod(name=name, settings=settings)
-    return Case(spec, rate, _load_adapter, families, 1e-4 if merges else None, is_drawn)
-
-
-SUITE |= {
-    "adalora": _method("adalora", 5e-2, "llama", init_r=6, target_r=3),
-    "adamss": _method("adamss", 3e-2),
-    "boft": _method("boft", 1e-2, boft_block_size=4, is_drawn=False),
-    "c3a": _method("c3a", 1e-1, block_size=8),
-    "deft": _method("deft", 1e-2, is_drawn=False),
-    "delora": _method("delora", 1e-2),
-    "fourierft": _method("fourierft", 1e-1, n_frequency=100),
-    "frod": _method("frod", 1e-2, is_drawn=False),
-    "glora": _method("glora", 1e-2),
-    "gralora": _method("gralora", 1e-2, r=8),
-    "hira": _method("hira", 1e-2, r=8),
-    "hra": _method("hra", 1e-2, is_drawn=False),
-    "ia3": _method("ia3", 1e-1, "llama", is_drawn=False),
-    "lily": _method("lily", 1e-2, merges=False),
-    "ln_tuning": _method("ln_tuning", 1e-1, "llama", is_drawn=False),
-    "loha": _method("loha", 5e-2),
-    "lokr": _method("lokr", 5e-2),
-    "miss": _method("miss", 1e-2, r=8, is_drawn=False),
-    "oft": _method("oft", 1e-2, "llama", oft_block_size=8, is_drawn=False),
-    "osf": _method("osf", 1e-2, is_drawn=False),
-    "p_tuning": _method("p_tuning", 1e-2, "llama", merges=False, num_virtual_tokens=4),
-    "peanut": _method("peanut", 1e-2),
-    "prefix_tuning": _method("prefix_tuning", 5e-1, "llama", merges=False, num_virtual_tokens=4),
-    "prompt_tuning": _method("prompt_tuning", 1e-1, "llama", merges=False, num_virtual_tokens=4),
-    "psoft": _method("psoft", 1e-2, r=8, is_drawn=False),
-    "pvera": _method("pvera", 1e-1, r=32, is_drawn=False),
-    "randlora": _method("randlora", 1e-2, is_drawn=False),
-    "road": _method("road", 3e-2, group_size=8, is_drawn=False),
-    "shira": _method("shira", 1e-2, r=4, is_drawn=False),
-    "supertuning": _method("supertuning", 1e-1, is_drawn=False),
-    "tinylora": _method("tinylora", 1e-2, is_drawn=False),
-    "unilora": _method("unilora", 1e-1, theta_d_length=256),
-    "vblora": _method("vblora", 1e-1, num_vectors=16, vector_length=8),
-    "vera": _method("vera", 1e-1, "llama", r=32, is_drawn=False),
-    "waveft": _method("waveft", 1e-1, n_frequency=100, is_drawn=False),
-}
 CASES = [
     pytest.param(name, family, id=f"{name}-{family}", marks=() if family in SUITE[name].families else pytest.mark.slow)
     for name, family in itertools.product(SUITE, FAMILIES)
@@ -152,7 +53,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(f"{name}-{family}")
     technique = make_technique(SUITE[name].spec)
     packed_model(family, folder / "base")
-    model = technique.prepare(_load_base(technique, folder / "base"), seed=0)
+    model = technique.prepare(load_base(technique, folder / "base"), seed=0)
     before = {key: value.detach().clone() for key, value in model.state_dict().items()}
     run = train_tiny(
         model,
@@ -224,7 +125,7 @@ def test_what_is_saved_loads_with_equal_logits(trained: Trained, tmp_path: Path)
 
 def test_trained_weights_go_out_and_in_again(trained: Trained, tmp_path: Path) -> None:
     state = {name: value.clone() for name, value in trained.technique.trainable_state(trained.model).items()}
-    fresh = trained.technique.prepare(_load_base(trained.technique, trained.base), seed=1)
+    fresh = trained.technique.prepare(load_base(trained.technique, trained.base), seed=1)
     assert not torch.equal(logits(fresh), logits(trained.model))
     trained.technique.load_trainable_state(fresh, state)
     assert torch.equal(logits(fresh), logits(trained.model))
@@ -263,7 +164,7 @@ def test_merged_equals_unmerged_and_leaves_the_model_alone(trained: Trained) -> 
 
 def test_new_weights_depend_on_the_seed_alone(trained: Trained) -> None:
     def fresh(seed: int) -> dict[str, torch.Tensor]:
-        model = trained.technique.prepare(_load_base(trained.technique, trained.base), seed)
+        model = trained.technique.prepare(load_base(trained.technique, trained.base), seed)
         return dict(trained.technique.trainable_state(model))
 
     torch.manual_seed(1)
@@ -279,7 +180,7 @@ def test_new_weights_depend_on_the_seed_alone(trained: Trained) -> None:
 
 
 def test_trained_weights_are_single_precision_in_a_half_precision_model(trained: Trained) -> None:
-    model = _load_base(trained.technique, trained.base, torch.bfloat16)
+    model = load_base(trained.technique, trained.base, torch.bfloat16)
     state = trained.technique.trainable_state(trained.technique.prepare(model, seed=0))
     assert {tensor.dtype for tensor in state.values()} == {torch.float32}
 
@@ -290,7 +191,7 @@ def test_resume_is_exact(tmp_path: Path, name: str, family: str) -> None:
     packed_model(family, tmp_path / "base")
 
     def attempt(folder: str, wishes: Any = None) -> Any:
-        model = technique.prepare(_load_base(technique, tmp_path / "base"), seed=0)
+        model = technique.prepare(load_base(technique, tmp_path / "base"), seed=0)
         read_wish = wishes.__next__ if wishes else lambda: "continue"
         return train_tiny(
             model, technique, tmp_path / folder, rows=counting_rows(24), total_steps=4, read_wish=read_wish

@@ -14,6 +14,9 @@ from tunesmith.errors import ModelError
 from tunesmith.runs.atomic import read_json, write_json
 
 HEAD_FILE = "head.json"
+# Names that model classes give the last layer of a head, and the layers that some put between it and the model.
+OUTPUT_LAYERS = ("classifier", "score", "qa_outputs")
+HEAD_LAYERS = (*OUTPUT_LAYERS, "pre_classifier", "pooler")
 HeadKind = Literal["sequence_classification", "token_classification", "question_answering"]
 _KIND_OF_CLASS: dict[str, HeadKind] = {
     "ForSequenceClassification": "sequence_classification",

@@ -102,13 +102,16 @@ def print_labels(labels: Mapping[str, int]) -> None:
 
 
 def print_row(row: Mapping[str, Any]) -> None:
-    """Print a row as the model sees it: trained tokens green, or in brackets where there is no colour."""
+    """Print a row as the model sees it: trained tokens green, or in brackets where there is no colour.
+
+    Labels of a head stand behind their tokens.
+    """
     out()
     out(clean(str(row.get("place") or "")), "bold")
     colour = has_colour(sys.stdout)
     text = ""
-    for trained, pieces in groupby(row.get("pieces") or [], lambda piece: bool(piece.get("trained"))):
-        plain = clean("".join(str(piece.get("text") or "") for piece in pieces))
+    for (trained, label), pieces in groupby(row.get("pieces") or [], _mark):
+        plain = clean("".join(str(piece.get("text") or "") for piece in pieces)) + (f" = {clean(label)}" * bool(label))
         if not trained:
             text += plain
         elif colour:
@@ -118,6 +121,10 @@ def print_row(row: Mapping[str, Any]) -> None:
             text += f"⟦{plain}⟧"
     for line in text.rstrip("\n").split("\n"):
         out(f"  {line}")
+
+
+def _mark(piece: Mapping[str, Any]) -> tuple[bool, str]:
+    return bool(piece.get("trained")), str(piece.get("label") or "")
 
 
 def _rounded(value: Any) -> Any:

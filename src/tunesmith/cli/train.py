@@ -12,7 +12,7 @@ import typer
 
 from tunesmith.cli.lazy import new_app
 from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, Track, column_map, runs_folder
-from tunesmith.cli.terminal import note, out, out_json, short_path
+from tunesmith.cli.terminal import clean, note, out, out_json, short_path
 from tunesmith.errors import UsageError
 
 if TYPE_CHECKING:
@@ -162,4 +162,6 @@ def _dry_run(recipe: Recipe, folder: Path, as_json: bool) -> None:
     if as_json:
         out_json({"recipe": recipe.model_dump(mode="json"), "resolved": result.resolved, "audit": result.audit})
     else:
+        for warning in (result.audit or {}).get("warnings", ()):
+            note(f"warning: {clean(str(warning))}", "yellow")
         out(resolved_yaml(recipe.model_dump(mode="json"), result.resolved or {}))

@@ -7,7 +7,7 @@ tokenizer's own template. Memory does not grow with the data.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Audit:
             "shown": [
                 {
                     "place": row.place,
-                    "pieces": [{"text": piece.text, "trained": piece.trained} for piece in row.pieces],
+                    "pieces": [asdict(piece) for piece in row.pieces],
                 }
                 for row in self.shown
             ],
@@ -231,6 +231,9 @@ def _store_warnings(store: TokenStore, side: str) -> Iterable[str]:
         first = ", ".join(store.facts["skipped_first"][:_FIRST_PLACES])
         limit = store.facts["max_length"]
         yield f"{side}{store.facts['skipped']} rows longer than {limit} tokens are left out (first: {first})"
+    if store.facts["unusable"]:
+        first = ", ".join(store.facts["unusable_first"][:_FIRST_PLACES])
+        yield f"{side}{store.facts['unusable']} rows cannot be learned and are left out (first: {first})"
     if store.facts["split_documents"]:
         limit = store.facts["max_length"]
         yield f"{side}{store.facts['split_documents']} texts longer than {limit} tokens are laid out as several rows"

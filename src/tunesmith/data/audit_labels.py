@@ -139,4 +139,4 @@ def _unlearned(stores: list[TokenStore], reader: LabelReader) -> Iterator[str]:
 def _shown(store: TokenStore, reader: LabelReader, show: int) -> tuple[ShownRow, ...]:
     tokenizer = getattr(reader, "tokenizer", None)
     rows = (store[number] for number in range(min(show, len(store))))
-    return tuple(ShownRow(row.place, pieces_of(tokenizer, row)) for row in rows)
+    return tuple(ShownRow(row.place, pieces_of(tokenizer, row, reader.name)) for row in rows)

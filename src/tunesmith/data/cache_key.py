@@ -25,6 +25,7 @@ def cache_key(
     objective: str = "sft",
     max_length: int,
     on_long_rows: str,
+    on_bad_rows: str = "refuse",
     limit: int | None = None,
     model_kind: str | None = None,
 ) -> str:
@@ -38,6 +39,7 @@ def cache_key(
         objective: Name of the objective, which decides what trains.
         max_length: As in :func:`tunesmith.data.tokenize.tokenize_examples`; so are the others.
         on_long_rows: Likewise.
+        on_bad_rows: Likewise.
         limit: Likewise.
         model_kind: Where labels stand, for objectives with a head; None for all others.
     """
@@ -61,6 +63,7 @@ def cache_key(
         "objective": objective,
         "max_length": max_length,
         "on_long_rows": on_long_rows,
+        "on_bad_rows": on_bad_rows,
         "limit": limit,
         "head": None if model_kind is None else [model_kind, list(task.labels)],
     }

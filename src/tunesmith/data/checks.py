@@ -109,8 +109,8 @@ def nothing_lost_to_truncation(stores: Sequence[TokenStore]) -> Check:
         rows=_rows(stores),
         good=good,
         bad="are longer than the limit",
-        hint="raise train.max_length (up to the model's context), shorten the rows, or set data.on_long_rows to skip "
-        "or truncate",
+        hint="shorten the rows, set data.on_long_rows to skip or truncate, or raise train.max_length where the model's "
+        "context is longer",
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tunesmith.data.labelled import LabelledRow, make_reader
 from tunesmith.data.render import Note
 from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
-from tunesmith.data.tally import OnLongRows, Tally, require_bounds
+from tunesmith.data.tally import OnBadRows, OnLongRows, Tally, require_bounds
 from tunesmith.data.template import require_fast
 from tunesmith.data.tokenize import BATCH_ROWS
 from tunesmith.data.types import TokenIds
@@ -32,6 +32,7 @@ def tokenize_labelled(
     model_kind: str,
     max_length: int,
     on_long_rows: OnLongRows = "refuse",
+    on_bad_rows: OnBadRows = "refuse",
     on_progress: Callable[[int], None] | None = None,
     limit: int | None = None,
 ) -> TokenStore:
@@ -49,6 +50,7 @@ def tokenize_labelled(
         model_kind: ``encoder`` or ``causal``.
         max_length: Most tokens of a row.
         on_long_rows: What happens with longer ones.
+        on_bad_rows: What happens with rows whose labels cannot be put on tokens.
         on_progress: Told of the examples done.
         limit: Take only so many examples.
 
@@ -60,7 +62,14 @@ def tokenize_labelled(
     assert objective in HEADS
     reader = make_reader(objective, task.labels, tokenizer, model_kind)
     require_bounds(max_length, on_long_rows)
-    tally = Tally(max_length, on_long_rows, objective=objective, labels=list(reader.labels), model_kind=model_kind)
+    tally = Tally(
+        max_length,
+        on_long_rows,
+        on_bad_rows,
+        objective=objective,
+        labels=list(reader.labels),
+        model_kind=model_kind,
+    )
     require_fast(tokenizer)
     with new_store(folder, tally.facts, labelled=True) as writer:
         for place, example in _counted(tally, islice(examples, limit), on_progress):
@@ -82,6 +91,7 @@ def tokenize_seq2seq(
     *,
     max_length: int,
     on_long_rows: OnLongRows = "refuse",
+    on_bad_rows: OnBadRows = "refuse",
     on_progress: Callable[[int], None] | None = None,
     limit: int | None = None,
 ) -> TokenStore:
@@ -91,7 +101,7 @@ def tokenize_seq2seq(
     errors are those of :func:`tokenize_labelled`.
     """
     require_bounds(max_length, on_long_rows)
-    tally = Tally(max_length, on_long_rows, objective="seq2seq")
+    tally = Tally(max_length, on_long_rows, on_bad_rows, objective="seq2seq")
     require_fast(tokenizer)
     with new_store(folder, tally.facts) as writer:
         for place, example in _counted(tally, islice(examples, limit), on_progress):

@@ -66,6 +66,9 @@ class LabelReader(Protocol):
     def answer(self, row: LabelledRow, label_ids_L: Sequence[int]) -> str:
         """Labels of a row in the words that metrics compare."""
 
+    def name(self, label_id: int) -> str:
+        """A label in words, empty where it says that nothing is here."""
+
 
 def make_reader(objective: str, labels: Sequence[str], tokenizer: Any, model_kind: str) -> LabelReader:
     """The reader of an objective with a head.
@@ -81,7 +84,7 @@ def make_reader(objective: str, labels: Sequence[str], tokenizer: Any, model_kin
         return SequenceReader(tuple(labels), tokenizer, both_ways)
     if objective == "token_classification":
         return WordReader(tag_labels(labels), tokenizer, both_ways)
-    return AnswerReader(tokenizer, both_ways)
+    return AnswerReader(tokenizer, both_ways, tuple(labels))
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,10 @@ class SequenceReader:
     def answer(self, row: LabelledRow, label_ids_L: Sequence[int]) -> str:  # noqa: ARG002 - a label is its own words
         """The label."""
         return self.labels[label_ids_L[0]]
+
+    def name(self, label_id: int) -> str:
+        """As in :class:`LabelReader`."""
+        return self.labels[label_id]
 
 
 @dataclass(frozen=True)
@@ -143,17 +150,27 @@ class WordReader:
         tags = [self.labels[label] for label in label_ids_L]
         return json.dumps(entities_of(row.text, row.places[: len(tags)], tags), ensure_ascii=False)
 
+    def name(self, label_id: int) -> str:
+        """As in :class:`LabelReader`."""
+        return "" if self.labels[label_id] == OUTSIDE else self.labels[label_id]
+
 
 @dataclass(frozen=True)
 class AnswerReader:
-    """Start and end of the answer among the tokens of a text; bits, since one token can be both."""
+    """Start and end of the answer among the tokens of a text; bits, since one token can be both.
+
+    Where questions may have no answer, the one label is a word that is put behind each text, and the answer is there.
+    """
 
     tokenizer: Any
     both_ways: bool
     labels: tuple[str, ...] = ()
 
     def encode(self, example: Example) -> LabelledRow:
-        """As in :class:`LabelReader`; the answer to learn is the first accepted one that stands in the text."""
+        """As in :class:`LabelReader`; the answer to learn is the first accepted one that stands in the text.
+
+        It stands where the row says, or at its first occurrence where the row does not say it.
+        """
         assert isinstance(example, QuestionAnswer)
         context = example.context
         if context is None:
@@ -162,14 +179,15 @@ class AnswerReader:
                 code="supervision.no_context",
                 hint="give a column `context`, or set objective=sft on a model that writes",
             )
-        row, offsets = self._encoded(example.question, context)
-        first, last = self._marks(context, example.answers, offsets)
+        text = "\n\n".join([context, *self.labels])
+        row, offsets = self._encoded(example.question, text)
+        first, last = self._marks(example, offsets)
         candidates = [at for at, place in enumerate(offsets) if place is not None]
         for at in candidates:
             row.marked_T[at] = True
         row.label_ids_T[candidates[first]] |= STARTS
         row.label_ids_T[candidates[last]] |= ENDS
-        return replace(row, text=context, places=tuple(place for place in offsets if place is not None))
+        return replace(row, text=text, places=tuple(place for place in offsets if place is not None))
 
     def predict(self, scores_L_C: NDArray[Any]) -> TokenIds:
         """The best start with an end behind it."""
@@ -189,6 +207,10 @@ class AnswerReader:
         start, end = (int(np.flatnonzero(marks & bit)[0]) for bit in (STARTS, ENDS))
         return row.text[row.places[start][0] : row.places[end][1]].strip()
 
+    def name(self, label_id: int) -> str:
+        """As in :class:`LabelReader`."""
+        return " and ".join(word for word, bit in (("start", STARTS), ("end", ENDS)) if label_id & bit)
+
     def _encoded(self, question: str, context: str) -> tuple[LabelledRow, list[tuple[int, int] | None]]:
         """Tokens, and for each token of the text its characters there; None for all others."""
         if self.both_ways:
@@ -207,26 +229,40 @@ class AnswerReader:
         ]
         return row, places
 
-    def _marks(
-        self, context: str, answers: Sequence[str], offsets: Sequence[tuple[int, int] | None]
-    ) -> tuple[int, int]:
+    def _marks(self, example: QuestionAnswer, offsets: Sequence[tuple[int, int] | None]) -> tuple[int, int]:
         """Numbers of the candidates at which the answer starts and ends."""
         places = [place for place in offsets if place is not None]
-        for answer in answers:
-            begin = context.find(answer.strip())
+        for begin, length in _where(example, self.labels):
             covered = [
                 number
                 for number, (start, end) in enumerate(places)
-                if begin >= 0 and end > begin and start < begin + len(answer.strip())
+                if begin >= 0 and end > begin and start < begin + length
             ]
             if covered:
                 return covered[0], covered[-1]
         raise SupervisionError(
-            "no accepted answer stands in the text",
+            "no accepted answer stands in the text, or not where the row says",
             code="supervision.answer_not_in_context",
-            value=answers[0][:80],
+            value=example.answers[0][:80] if example.answers else "no answer",
             hint="correct the row, or set objective=sft on a model that writes",
         )
+
+
+def _where(example: QuestionAnswer, labels: Sequence[str]) -> list[tuple[int, int]]:
+    """Start and length of each accepted answer in the text, -1 for those that do not stand there."""
+    context = example.context or ""
+    if not example.answers:
+        return [(len(context) + len("\n\n"), len(labels[0]))] if labels else []
+    starts = example.starts or (None,) * len(example.answers)
+    found = []
+    for answer, told in zip(example.answers, starts, strict=True):
+        words = answer.strip()
+        if told is None:
+            found.append((context.find(words), len(words)))
+        else:
+            begin = told + len(answer) - len(answer.lstrip())
+            found.append((begin if told >= 0 and context.startswith(words, begin) else -1, len(words)))
+    return found
 
 
 def _number_of(labels: Sequence[str], label: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.data.render import Note, Rendered, RenderedText, render_conversation, render_texts
 from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
-from tunesmith.data.tally import OnLongRows, Tally, require_bounds
+from tunesmith.data.tally import OnBadRows, OnLongRows, Tally, require_bounds
 from tunesmith.data.template import chat_template, require_fast
 from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import Example, Place, PreferencePair
@@ -29,6 +29,7 @@ def tokenize_pairs(
     *,
     max_length: int,
     on_long_rows: OnLongRows = "refuse",
+    on_bad_rows: OnBadRows = "refuse",
     on_progress: Callable[[int], None] | None = None,
     limit: int | None = None,
 ) -> TokenStore:
@@ -44,6 +45,7 @@ def tokenize_pairs(
         folder: The store's folder; must not exist.
         max_length: Most tokens of a row.
         on_long_rows: What happens to longer ones.
+        on_bad_rows: What happens to rows that the template refuses.
         on_progress: Called now and then with the number of examples done.
         limit: Take only so many examples.
 
@@ -54,7 +56,7 @@ def tokenize_pairs(
     """
     require_bounds(max_length, on_long_rows)
     require_fast(tokenizer)
-    work = _Work(tokenizer, max_length, on_long_rows)
+    work = _Work(tokenizer, max_length, on_long_rows, on_bad_rows)
     with new_store(folder, work.facts) as writer:
         left = islice(examples, limit)
         while batch := list(islice(left, _EXAMPLES_AT_ONCE)):
@@ -71,8 +73,8 @@ def tokenize_pairs(
 class _Work:
     """One pass over examples: what it was asked for and what it counted."""
 
-    def __init__(self, tokenizer: Any, max_length: int, on_long_rows: OnLongRows) -> None:
-        self.tally = Tally(max_length, on_long_rows, rows_per_item=1)
+    def __init__(self, tokenizer: Any, max_length: int, on_long_rows: OnLongRows, on_bad_rows: OnBadRows) -> None:
+        self.tally = Tally(max_length, on_long_rows, on_bad_rows, rows_per_item=1)
         self.facts = self.tally.facts
         self._template = chat_template(tokenizer)
 

@@ -23,7 +23,7 @@ from tunesmith.errors import DataError, UsageError
 from tunesmith.formats.examples import Place
 from tunesmith.runs.atomic import new_folder, read_json, write_json
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 _MANIFEST = "manifest.json"
 # File and type of each array; `row_starts` has one entry more than there are rows.
 _ARRAYS = {

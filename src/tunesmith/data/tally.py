@@ -8,13 +8,16 @@ from tunesmith.errors import Problem, SupervisionError, UsageError
 from tunesmith.formats.examples import Place
 
 OnLongRows = Literal["refuse", "skip", "truncate"]
+OnBadRows = Literal["refuse", "skip"]
 FIRST_ROWS = 10
 
 
 class Tally:
     """Counts of one pass; ``facts`` go into the store's manifest."""
 
-    def __init__(self, max_length: int, on_long_rows: OnLongRows, **more: Any) -> None:
+    def __init__(
+        self, max_length: int, on_long_rows: OnLongRows, on_bad_rows: OnBadRows = "refuse", **more: Any
+    ) -> None:
         self.facts: dict[str, Any] = {
             "examples": 0,
             "max_length": max_length,
@@ -22,8 +25,11 @@ class Tally:
             "skipped": 0,
             "skipped_first": [],
             "split_documents": 0,
+            "unusable": 0,
+            "unusable_first": [],
             **more,
         }
+        self._skips_bad_rows = on_bad_rows == "skip"
         self._refused: list[Problem] = []
         self._refused_count = 0
 
@@ -34,7 +40,15 @@ class Tally:
             self.facts["skipped_first"].append(str(place))
 
     def refuse(self, place: Place, error: SupervisionError) -> None:
-        """Count an example that cannot be used; the pass goes on, so that all are found."""
+        """Count an example that cannot be used; the pass goes on, so that all are found.
+
+        Where bad rows are to be skipped, it is left out and told of.
+        """
+        if self._skips_bad_rows:
+            self.facts["unusable"] += 1
+            if len(self.facts["unusable_first"]) < FIRST_ROWS:
+                self.facts["unusable_first"].append(f"{place} ({error.message})")
+            return
         self._refused_count += 1
         if len(self._refused) < FIRST_ROWS:
             self._refused.append(Problem(error.code, error.message, str(place), error.value, error.hint))

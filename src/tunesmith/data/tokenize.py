@@ -12,7 +12,7 @@ import numpy as np
 
 from tunesmith.data.render import Note, Rendered, RenderedText, render_conversation, render_texts
 from tunesmith.data.store import StoreWriter, TokenStore, new_store, open_token_store
-from tunesmith.data.tally import OnLongRows, Tally, require_bounds
+from tunesmith.data.tally import OnBadRows, OnLongRows, Tally, require_bounds
 from tunesmith.data.template import ChatTemplate, chat_template, require_fast
 from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import Conversation, Document, Example, Place
@@ -31,6 +31,7 @@ def tokenize_examples(
     *,
     max_length: int,
     on_long_rows: OnLongRows = "refuse",
+    on_bad_rows: OnBadRows = "refuse",
     on_progress: Callable[[int], None] | None = None,
     limit: int | None = None,
     everything: bool = False,
@@ -49,6 +50,7 @@ def tokenize_examples(
         folder: The store's folder; must not exist.
         max_length: Most tokens of a row.
         on_long_rows: See above.
+        on_bad_rows: What happens to rows that the template refuses.
         on_progress: Called now and then with the number of examples done.
         limit: Take only so many examples.
         everything: Train all tokens but the first, whoever wrote them.
@@ -61,7 +63,7 @@ def tokenize_examples(
     """
     require_bounds(max_length, on_long_rows)
     require_fast(tokenizer)
-    work = _Work(task, tokenizer, max_length, on_long_rows)
+    work = _Work(task, tokenizer, max_length, on_long_rows, on_bad_rows)
     with new_store(folder, work.facts) as writer:
         for batch in _batches(work.texts(islice(examples, limit))):
             for (place, _), row in zip(batch, render_texts(tokenizer, [text for _, text in batch]), strict=True):
@@ -82,8 +84,15 @@ def tokenize_whole(
 class _Work:
     """One pass over examples: what it was asked for and what it counted."""
 
-    def __init__(self, task: PreparedTask, tokenizer: Any, max_length: int, on_long_rows: OnLongRows) -> None:
-        self.tally = Tally(max_length, on_long_rows)
+    def __init__(
+        self,
+        task: PreparedTask,
+        tokenizer: Any,
+        max_length: int,
+        on_long_rows: OnLongRows,
+        on_bad_rows: OnBadRows,
+    ) -> None:
+        self.tally = Tally(max_length, on_long_rows, on_bad_rows)
         self.facts = self.tally.facts
         self._task = task
         self._tokenizer = tokenizer

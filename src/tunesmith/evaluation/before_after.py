@@ -68,6 +68,9 @@ def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]
     found: dict[str, Any] = {"name": system.name, "label": system.label}
     if system.losses.counts_B:
         found |= score_losses(system.losses.loss_sums_B, system.losses.counts_B, seed)
+        if held_out.items[0][0].label_ids_T is not None:
+            # Perplexity is a number of words that are as likely; a head chooses no words.
+            del found["perplexity"]
     if system.answers and metrics:
         found["metrics"] = {
             name: summarise(name, measure(name, system.answers, held_out.references, labels), seed) for name in metrics

@@ -27,7 +27,7 @@ _HINTS: Mapping[str, str] = {
     "span_outside_text": "count characters from 0; end is the first character behind the entity",
     "tags_do_not_match_tokens": "write one tag for each token",
     "tags_not_iob2": "begin every entity with B-",
-    "missing_answer": "remove unanswerable questions, or give them an answer such as `unknown`",
+    "missing_answer": "write the answer, or an empty list where the context does not answer the question",
 }
 
 

@@ -96,11 +96,16 @@ class Translation:
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """A question with all accepted answers (the first is the one to learn), and its context if it has one."""
+    """A question with all accepted answers (the first is the one to learn), and its context if it has one.
+
+    ``answers`` is empty where the context does not answer the question. ``starts`` are the characters of the context at
+    which the answers start, None for each that the file does not tell; it is empty where no start is told.
+    """
 
     question: str
     answers: tuple[str, ...]
     context: str | None = None
+    starts: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)

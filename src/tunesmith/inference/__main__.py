@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from tunesmith.errors import ModelError, TunesmithError, UsageError
+from tunesmith.models.quiet import quiet_imports
 from tunesmith.runs.atomic import write_json
 
 BASE = "base"
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     # The ready file holds the token.
     os.umask(0o077)
+    quiet_imports()
     try:
         _serve(options)
     except TunesmithError as error:

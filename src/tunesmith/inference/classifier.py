@@ -128,7 +128,7 @@ def _reader(head: Head, tokenizer: Any, both_ways: bool) -> LabelReader:
         return SequenceReader(head.labels, tokenizer, both_ways)
     if head.kind == "token_classification":
         return WordReader(head.labels, tokenizer, both_ways)
-    return AnswerReader(tokenizer, both_ways)
+    return AnswerReader(tokenizer, both_ways, head.labels)
 
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

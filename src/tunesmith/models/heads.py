@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tunesmith.catalog.heads import OUTPUT_LAYERS
 from tunesmith.models.attention import ATTENTION, BIDIRECTIONAL_FAMILIES, PACKED_FAMILIES, plan_attention
 from tunesmith.models.noise import running
 
@@ -60,7 +61,7 @@ def _through_base(inner: Any, pack: Pack, **extra: Any) -> torch.Tensor:
 
 
 def _output_layer(inner: Any) -> Any:
-    return next(getattr(inner, name) for name in ("classifier", "score", "qa_outputs") if hasattr(inner, name))
+    return next(getattr(inner, name) for name in OUTPUT_LAYERS if hasattr(inner, name))
 
 
 def _through_own_forward(model: Any, row: Pack) -> torch.Tensor:

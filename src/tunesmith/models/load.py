@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.catalog.heads import Head, read_head
+from tunesmith.catalog.heads import OUTPUT_LAYERS, Head, read_head
 from tunesmith.errors import ModelError, ResourceError
 from tunesmith.models.check import check_weights, has_head, model_kind, read_config
 from tunesmith.models.quantized import Quantization, keep_numbers, load_options
@@ -68,7 +68,7 @@ def load_model(plan: LoadPlan) -> Any:
     if plan.head is not None:
         _set_labels(config, plan.head)
     with quiet_libraries():
-        quantized = load_options(plan.quantization, plan.dtype, plan.device)
+        quantized = load_options(plan.quantization, plan.dtype, plan.device, with_head=plan.head is not None)
     try:
         with quiet_libraries(), _drawn_by(plan.head):
             model, notes = auto.from_pretrained(
@@ -205,12 +205,14 @@ def _set_labels(config: Any, head: Head) -> None:
 def _has_other_labels(folder: Path, head: Head) -> bool:
     """Whether the folder's own head chooses from as many labels that mean something else."""
     saved = read_head(folder)
-    return saved is not None and saved.kind == head.kind and saved.labels != head.labels
+    if saved is None or saved.kind != head.kind or head.kind == "question_answering":
+        return False
+    return saved.labels != head.labels
 
 
 def _draw_output(model: Any) -> None:
     """Draw the weights of the head's last layer anew, as the model class begins with them."""
-    for name in ("classifier", "score", "qa_outputs"):
+    for name in OUTPUT_LAYERS:
         layer = getattr(model, name, None)
         if isinstance(layer, torch.nn.Linear):
             deviation = getattr(model.config, "initializer_range", 0.02)

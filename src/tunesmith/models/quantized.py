@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from tunesmith.catalog.heads import HEAD_LAYERS
 from tunesmith.errors import UsageError
 from tunesmith.runs.atomic import read_json
 
@@ -23,10 +24,13 @@ class Quantization:
     double: bool = True
 
 
-def load_options(quantization: Quantization | None, dtype: torch.dtype, device: str) -> dict[str, Any]:
+def load_options(
+    quantization: Quantization | None, dtype: torch.dtype, device: str, *, with_head: bool = False
+) -> dict[str, Any]:
     """What Transformers' ``from_pretrained`` needs to load linear layers in fewer bits; nothing without quantization.
 
-    Products are computed in ``dtype``. The output matrix and the embeddings stay whole, as the library leaves them.
+    Products are computed in ``dtype``. The output matrix and the embeddings stay whole, as the library leaves them; so
+    does a head, which the library would quantize where it has a bias, and which learns.
 
     Raises:
         UsageError: ``usage.missing_extra``: bitsandbytes is not installed.
@@ -37,15 +41,17 @@ def load_options(quantization: Quantization | None, dtype: torch.dtype, device: 
     from transformers import BitsAndBytesConfig
 
     untyped: Any = BitsAndBytesConfig
+    whole = {"llm_int8_skip_modules": list(HEAD_LAYERS)} if with_head else {}
     if quantization.kind == "nf4":
         config = untyped(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=quantization.double,
             bnb_4bit_compute_dtype=dtype,
+            **whole,
         )
     else:
-        config = untyped(load_in_8bit=True)
+        config = untyped(load_in_8bit=True, **whole)
     _quiet_bitsandbytes()
     return {"quantization_config": config, "device_map": {"": device}}
 

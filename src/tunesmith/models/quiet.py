@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+
+def quiet_imports() -> None:
+    """For processes of our own: no advice about faster kernels, which bitsandbytes logs when PEFT imports it."""
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 
 
 @contextmanager
@@ -16,15 +22,15 @@ def quiet_libraries() -> Iterator[None]:
     """
     from transformers.utils import logging as transformers_logging
 
-    logging: Any = transformers_logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    library: Any = transformers_logging
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        library.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            library.enable_progress_bar()

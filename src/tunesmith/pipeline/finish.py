@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.store import TokenStore
 from tunesmith.engine.settings import TrainResult
 from tunesmith.evaluation.before_after import Judge, report_systems, samples, verdict
 from tunesmith.evaluation.questions import HeldOut
@@ -126,7 +127,7 @@ def data_part(prepared: Prepared, measured_rows: int) -> dict[str, Any]:
         "train": {
             **_side(data.inspection),
             "used_rows": len(train.items),
-            "skipped_rows": data.inspection.bad_rows.count + int(train.facts["skipped"]),
+            "skipped_rows": data.inspection.bad_rows.count + _left_out(train),
             "tokens": int(train.lengths_B.sum()),
             "trained_tokens": int(train.trained_counts_B.sum()),
         },
@@ -134,7 +135,7 @@ def data_part(prepared: Prepared, measured_rows: int) -> dict[str, Any]:
             **_side(held),
             "rows": len(validation.items),
             "used_rows": measured_rows,
-            "skipped_rows": (held.bad_rows.count if data.validation else 0) + int(validation.facts["skipped"]),
+            "skipped_rows": (held.bad_rows.count if data.validation else 0) + _left_out(validation),
             "tokens": int(validation.lengths_B.sum()),
             "trained_tokens": int(validation.trained_counts_B.sum()),
         },
@@ -221,6 +222,11 @@ def _manifest(finished: Finished) -> dict[str, Any]:
         },
         "files": {path.relative_to(folder).as_posix(): _described(path) for path in kept if path.exists()},
     }
+
+
+def _left_out(store: TokenStore) -> int:
+    """Rows that are not in a store since they are too long, or cannot be learned, and skipping them was asked for."""
+    return int(store.facts["skipped"]) + int(store.facts["unusable"])
 
 
 def _merge_of(base: Path) -> Any:

@@ -14,7 +14,7 @@ from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
 from tunesmith.data.audit_labels import audit_labelled, audit_written
 from tunesmith.data.cache_key import cache_key
-from tunesmith.data.labelled import make_reader
+from tunesmith.data.labelled import LabelReader, make_reader
 from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
 from tunesmith.data.token_cache import cached_token_store
@@ -220,10 +220,15 @@ def data_facts(prepared: Prepared) -> DataFacts:
 
 def head_of(prepared: Prepared, objective: ObjectiveSpec, seed: int) -> Head | None:
     """The head that an objective puts on the model; None for objectives that write."""
+    reader = reader_of(prepared, objective)
+    return None if reader is None else Head(cast(HeadKind, objective.name), reader.labels, seed)
+
+
+def reader_of(prepared: Prepared, objective: ObjectiveSpec) -> LabelReader | None:
+    """What reads the labels of an objective with a head; None for objectives that write."""
     if objective.name not in HEADS:
         return None
-    reader = make_reader(objective.name, prepared.task.labels, prepared.tokenizer, prepared.model_facts.kind)
-    return Head(cast(HeadKind, objective.name), reader.labels, seed)
+    return make_reader(objective.name, prepared.task.labels, prepared.tokenizer, prepared.model_facts.kind)
 
 
 def _has_context(data: RunData) -> bool:
@@ -284,6 +289,7 @@ class _Encoder:
         options: dict[str, Any] = {
             "max_length": length or 2**31 - 1,
             "on_long_rows": self.recipe.data.on_long_rows,
+            "on_bad_rows": self.recipe.data.on_bad_rows,
         }
         supervision = SUPERVISION[self.objective.name]
         if supervision.labelled:

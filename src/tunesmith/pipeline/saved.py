@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.catalog.heads import write_head
 from tunesmith.data.shown import pieces_of
-from tunesmith.pipeline.prepare import Prepared, head_of
+from tunesmith.pipeline.prepare import Prepared, head_of, reader_of
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import new_folder, write_json, write_text
 from tunesmith.runs.layout import RunFolder
@@ -33,7 +33,7 @@ def save_result(run: RunFolder, prepared: Prepared, resolved: Resolved, techniqu
             write_head(scratch, head)
         shutil.copyfile(run.recipe, scratch / "recipe.yaml.txt")
         write_json(scratch / "resolved.json", resolved.to_json())
-        write_text(scratch / "rendered_example.txt", _example(prepared))
+        write_text(scratch / "rendered_example.txt", _example(prepared, resolved))
 
 
 def base_name(prepared: Prepared) -> str:
@@ -42,8 +42,12 @@ def base_name(prepared: Prepared) -> str:
     return reference.name if reference.kind in ("catalog", "hub") else str(prepared.model.folder)
 
 
-def _example(prepared: Prepared) -> str:
-    pieces = pieces_of(prepared.tokenizer, prepared.train[0])
+def _example(prepared: Prepared, resolved: Resolved) -> str:
+    reader = reader_of(prepared, resolved.objective)
+    pieces = pieces_of(prepared.tokenizer, prepared.train[0], None if reader is None else reader.name)
+    if reader is not None:
+        text = "".join(f"[[{piece.text} = {piece.label}]]" if piece.trained else piece.text for piece in pieces)
+        return f"The first training row as the model sees it; labels stand in [[ ]] behind their tokens.\n\n{text}\n"
     marked = "".join(f"[[{piece.text}]]" if piece.trained else piece.text for piece in pieces)
     text = marked.replace("]][[", "")
     return f"The first training row as the model sees it; what it learns to write stands in [[ ]].\n\n{text}\n"

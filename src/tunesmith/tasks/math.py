@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tunesmith.errors import DataError
 from tunesmith.formats.examples import Example, PromptCompletion, QuestionAnswer
 from tunesmith.formats.inspect import Inspection
 from tunesmith.tasks.answers import answer_form, longest
@@ -38,5 +39,12 @@ def _parts(example: Example) -> tuple[str, tuple[str, ...]]:
         problem = example.prompt if example.system is None else f"{example.system}\n\n{example.prompt}"
         return problem, (example.completion,)
     assert isinstance(example, QuestionAnswer)
+    if not example.answers:
+        raise DataError(
+            "a problem has no answer",
+            code="data.no_answer",
+            value=example.question[:80],
+            hint="remove such rows, or set task=qa, which may answer that the text does not say it",
+        )
     problem = example.question if example.context is None else f"{example.context}\n\n{example.question}"
     return problem, example.answers

@@ -44,6 +44,13 @@ def read_question(example: Example) -> SqlQuestion:
     if isinstance(example, SqlQuestion):
         return example
     if isinstance(example, QuestionAnswer):
+        if not example.answers:
+            raise DataError(
+                "a question has no query that answers it",
+                code="data.no_answer",
+                value=clip(example.question),
+                hint="remove such rows",
+            )
         return SqlQuestion(example.question, example.answers[0], example.context)
     if isinstance(example, PromptCompletion):
         return SqlQuestion(example.prompt, example.completion, example.system)

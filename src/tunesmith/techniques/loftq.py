@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,11 @@ from tunesmith.techniques.adapter import ADAPTER
 def start_from_loss_of_bits(model: PeftModel) -> None:
     """Set ``s B A`` of each adapter to the best approximation, of its rank, of what quantization took from the weight.
 
-    The whole weights are read once more from the model's folder, one layer at a time.
+    The whole weights are read once more from the model's folder, one layer at a time. Layers that quantization left
+    whole lost nothing and begin as nothing.
 
     Raises:
-        ModelError: ``model.loftq``: the layer is not quantized, or its whole weight is not in the folder.
+        ModelError: ``model.loftq``: the whole weight of a layer is not in the folder.
     """
     folder = Path(str(cast(Any, model).config._name_or_path))
     files = _files_of(folder)
@@ -31,8 +33,10 @@ def start_from_loss_of_bits(model: PeftModel) -> None:
         if not isinstance(module, LoraLayer):
             continue
         layer: Any = module
-        tensor = f"{name.removeprefix(base_prefix)}.weight"
-        if tensor not in files or not hasattr(layer.get_base_layer().weight, "quant_state"):
+        if not hasattr(layer.get_base_layer().weight, "quant_state"):
+            continue
+        tensor = _name_in(files, f"{name.removeprefix(base_prefix)}.weight")
+        if tensor not in files:
             raise ModelError(
                 "loftq needs the whole weight of a layer beside its four bits",
                 code="model.loftq",
@@ -53,6 +57,14 @@ def _begin(layer: Any, wanted: torch.Tensor) -> None:
     roots = values[:rank].sqrt()
     down.copy_((roots[:, None] * right[:rank]).to(down))
     up.copy_((left[:, :rank] * roots).to(up))
+
+
+def _name_in(files: Mapping[str, Path], tensor: str) -> str:
+    """A tensor's name in the folder: classes with a head keep the model below it under a name of their own."""
+    if tensor in files:
+        return tensor
+    below = tensor.partition(".")[2]
+    return next((name for name in files if below in (name, name.partition(".")[2])), tensor)
 
 
 def _files_of(folder: Path) -> dict[str, Path]:

@@ -102,7 +102,7 @@ def _norms(model: nn.Module) -> list[str]:
     found = [
         name.rpartition(".")[2]
         for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")
+        if isinstance(module, nn.LayerNorm) or type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
     ]
     if not found:
         raise ModelError("the model has no norms to tune", code="model.target", value=type(model).__name__)

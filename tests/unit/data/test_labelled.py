@@ -121,6 +121,28 @@ def test_an_answer_never_ends_before_it_starts_nor_far_behind(tokenizers: dict[s
     assert np.flatnonzero(reader.predict(scores_L_C)).tolist() == [50, 60]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_is_marked_where_the_row_says(tokenizers: dict[str, Any], kind: str) -> None:
+    reader = make_reader("question_answering", (), tokenizers[kind], kind)
+    context = "Oslo, not Rome; Oslo"
+    marked = [
+        row.places[int(np.flatnonzero(row.label_ids_T[row.marked_T] & STARTS)[0])][0]
+        for row in (
+            reader.encode(QuestionAnswer("q", ("Oslo",), context, starts)) for starts in ((), (None,), (0,), (16,))
+        )
+    ]
+    assert [context[start:].lstrip().startswith("Oslo") for start in marked] == [True] * 4
+    assert [start > 10 for start in marked] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_question_without_an_answer_marks_the_word_behind_its_text(tokenizers: dict[str, Any], kind: str) -> None:
+    reader = make_reader("question_answering", ("unanswerable",), tokenizers[kind], kind)
+    for example, answer in ((ASKED, "Oslo"), (QuestionAnswer("Why?", (), ASKED.context), "unanswerable")):
+        row = reader.encode(example)
+        assert reader.answer(row, row.label_ids_T[row.marked_T].tolist()) == answer
+
+
 REFUSED: list[tuple[str, Example, str]] = [
     ("sequence_classification", LabelledText("x", "left"), "supervision.label_unseen"),
     ("token_classification", EntityText("to Oslo", (Span(3, 7, "person"),)), "supervision.label_unseen"),
@@ -132,6 +154,8 @@ REFUSED: list[tuple[str, Example, str]] = [
     ),
     ("question_answering", QuestionAnswer("q", ("Oslo",)), "supervision.no_context"),
     ("question_answering", QuestionAnswer("q", ("Rome",), "to Oslo"), "supervision.answer_not_in_context"),
+    ("question_answering", QuestionAnswer("q", ("Oslo",), "to Oslo", (2,)), "supervision.answer_not_in_context"),
+    ("question_answering", QuestionAnswer("q", (), "to Oslo"), "supervision.answer_not_in_context"),
 ]
 
 
@@ -147,6 +171,13 @@ def test_a_row_whose_label_cannot_be_put_on_tokens_is_named(
     assert (problem.code, problem.place) == (code, "rows.jsonl:2")
     assert problem.hint
     assert not (tmp_path / "store").exists()
+    (tmp_path / "skipping").mkdir()
+    store = stored(
+        objective, "encoder", tokenizers["encoder"], tmp_path / "skipping", [good, example], on_bad_rows="skip"
+    )
+    assert (len(store), store.facts["examples"], store.facts["unusable"]) == (1, 2, 1)
+    (first,) = store.facts["unusable_first"]
+    assert first.startswith("rows.jsonl:2 (")
 
 
 @pytest.mark.parametrize("kind", KINDS)

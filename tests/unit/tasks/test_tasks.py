@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import DataError, RecipeError
 from tunesmith.evaluation.metrics import table
 from tunesmith.evaluation.metrics.score import details, score
 from tunesmith.formats.examples import Conversation, Document, Example, Message
@@ -229,6 +229,21 @@ def test_questions(prepare: Callable[..., Prepared]) -> None:
     assert row is not None
     assert row.messages[1].content == "Why?"
     assert "without a text" in bare.describe()
+
+
+def test_questions_without_an_answer(prepare: Callable[..., Prepared]) -> None:
+    rows = [*ROWS["qa"], {"question": "How old is it?", "context": "Paris is the capital.", "answers": []}]
+    task, examples, _ = prepare(rows)
+    row = task.evaluation(examples[2])
+    assert row is not None
+    assert row.shown_reference == "unanswerable"
+    assert "answer: unanswerable" in row.messages[0].content
+    found = score(["exact_match"], ["", "Unanswerable.", "Paris", "no idea"], [row.reference] * 4)
+    assert found["exact_match"]["value"] == 0.5
+    for name in ("math", "text_to_sql"):
+        with pytest.raises(DataError) as caught:
+            prepare(rows, name)[0].evaluation(examples[2])
+        assert caught.value.code == "data.no_answer"
 
 
 @pytest.mark.parametrize(

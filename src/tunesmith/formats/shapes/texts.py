@@ -62,29 +62,48 @@ def parse_translation(fields: Fields) -> Translation:
 
 
 def parse_question_answer(fields: Fields) -> QuestionAnswer:
-    """A question with its accepted answers, each kept once and in order, and its context if there is one."""
+    """A question with its accepted answers, each kept once and in order, and its context if there is one.
+
+    A list without answers, or ``is_impossible``, says that the context does not answer the question.
+    """
     question = fields.text("question")
     context = fields.optional_text("context")
-    answers: list[str] = []
-    for value in _answer_values(fields.get("answers")):
+    written = fields.get("answers")
+    starts: dict[str, int | None] = {}
+    for value, start in _answer_values(written):
         answer = plain_word(value)
         if answer is None:
             raise RowProblem("data_type", f"an answer must be a text, found {clip(value)}")
         if answer.strip():
-            answers.append(answer)
-    if not answers:
+            starts.setdefault(answer, start if isinstance(start, int) and not isinstance(start, bool) else None)
+    if context is not None and (fields.row.get("is_impossible") is True or _is_empty_list(written)):
+        return QuestionAnswer(question, (), context)
+    if not starts:
         raise RowProblem("missing_answer", f"no answer in column `{fields.columns['answers']}`")
-    return QuestionAnswer(question, tuple(dict.fromkeys(answers)), context)
+    told = tuple(starts.values())
+    return QuestionAnswer(question, tuple(starts), context, () if set(told) == {None} else told)
 
 
-def _answer_values(value: Any) -> list[Any]:
-    """The answers of all the ways in which answers are written."""
+def _is_empty_list(written: Any) -> bool:
+    return written == [] or (isinstance(written, dict) and written.get("text") == [])
+
+
+def _answer_values(value: Any) -> list[tuple[Any, Any]]:
+    """The answers of all the ways in which answers are written, each with its start where there is one."""
     if value is None:
         return []
     if isinstance(value, dict):
         if "text" not in value:
             raise RowProblem("data_type", f"`answers` must have `text`, found {clip(list(value))}")
-        return _answer_values(value["text"])
-    if isinstance(value, list):
-        return [item.get("text") if isinstance(item, dict) else item for item in value]
-    return [value]
+        texts, starts = _as_list(value["text"]), _as_list(value.get("answer_start"))
+        return list(zip(texts, starts if len(starts) == len(texts) else [None] * len(texts), strict=True))
+    return [
+        (item.get("text"), item.get("answer_start")) if isinstance(item, dict) else (item, None)
+        for item in _as_list(value)
+    ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
