@@ -17,6 +17,7 @@ from tunesmith.formats.choices import read_choices
 from tunesmith.models.load import LoadPlan, load_model, load_tokenizer
 
 lm_eval = pytest.importorskip("lm_eval")
+datasets = pytest.importorskip("datasets")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the libraries below it warn of each other
 
 SAMPLE = Path(__file__).parents[2] / "src" / "tunesmith" / "samples" / "common_beliefs.jsonl"
@@ -35,6 +36,9 @@ def tasks(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    # The library reads these when it is first imported, which another test may have done.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     (tmp_path / "tasks").mkdir()
     for name, number in (("ours_mc1", 1), ("ours_mc2", 2)):
         task = yaml.safe_load((TASKS / "truthfulqa_mc1.yaml").read_text())
