@@ -36,8 +36,7 @@ def tasks(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    # The library reads these when it is first imported, which another test may have done.
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    # The library reads the variable when it is first imported, which another test may have done.
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     (tmp_path / "tasks").mkdir()
     for name, number in (("ours_mc1", 1), ("ours_mc2", 2)):

@@ -141,7 +141,14 @@ def _is_network(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness's bars and advice stay out of the worker's log, and its uses are not counted anywhere."""
+    """The harness's bars and advice stay out of the worker's log, and its uses are not counted anywhere.
+
+    The library that reads the data would else tell a server of each file, local ones too.
+    """
+    import datasets.config  # type: ignore[import-untyped]
+
+    counted = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     logger = logging.getLogger("lm_eval")
     level, bars = logger.level, os.environ.get("TQDM_DISABLE")
     logger.setLevel(logging.ERROR)
@@ -149,6 +156,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counted
         logger.setLevel(level)
         if bars is None:
             del os.environ["TQDM_DISABLE"]
