@@ -67,8 +67,11 @@ JOBS: Mapping[str, Job] = {
         ("--data", "classification/banking77_train.csv", "--validation", "classification/banking77_test.csv"),
         ("objective=sequence_classification",),
     ),
+    # A few of its rows have words that the tokenizer drops.
     "token_classification": Job(
-        ENCODER, ("--data", "ner/snips_slots_train.jsonl", "--validation", "ner/snips_slots_test.jsonl"), ("task=ner",)
+        ENCODER,
+        ("--data", "ner/snips_slots_train.jsonl", "--validation", "ner/snips_slots_test.jsonl"),
+        ("task=ner", "data.on_bad_rows=skip"),
     ),
     "question_answering": Job(ENCODER, ("--data", "qa/xquad_en.jsonl"), ()),
 }
