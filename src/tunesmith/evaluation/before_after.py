@@ -9,6 +9,7 @@ from typing import Any
 from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, pair_rows, score_losses, summarise
 from tunesmith.evaluation.metrics.types import Rows
 from tunesmith.evaluation.questions import HeldOut
+from tunesmith.evaluation.robustness import choice_metrics
 from tunesmith.evaluation.systems import Measured
 
 
@@ -63,6 +64,15 @@ def samples(
     ]
 
 
+def _beside(system: Measured, seed: int) -> dict[str, Any]:
+    """Metrics of what was measured beside the held-out rows."""
+    found: dict[str, Any] = {} if system.choices is None else dict(choice_metrics(system.choices, seed))
+    if system.general is not None and system.general.counts_B:
+        rows = loss_rows(system.general.loss_sums_B, system.general.counts_B)
+        found["general_perplexity"] = summarise("general_perplexity", rows, seed)
+    return found
+
+
 def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]:
     metrics, labels, seed = judge.metrics, judge.labels, judge.seed
     found: dict[str, Any] = {"name": system.name, "label": system.label}
@@ -78,6 +88,9 @@ def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]
         found["details"] = details(metrics, system.answers, held_out.references, labels)
     if system.pair_scores_B:
         found["metrics"] = {name: summarise(name, pair_rows(name, system.pair_scores_B), seed) for name in metrics}
+    beside = _beside(system, seed)
+    if beside:
+        found["metrics"] = {**found.get("metrics", {}), **beside}
     if system.answers:
         found["generation"] = {
             "tokens": system.answer_tokens,

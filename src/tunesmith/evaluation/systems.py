@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.evaluation.held_out import Item, LabelLosses, Layout, RowLosses, held_out_losses
 from tunesmith.evaluation.questions import Asked
+from tunesmith.evaluation.robustness import ChoiceScores, choice_scores_from_json
 from tunesmith.generation import Decoding, generate
 
 OnProgress = Callable[[int, int], None]
@@ -23,7 +24,8 @@ class Measured:
     """One system's results as plain data, so that a resumed run need not measure again.
 
     ``loss_seconds`` and ``answer_seconds`` are wall time; ``answer_tokens`` counts generated tokens;
-    ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer.
+    ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer. ``general`` and
+    ``choices`` are what was measured beside the held-out rows, see :mod:`tunesmith.evaluation.beside`.
     """
 
     name: str
@@ -34,11 +36,14 @@ class Measured:
     loss_seconds: float
     answer_seconds: float
     pair_scores_B: tuple[tuple[float, float], ...] = ()
+    general: RowLosses | None = None
+    choices: ChoiceScores | None = None
+    beside_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Wall time of everything."""
-        return self.loss_seconds + self.answer_seconds
+        return self.loss_seconds + self.answer_seconds + self.beside_seconds
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; :func:`measured_from_json` reads it."""
@@ -47,9 +52,22 @@ class Measured:
 
 def measured_from_json(data: Mapping[str, Any]) -> Measured:
     """Read what :meth:`Measured.to_json` wrote."""
-    losses = RowLosses(tuple(data["losses"]["loss_sums_B"]), tuple(data["losses"]["counts_B"]))
     pairs = tuple((chosen, rejected) for chosen, rejected in data.get("pair_scores_B", ()))
-    return Measured(**{**data, "losses": losses, "answers": tuple(data["answers"]), "pair_scores_B": pairs})
+    general, choices = data.get("general"), data.get("choices")
+    return Measured(
+        **{
+            **data,
+            "losses": _row_losses(data["losses"]),
+            "answers": tuple(data["answers"]),
+            "pair_scores_B": pairs,
+            "general": None if general is None else _row_losses(general),
+            "choices": None if choices is None else choice_scores_from_json(choices),
+        }
+    )
+
+
+def _row_losses(data: Mapping[str, Any]) -> RowLosses:
+    return RowLosses(tuple(data["loss_sums_B"]), tuple(data["counts_B"]))
 
 
 @dataclass(frozen=True)

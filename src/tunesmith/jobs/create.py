@@ -27,6 +27,7 @@ def check_inputs(recipe: Recipe, runs_folder: Path) -> None:
         NetworkError: A source lies on a hub that did not answer.
     """
     from tunesmith.catalog.resolve import resolve_model
+    from tunesmith.formats.choices import read_choices
     from tunesmith.formats.inspect import inspect_source
 
     resolve_model(recipe.model, runs_folder)
@@ -34,6 +35,8 @@ def check_inputs(recipe: Recipe, runs_folder: Path) -> None:
     shape = None if recipe.data.shape == "auto" else recipe.data.shape
     for source in data_sources(recipe):
         inspect_source(source, columns=columns, shape=shape).require_usable(recipe.data.on_bad_rows)
+    if recipe.evaluate.multiple_choice is not None:
+        read_choices(recipe.evaluate.multiple_choice)
 
 
 def data_sources(recipe: Recipe) -> list[str]:

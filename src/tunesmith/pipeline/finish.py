@@ -20,6 +20,7 @@ from tunesmith.formats.inspect import Inspection
 from tunesmith.formats.read import choose_rows
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.environment import environment
+from tunesmith.pipeline.memorised import memorisation
 from tunesmith.pipeline.merged import MERGE
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.pipeline.told import Teller
@@ -111,6 +112,7 @@ def _report(finished: Finished, clock: RunClock) -> dict[str, Any]:
         "data": data_part(prepared, len(held_out.items)),
         "audit": [{key: check[key] for key in ("name", "ok", "detail")} for check in audit["checks"]],
         "learning_curve": finished.learning_curve,
+        "memorisation": memorisation(prepared, systems, held_out) or None,
         "resolved": {**resolved_json["portable"], **resolved_json["host"]},
         "environment": environment(prepared.host),
         "seed": resolved.seed,
@@ -159,6 +161,7 @@ def _cost(finished: Finished, clock: RunClock) -> dict[str, Any]:
     trained, total = finished.parameters
     return {
         "steps": result.steps,
+        "best_step": result.best_step,
         "epochs": result.epochs,
         "trained_tokens": result.trained_tokens,
         "tokens": result.tokens,

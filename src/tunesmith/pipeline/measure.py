@@ -10,12 +10,14 @@ from typing import Any
 import orjson
 
 from tunesmith.catalog.heads import read_head
+from tunesmith.evaluation.beside import Beside
 from tunesmith.evaluation.held_out import Layout
 from tunesmith.evaluation.questions import Asked, HeldOut, ask_with_examples
 from tunesmith.evaluation.systems import Measured, Ruler, measure_system, measured_from_json
 from tunesmith.formats.examples import Example
 from tunesmith.formats.read import choose_rows
 from tunesmith.models.attention import ATTENTION
+from tunesmith.pipeline.beside import NOTHING_BESIDE, make_beside
 from tunesmith.pipeline.prepare import Prepared, head_of
 from tunesmith.pipeline.supervision import SUPERVISION, make_ruler
 from tunesmith.pipeline.told import Teller
@@ -38,6 +40,7 @@ class Bench:
     ruler: Ruler
     folder: Path
     teller: Teller
+    beside: Beside = NOTHING_BESIDE
 
 
 def make_bench(
@@ -70,7 +73,8 @@ def make_bench(
         on_progress=lambda done, total: teller.progress("evaluate", done, total, "rows"),
         should_stop=should_stop,
     )
-    return Bench(prepared, resolved, choose_held_out(prepared, resolved), ruler, folder, teller)
+    beside = make_beside(prepared, resolved, layout, packed=packed, should_stop=should_stop)
+    return Bench(prepared, resolved, choose_held_out(prepared, resolved), ruler, folder, teller, beside)
 
 
 def choose_held_out(prepared: Prepared, resolved: Resolved) -> HeldOut:
@@ -106,7 +110,7 @@ def measure_base(
             "base", _base_label(bench, folder or bench.prepared.model.folder), model, ask_as_is(bench), bench.ruler
         )
 
-    return _once(bench, "base", measure) if keep else measure()
+    return _once(bench, "base", lambda: bench.beside.added_to(measure(), model)) if keep else measure()
 
 
 def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
@@ -128,7 +132,11 @@ def measure_few_shot(bench: Bench, model: Any) -> Measured | None:
 def measure_tuned(bench: Bench, model: Any) -> Measured:
     """The trained model."""
     asked = ask_as_is(bench)
-    return _once(bench, "tuned", lambda: measure_system("tuned", "Tuned", model, asked, bench.ruler))
+
+    def measure() -> Measured:
+        return bench.beside.added_to(measure_system("tuned", "Tuned", model, asked, bench.ruler), model)
+
+    return _once(bench, "tuned", measure)
 
 
 def _with_examples(bench: Bench, examples: list[Example]) -> tuple[Asked, int]:

@@ -19,7 +19,8 @@ from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
 from tunesmith.data.token_cache import cached_token_store
 from tunesmith.data.tokenize import shared_prefix_length
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, Problem, RecipeError, UsageError
+from tunesmith.evaluation.metrics.table import find_metric
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
 from tunesmith.models.load import load_tokenizer, model_facts
@@ -193,7 +194,20 @@ def resolve_run(prepared: Prepared) -> Resolved:
     """
     facts = Facts(data_facts(prepared), prepared.model_facts, prepared.host)
     check(prepared.recipe, facts)
+    _require_known_metrics(prepared.recipe)
     return resolve(prepared.recipe, facts.data, facts.model, facts.host)
+
+
+def _require_known_metrics(recipe: Recipe) -> None:
+    """Refuse names of metrics that would only be missed when everything is trained."""
+    problems = []
+    for name in () if recipe.evaluate.metrics == "auto" else recipe.evaluate.metrics:
+        try:
+            find_metric(name)
+        except UsageError as error:
+            problems.append(Problem("recipe.metric", error.message, "evaluate.metrics", name, error.hint))
+    if problems:
+        raise RecipeError("some metrics do not exist", problems=problems)
 
 
 def data_facts(prepared: Prepared) -> DataFacts:

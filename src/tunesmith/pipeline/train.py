@@ -165,7 +165,7 @@ def _deadline(run: Run, before: list[Measured]) -> float | None:
         return known
     base = before[0]
     answers = _ANSWERS_AGAINST_BASE * base.answer_seconds
-    reserve = _LOSSES_AGAINST_BASE * base.loss_seconds + answers + _FINISHING_SECONDS
+    reserve = _LOSSES_AGAINST_BASE * (base.loss_seconds + base.beside_seconds) + answers + _FINISHING_SECONDS
     left = budget - run.clock.elapsed_seconds() - reserve
     if left <= 0:
         run.teller.warn(

@@ -18,6 +18,7 @@ _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "fu
 LEARNED_BY_SFT = (*_ASKING, "text")
 # Tasks whose rows are measured by likelihoods alone.
 _UNASKED = ("text", "preference")
+_LIKELIHOODS = ("loss", "perplexity", "general_perplexity", "mc1", "mc2", "choice_accuracy")
 _PAIR_METRICS = ("pair_accuracy", "margin")
 
 
@@ -322,6 +323,25 @@ REFUSALS: tuple[Refusal, ...] = (
         "with one row at a time there is nothing to bound: each row is a micro-batch",
         "set train.layout=packed, or leave train.tokens_per_micro_batch to auto",
         lambda recipe, _: recipe.train.layout == "padded" and recipe.train.tokens_per_micro_batch != "auto",
+    ),
+    Refusal(
+        "recipe.likelihoods_beside",
+        "evaluate",
+        "general text and multiple choice ask how likely a text is, which only models that continue texts can say",
+        "leave evaluate.probe and evaluate.multiple_choice out",
+        lambda recipe, facts: (
+            (recipe.evaluate.probe is True or recipe.evaluate.multiple_choice is not None)
+            and _fitted(recipe, facts) in (*HEADS, "seq2seq")
+        ),
+    ),
+    Refusal(
+        "recipe.likelihood_metrics",
+        "evaluate.metrics",
+        f"answers are not measured by these: {', '.join(_LIKELIHOODS)}",
+        "loss and perplexity are always in the report; set evaluate.probe or evaluate.multiple_choice for the others",
+        lambda recipe, _: (
+            recipe.evaluate.metrics != "auto" and any(name in _LIKELIHOODS for name in recipe.evaluate.metrics)
+        ),
     ),
     Refusal(
         "recipe.budget_learning_curve",

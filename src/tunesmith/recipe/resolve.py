@@ -128,6 +128,12 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         evaluation_rows=evaluation_rows,
         few_shot=_few_shot(recipe, data, model, reasons),
         max_new_tokens=new_tokens,
+        probe=_probe(recipe, data, model, reasons),
+        multiple_choice=said(
+            "evaluate.multiple_choice",
+            recipe.evaluate.multiple_choice,
+            _source(recipe.evaluate, "multiple_choice"),
+        ),
         learning_curve=said(
             "evaluate.learning_curve", recipe.evaluate.learning_curve, _source(recipe.evaluate, "learning_curve")
         ),
@@ -267,6 +273,15 @@ def _metrics(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> tuple[str, .
         return tuple(reasons.give("evaluate.metrics", recipe.evaluate.metrics, ASKED))
     reason = "auto: of the task and the form of its answers" if data.default_metrics else "auto: plain text has none"
     return tuple(reasons.give("evaluate.metrics", data.default_metrics, reason))
+
+
+def _probe(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> bool:
+    key = "evaluate.probe"
+    if recipe.evaluate.probe != "auto":
+        return bool(reasons.give(key, recipe.evaluate.probe, ASKED))
+    if data.task == "text" and model.kind == "causal":
+        return bool(reasons.give(key, True, "auto: a model that learns a domain may forget others"))
+    return bool(reasons.give(key, False, "auto: for task text"))
 
 
 def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> tuple[int, int]:

@@ -49,6 +49,8 @@ class Resolved:
     evaluation_rows: int
     few_shot: int
     max_new_tokens: int
+    probe: bool
+    multiple_choice: str | None
     learning_curve: bool
     strategy: Literal["single"]
     precision: Literal["float32", "bfloat16"]
@@ -113,6 +115,8 @@ PORTABLE: Mapping[str, str] = {
     "evaluate.rows": "evaluation_rows",
     "evaluate.few_shot": "few_shot",
     "evaluate.max_new_tokens": "max_new_tokens",
+    "evaluate.probe": "probe",
+    "evaluate.multiple_choice": "multiple_choice",
     "evaluate.learning_curve": "learning_curve",
 }
 HOST: Mapping[str, str] = {

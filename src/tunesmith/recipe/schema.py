@@ -124,6 +124,14 @@ class EvaluateSpec(Part):
         "auto", description="Examples in the prompt of the few-shot system; 0 for none."
     )
     max_new_tokens: Auto | PositiveInt = Field("auto", description="Most tokens of an answer.")
+    probe: Auto | bool = Field(
+        "auto",
+        description="Also measure the perplexity of general text before and after, to see what is forgotten; auto: for "
+        "task text.",
+    )
+    multiple_choice: str | None = Field(
+        None, description="A file of multiple-choice questions that base and tuned are scored on, such as TruthfulQA's."
+    )
     learning_curve: bool = Field(
         False, description="Also train on a quarter and a half of the rows, and show what more data brings."
     )

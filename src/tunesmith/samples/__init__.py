@@ -29,3 +29,8 @@ def sample_folder(name: str) -> Path:
             hint=f"known samples: {', '.join(names) or 'none; the installation is incomplete'}",
         )
     return Path(str(files(__name__))) / name
+
+
+def general_text() -> Path:
+    """Paragraphs of general English prose, one JSON object with ``text`` a line; for measuring what was forgotten."""
+    return Path(str(files(__name__))) / "general_text.jsonl"

@@ -205,6 +205,20 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe("train.tokens_per_micro_batch=512"), DATA, MODEL),
         ],
     ),
+    "recipe.likelihoods_beside": (
+        [
+            (recipe(setting), CLASSES, replace(MODEL, kind="encoder", has_chat_template=False))
+            for setting in ("evaluate.probe=true", "evaluate.multiple_choice=x.jsonl")
+        ],
+        [
+            (recipe("evaluate.probe=true", "evaluate.multiple_choice=x.jsonl"), DATA, MODEL),
+            (recipe("evaluate.probe=false"), CLASSES, replace(MODEL, kind="encoder", has_chat_template=False)),
+        ],
+    ),
+    "recipe.likelihood_metrics": (
+        [(recipe("evaluate.metrics=[exact_match,perplexity]"), DATA, MODEL)],
+        [(recipe("evaluate.metrics=[exact_match]"), DATA, MODEL)],
+    ),
     "recipe.budget_learning_curve": (
         [(recipe("train.budget=10m", "evaluate.learning_curve=true"), DATA, MODEL)],
         [

@@ -47,6 +47,8 @@ OWN = {
     "evaluate.rows": ("17", 17),
     "evaluate.few_shot": ("2", 2),
     "evaluate.max_new_tokens": ("9", 9),
+    "evaluate.probe": ("true", True),
+    "evaluate.multiple_choice": ("choices.jsonl", "choices.jsonl"),
     "evaluate.learning_curve": ("true", True),
     "strategy": ("single", "single"),
     "train.precision": ("bfloat16", "bfloat16"),

@@ -99,6 +99,8 @@ OTHER = {
     "evaluation_rows": 9,
     "few_shot": 9,
     "max_new_tokens": 9,
+    "probe": True,
+    "multiple_choice": "other.jsonl",
     "learning_curve": True,
     "strategy": "other",
     "precision": "bfloat16",

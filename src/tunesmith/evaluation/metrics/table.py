@@ -236,6 +236,14 @@ METRICS: Mapping[str, Metric] = {
         ),
         Metric("loss", "Held-out loss", "nats", False, "token_losses", ratio_value),
         Metric("perplexity", "Perplexity", "ratio", False, "token_losses", losses.perplexity_value),
+        Metric(
+            "general_perplexity",
+            "Perplexity of general text",
+            "ratio",
+            False,
+            "token_losses",
+            losses.perplexity_value,
+        ),
     )
 }
 

@@ -109,9 +109,13 @@ class Curves(Part):
 
 
 class Cost(Part):
-    """What the run took. ``wall_seconds`` has ``total`` and one entry a stage."""
+    """What the run took. ``wall_seconds`` has ``total`` and one entry a stage.
+
+    ``best_step`` is the step whose weights are the result, where validations decided that.
+    """
 
     steps: int | None = None
+    best_step: int | None = None
     epochs: Number = None
     trained_tokens: int | None = None
     tokens: int | None = None
@@ -168,6 +172,14 @@ class LearningPoint(Part):
     metric: Number = None
 
 
+class Memorised(Part):
+    """What answers share with the training rows: of all stretches of so many words the share, and the longest one."""
+
+    share: Number = None
+    longest_words: int | None = None
+    ngram_words: int | None = None
+
+
 class Resolved(Part):
     """A value that the run chose, and why."""
 
@@ -205,6 +217,7 @@ class Report(Part):
     data: Data = Field(default_factory=Data)
     audit: list[Check] = Field(default_factory=list)
     learning_curve: list[LearningPoint] | None = None
+    memorisation: dict[str, Memorised] | None = None
     resolved: dict[str, Resolved] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
     seed: int | None = None

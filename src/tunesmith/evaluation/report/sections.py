@@ -15,6 +15,7 @@ def sections(report: Report) -> list[Section]:
     """Every section that has something to say, in reading order."""
     every = [
         *_detail_sections(report),
+        _memorisation(report),
         Section("cost", "Cost", _cost(report)),
         Section("data", "Data", _data(report), _data_note(report)),
         _audit(report),
@@ -23,6 +24,23 @@ def sections(report: Report) -> list[Section]:
         _warnings(report),
     ]
     return [section for section in every if section.table.rows]
+
+
+def _memorisation(report: Report) -> Section:
+    """What answers share with the training rows, and what the held-out references share with them anyway."""
+    labels = {system.name: system_label(system) for system in report.systems}
+    found = report.memorisation or {}
+    rows = [
+        [
+            Cell(labels.get(name, "Held-out references")),
+            Cell(_percent(one.share)),
+            Cell(words.whole(one.longest_words)),
+        ]
+        for name, one in found.items()
+    ]
+    length = next((one.ngram_words for one in found.values()), None)
+    table = Table(["Texts", f"Stretches of {length} words", "Longest, in words"], rows, frozenset({1, 2}))
+    return Section("memorisation", "Word for word as in the training rows", table)
 
 
 def _detail_sections(report: Report) -> list[Section]:
@@ -157,6 +175,7 @@ def _cost(report: Report) -> Table:
     cost = report.cost
     pairs = [
         ("Steps", words.whole(cost.steps)),
+        ("Step of the best validation, whose weights are the result", words.whole(cost.best_step)),
         ("Epochs", words.significant(cost.epochs, 3)),
         ("Trained tokens", words.whole(cost.trained_tokens)),
         ("Tokens processed", words.whole(cost.tokens)),
