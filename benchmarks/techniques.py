@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,27 +101,36 @@ def main() -> None:
 def run_job(job: Job, data_folder: Path, budget: str) -> dict[str, Any]:
     """The command and what its report says; or the error that it ended with."""
     data = [str(data_folder / part) if "/" in part and not Path(part).is_absolute() else part for part in job.data]
-    told = ["train", "--model", job.model, *data, *job.settings, f"train.budget={budget}"]
-    shown = " ".join(Path(part).name if Path(part).is_absolute() else part for part in told)
+    return run_train(["--model", job.model, *data, *job.settings], budget)
+
+
+def run_train(told: Sequence[str], budget: str) -> dict[str, Any]:
+    """The same of any arguments of `tunesmith train`."""
+    told = ["train", *told, f"train.budget={budget}"]
     with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as scratch:
         done = subprocess.run(
-            [
-                str(Path(sys.executable).with_name("tunesmith")),
-                *told,
-                "--name",
-                "benchmark",
-                "--output",
-                scratch,
-                "--json",
-            ],
+            [TUNESMITH, *told, "--name", "benchmark", "--output", scratch, "--json"],
             capture_output=True,
             text=True,
             check=False,
         )
         path = Path(scratch) / "benchmark" / "report.json"
         if done.returncode or not path.is_file():
-            return {"command": shown, "error": done.stderr.strip().splitlines()[-5:]}
-        return {"command": shown, **summary(json.loads(path.read_text(encoding="utf-8")))}
+            return {"command": shown(told), "error": done.stderr.strip().splitlines()[-5:]}
+        return {"command": shown(told), **summary(json.loads(path.read_text(encoding="utf-8")))}
+
+
+def shown(told: Sequence[str]) -> str:
+    """A command without the folders of this machine."""
+    parts = (part.partition("=") for part in told)
+    return " ".join(
+        f"{key}={Path(value).name}" if mark and "/" in value else _name(key + mark + value)
+        for key, mark, value in parts
+    )
+
+
+def _name(part: str) -> str:
+    return Path(part).name if Path(part).is_absolute() else part
 
 
 def summary(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,15 +155,16 @@ def table_row(name: str, found: Mapping[str, Any]) -> str:
     """One run as a line of the table."""
     if "error" in found:
         return f"| {name} | failed: {' '.join(found['error'])} |"
-    before, after = (_value(found["values"].get(system)) for system in ("base", "tuned"))
-    losses = " to ".join(_value(found["losses"].get(system)) for system in ("base", "tuned"))
+    before, after = (value_with_range(found["values"].get(system)) for system in ("base", "tuned"))
+    losses = " to ".join(value_with_range(found["losses"].get(system)) for system in ("base", "tuned"))
     return (
         f"| {name} | {found['metric']} | {before} | {after} | {losses} | {found['tokens_per_second']:,.0f} | "
         f"{found['peak_memory_bytes'] / 2**30:.1f} GiB | {found['trained_parameters']:,} |"
     )
 
 
-def _value(measured: Any) -> str:
+def value_with_range(measured: Any) -> str:
+    """A measure with its 95 % interval."""
     if isinstance(measured, Mapping):
         return f"{measured['value']:.3f} ({measured['low']:.3f} to {measured['high']:.3f})"
     return "-" if measured is None else f"{measured:.3f}"

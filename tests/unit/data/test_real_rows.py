@@ -10,7 +10,9 @@ from chat_templates import styled_tokenizer
 
 from tunesmith.data.audit import audit
 from tunesmith.data.checks import trained_stretches
+from tunesmith.data.pairs import tokenize_pairs
 from tunesmith.data.tokenize import tokenize_examples
+from tunesmith.evaluation.metrics.score import score
 from tunesmith.formats.inspect import inspect_source
 from tunesmith.formats.read import read_examples
 from tunesmith.tasks import prepare_task
@@ -28,6 +30,14 @@ SETS = {
     "qa/xquad_en.jsonl": ("qa", ("exact_match", "token_f1")),
     "chat/alpaca_style_instructions.jsonl": ("chat", ("rouge_l", "chrf")),
     "domain_legal/site_policies.jsonl": ("text", ()),
+}
+# Data whose task has to be named, or whose columns have to be; with the columns.
+NAMED: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
+    "math/gsm8k_train.jsonl": ("math", ("final_number",), {}),
+    "music/irish_abc.jsonl": ("creative", ("abc_valid", "abc_bars", "distinct_2"), {"text": "abc"}),
+    "function_calling/bfcl_simple.jsonl": ("function_calling", ("calls_match", "call_names"), {}),
+    "text_to_sql/wikisql_train.jsonl": ("text_to_sql", ("sql_exact",), {}),
+    "preference/instructions_chosen_rejected.jsonl": ("preference", ("pair_accuracy", "margin"), {}),
 }
 
 
@@ -56,3 +66,23 @@ def test_a_real_data_set(real_data: Path, tmp_path: Path, name: str) -> None:
         assert asked is not None
         start, end = trained_stretches(row.trained_T)[-1]
         assert tokenizer.decode(row.token_ids_T[start:end].tolist()) == asked.shown_reference + "<|im_end|>"
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_real_data_set_of_a_named_task(real_data: Path, tmp_path: Path, name: str) -> None:
+    wanted, metrics, columns = NAMED[name]
+    inspection = inspect_source(real_data / name, columns=columns or None)
+    rows = [row for row, _ in zip(read_examples(inspection), range(ROWS), strict=False)]
+    examples = [example for _, example in rows]
+    task = prepare_task(wanted, inspection, examples)
+    assert (task.name, task.metrics) == (wanted, metrics)
+    tokenizer = styled_tokenizer("chatml")
+    tokenize = tokenize_pairs if wanted == "preference" else tokenize_examples
+    store = tokenize(rows, task, tokenizer, tmp_path / "store", max_length=4096)
+    audit(store, rows, task, tokenizer, inspection).require_ok()
+    if not task.is_asked:
+        return
+    asked = [row for example in examples if (row := task.evaluation(example)) is not None]
+    found = score(task.metrics, [row.shown_reference for row in asked], [row.reference for row in asked], task.labels)
+    assert len(asked) == len(examples)
+    assert found[metrics[0]]["value"] > 0.99, "what is learned is right by the task's own measure"

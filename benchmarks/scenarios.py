@@ -1,0 +1,93 @@
+"""Every task by its recipe on real data: base, base with examples in the prompt, and tuned.
+
+    python -m benchmarks.scenarios --data-folder FOLDER [--only NAME ...] [--budget 240s]
+
+Each row is one run of `tunesmith train recipes/NAME.yaml`, one after the other, in a folder that is thrown away. FOLDER
+holds the data sets of the tests (TUNESMITH_TEST_DATA). The table is printed as Markdown and kept under
+benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import conditions, host_class, keep
+from benchmarks.techniques import run_train, value_with_range
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# By recipe: settings, in which a path is relative to the data folder.
+SCENARIOS: Mapping[str, tuple[str, ...]] = {
+    "classification": (
+        "data.train=classification/banking77_train.csv",
+        "data.validation=classification/banking77_test.csv",
+    ),
+    "ner": ("data.train=ner/snips_slots_train.jsonl", "data.validation=ner/snips_slots_test.jsonl"),
+    "translation": ("data.train=translation/tatoeba_en_de.jsonl",),
+    "qa": ("data.train=qa/xquad_en.jsonl",),
+    "chat": ("data.train=chat/xbox_support.jsonl",),
+    "music": ("data.train=music/irish_abc.jsonl",),
+    "documents": ("data.train=domain_legal/site_policies.jsonl",),
+    "preference": ("data.train=preference/instructions_chosen_rejected.jsonl",),
+    "function-calling": ("data.train=function_calling/bfcl_simple.jsonl",),
+    "text-to-sql": ("data.train=text_to_sql/wikisql_train.jsonl", "data.validation=text_to_sql/wikisql_valid.jsonl"),
+    "math": ("data.train=math/gsm8k_train.jsonl", "data.validation=math/gsm8k_test.jsonl"),
+    "classification-head": (
+        "data.train=classification/banking77_train.csv",
+        "data.validation=classification/banking77_test.csv",
+    ),
+    "ner-head": (
+        "data.train=ner/snips_slots_train.jsonl",
+        "data.validation=ner/snips_slots_test.jsonl",
+        "data.on_bad_rows=skip",
+    ),
+    "qa-head": ("data.train=qa/xquad_en.jsonl",),
+}
+
+
+def main() -> None:
+    """Run, print and keep."""
+    parser = argparse.ArgumentParser(description="Every task by its recipe, each in a run of minutes.")
+    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
+    parser.add_argument("--only", nargs="*", default=list(SCENARIOS), choices=SCENARIOS)
+    parser.add_argument("--budget", default="240s")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more settings for every run")
+    parser.add_argument("--no-keep", action="store_true", help="print only")
+    options = parser.parse_args()
+    if options.data_folder is None:
+        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    before = conditions()
+    measured: dict[str, Any] = {}
+    print("| recipe | rows | measure | base | examples in the prompt | tuned | difference |\n" + "|---" * 7 + "|")
+    for name in options.only:
+        settings = [*(_located(one, options.data_folder) for one in SCENARIOS[name]), *options.set]
+        measured[name] = run_train([str(ROOT / "recipes" / f"{name}.yaml"), *settings], options.budget)
+        print(table_row(name, measured[name]), flush=True)
+    if not options.no_keep:
+        result = {"budget": options.budget, "measured": measured, "conditions": before, "host_class": host_class()}
+        print(f"kept in {keep('scenarios', result).name}")
+
+
+def _located(setting: str, data_folder: Path) -> str:
+    key, _, value = setting.partition("=")
+    return f"{key}={data_folder / value}" if "/" in value else setting
+
+
+def table_row(name: str, found: Mapping[str, Any]) -> str:
+    """One run as a line of the table: its first measure, or the loss where nothing is answered."""
+    if "error" in found:
+        return f"| {name} | failed: {' '.join(found['error'])} |"
+    values = found["losses"] if found["metric"] == "loss" else found["values"]
+    shown = " | ".join(value_with_range(values.get(system)) for system in ("base", "few_shot", "tuned"))
+    verdict = found["verdict"]
+    decided = "" if verdict["decided"] else ", undecided"
+    difference = f"{verdict['difference']:+.3f} ({verdict['low']:+.3f} to {verdict['high']:+.3f}{decided})"
+    return f"| {name} | {found['rows']} | {found['metric']} | {shown} | {difference} |"
+
+
+if __name__ == "__main__":
+    main()
