@@ -29,7 +29,7 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
     "ner": ("data.train=ner/snips_slots_train.jsonl", "data.validation=ner/snips_slots_test.jsonl"),
     "translation": ("data.train=translation/tatoeba_en_de.jsonl",),
     "qa": ("data.train=qa/xquad_en.jsonl",),
-    "chat": ("data.train=chat/xbox_support.jsonl",),
+    "chat": ("data.train=chat/sgd_dialogues.jsonl",),
     "music": ("data.train=music/irish_abc.jsonl",),
     "documents": ("data.train=domain_legal/site_policies.jsonl",),
     "preference": ("data.train=preference/instructions_chosen_rejected.jsonl",),

@@ -110,6 +110,7 @@ PORTABLE: Mapping[str, str] = {
     "train.neftune_alpha": "neftune_alpha",
     "train.patience": "patience",
     "train.on_non_finite": "on_non_finite",
+    "train.validate_every_steps": "validate_every_steps",
     "evaluate.metrics": "metrics",
     "evaluate.samples": "samples",
     "evaluate.rows": "evaluation_rows",
@@ -128,7 +129,6 @@ HOST: Mapping[str, str] = {
     "train.share_prefix": "share_prefix",
     "train.checkpoint_every_steps": "checkpoint_every_steps",
     "train.keep_checkpoints": "keep_checkpoints",
-    "train.validate_every_steps": "validate_every_steps",
 }
 KEYS: Mapping[str, str] = {**PORTABLE, **HOST}
 _VARIANTS: Mapping[str, TypeAdapter[Any]] = {
