@@ -94,7 +94,7 @@ def test_a_recipe_that_asks_for_nothing_gets_nothing_beside(place: Place) -> Non
     ("evaluate", "code"),
     [
         ({"metrics": ["acuracy"]}, "recipe.metric"),
-        ({"metrics": ["perplexity"]}, "recipe.likelihood_metrics"),
+        ({"metrics": ["perplexity"]}, "answers are not measured by this"),
         ({"multiple_choice": "nothing.jsonl"}, "data.missing"),
     ],
 )
@@ -121,3 +121,40 @@ def test_a_run_that_was_measured_is_not_measured_again(place: Place) -> None:
     run.done()
     assert before.stat().st_mtime_ns == stamp
     assert report_of(run)["systems"] == first
+
+
+@pytest.mark.parametrize(("model", "objective"), [("model", "sft"), ("encoder", "sequence_classification")])
+def test_questions_are_asked_otherwise(place: Place, model: str, objective: str) -> None:
+    run = place.run(
+        f"asked-{model}",
+        {
+            "model": model,
+            "data": {"train": "labelled.jsonl", "validation": 0.25},
+            "task": "classification",
+            "objective": objective,
+            "train": {"epochs": 4},
+        },
+    ).done()
+    longest = 4 if model == "model" else "auto"
+    request = {"model": str(run.folder.path), "data": "labelled.jsonl", "max_new_tokens": longest}
+    plain = report_of(place.stage("evaluate", request).done())
+    found = report_of(place.stage("evaluate", {**request, "robustness": True}).done())
+    assert [system["name"] for system in found["systems"]] == ["base", "tuned"]
+    for system, before in zip(found["systems"], plain["systems"], strict=True):
+        accuracy = system["metrics"]["accuracy"]["value"]
+        assert accuracy == before["metrics"]["accuracy"]["value"]
+        assert system["metrics"]["accuracy_worst_case"]["value"] <= accuracy
+        table = system["details"]["robustness"]
+        assert [line["asked"] for line in table[1:-1]] == ["typos", "lower_case", "spacing", "contractions", "synonyms"]
+        by_kind = {line["asked"]: line for line in table}
+        # "message 3" has a word to mistype and none to contract.
+        assert (by_kind["typos"]["changed"], by_kind["contractions"]["changed"]) == (12, 0)
+        assert by_kind["contractions"]["accuracy"] == by_kind["as_written"]["accuracy"] == accuracy
+        assert by_kind["worst_case"]["accuracy"] <= min(line["accuracy"] for line in table)
+
+
+def test_texts_are_not_asked_otherwise(place: Place) -> None:
+    request = {"model": str(place.model), "data": "poems.jsonl", "task": "creative", "rows": 2, "robustness": True}
+    stage = place.stage("evaluate", request)
+    assert stage.work() != 0
+    assert any("usage.robustness" in json.dumps(event.data) for event in stage.events if event.type == "error")

@@ -77,7 +77,7 @@ def evaluate(
         )
         return
     wrong = _unfitting(multiple_choice=multiple_choice, harness=harness, harness_path=harness_path)
-    _refuse_unfitting(wrong | ({"--robustness": True} if robustness else {}), "with --data")
+    _refuse_unfitting(wrong, "with --data")
     request: dict[str, Any] = {
         "data": data,
         "task": task or "auto",
@@ -90,6 +90,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens or "auto",
         "samples": samples,
         "seed": seed,
+        "robustness": robustness,
     }
     _measure(models, request, output=output, runs=runs, as_json=as_json)
 

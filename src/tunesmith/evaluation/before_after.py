@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, pair_rows, score_losses, summarise
 from tunesmith.evaluation.metrics.types import Rows
+from tunesmith.evaluation.otherwise import ways_table, worst_name, worst_rows
 from tunesmith.evaluation.questions import HeldOut
 from tunesmith.evaluation.robustness import choice_metrics
 from tunesmith.evaluation.systems import Measured
@@ -64,6 +65,14 @@ def samples(
     ]
 
 
+def _add_other_ways(found: dict[str, Any], system: Measured, held_out: HeldOut, judge: Judge) -> None:
+    """The worst case of the deciding metric, and what each way of asking scores."""
+    asked = (judge.metrics[0], system.answers, system.otherwise, held_out.references, judge.labels)
+    worst = worst_name(judge.metrics[0])
+    found["metrics"][worst] = summarise(worst, worst_rows(*asked), judge.seed)
+    found["details"]["robustness"] = ways_table(*asked)
+
+
 def _beside(system: Measured, seed: int) -> dict[str, Any]:
     """Metrics of what was measured beside the held-out rows."""
     found: dict[str, Any] = {} if system.choices is None else dict(choice_metrics(system.choices, seed))
@@ -86,6 +95,8 @@ def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]
             name: summarise(name, measure(name, system.answers, held_out.references, labels), seed) for name in metrics
         }
         found["details"] = details(metrics, system.answers, held_out.references, labels)
+        if system.otherwise:
+            _add_other_ways(found, system, held_out, judge)
     if system.pair_scores_B:
         found["metrics"] = {name: summarise(name, pair_rows(name, system.pair_scores_B), seed) for name in metrics}
     beside = _beside(system, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tunesmith.evaluation.held_out import Item, LabelLosses, Layout, RowLosses, held_out_losses
@@ -25,7 +25,8 @@ class Measured:
 
     ``loss_seconds`` and ``answer_seconds`` are wall time; ``answer_tokens`` counts generated tokens;
     ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer. ``general`` and
-    ``choices`` are what was measured beside the held-out rows, see :mod:`tunesmith.evaluation.beside`.
+    ``choices`` are what was measured beside the held-out rows, see :mod:`tunesmith.evaluation.beside`; ``otherwise``
+    are answers to the same questions asked otherwise, None where a kind of change leaves a question as it is.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Measured:
     general: RowLosses | None = None
     choices: ChoiceScores | None = None
     beside_seconds: float = 0.0
+    otherwise: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -62,6 +64,7 @@ def measured_from_json(data: Mapping[str, Any]) -> Measured:
             "pair_scores_B": pairs,
             "general": None if general is None else _row_losses(general),
             "choices": None if choices is None else choice_scores_from_json(choices),
+            "otherwise": {kind: tuple(answers) for kind, answers in data.get("otherwise", {}).items()},
         }
     )
 

@@ -40,6 +40,10 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
 
+_NOT_OF_ANSWERS = (
+    "loss and perplexity are in every report; others come with evaluate.probe, evaluate.multiple_choice and "
+    "`tunesmith eval --robustness`"
+)
 # What is cut out of a text is compared as words, whatever form the answers of the data have.
 _EXTRACTED = ("exact_match", "token_f1")
 
@@ -203,11 +207,15 @@ def _require_known_metrics(recipe: Recipe) -> None:
     problems = []
     for name in () if recipe.evaluate.metrics == "auto" else recipe.evaluate.metrics:
         try:
-            find_metric(name)
+            metric = find_metric(name)
         except UsageError as error:
             problems.append(Problem("recipe.metric", error.message, "evaluate.metrics", name, error.hint))
+            continue
+        if metric.measure is None and metric.needs != "pairs":
+            message = "answers are not measured by this"
+            problems.append(Problem("recipe.metric", message, "evaluate.metrics", name, _NOT_OF_ANSWERS))
     if problems:
-        raise RecipeError("some metrics do not exist", problems=problems)
+        raise RecipeError("some metrics cannot be measured", problems=problems)
 
 
 def data_facts(prepared: Prepared) -> DataFacts:

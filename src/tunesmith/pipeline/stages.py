@@ -18,6 +18,7 @@ from tunesmith.pipeline.data import load_data, measured_data, with_labels
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
+from tunesmith.pipeline.otherwise import require_other_ways, with_other_ways
 from tunesmith.pipeline.prepare import Prepared, audit_run, head_of, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
@@ -93,7 +94,7 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     resolved = resolve_run(prepared)
     attention = packing_attention(prepared, teller)
     bench = make_bench(prepared, resolved, folder / "evaluation", teller, attention=attention, should_stop=should_stop)
-    systems = _measure(bench, attention, runs_folder, teller, manifest)
+    systems = _measure(bench, attention, runs_folder, teller, manifest, robustness=bool(request.get("robustness")))
     judge = judge_of(resolved, prepared)
     tuned = systems[-1] if systems[-1].name == "tuned" else None
     found = verdict(systems[0], tuned, bench.held_out, judge) if tuned is not None else None
@@ -120,9 +121,18 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
 
 
 def _measure(
-    bench: Bench, attention: str, runs_folder: Path, teller: Teller, manifest: dict[str, Any]
+    bench: Bench,
+    attention: str,
+    runs_folder: Path,
+    teller: Teller,
+    manifest: dict[str, Any],
+    *,
+    robustness: bool,
 ) -> list[Measured]:
-    """Base and few-shot of the base, then the tuned model where the name means one."""
+    """Base and few-shot of the base, then the tuned model where the name means one.
+
+    With ``robustness`` base and tuned are also asked otherwise.
+    """
     place, resolved = bench.prepared.model, bench.resolved
     contestants = find_contestants(
         place,
@@ -137,12 +147,16 @@ def _measure(
     model = contestants.load_base()
     # Rows may hold tokens that the tuned model learned and its base never had.
     add_rows_up_to(model, int(bench.prepared.validation.arrays["token_ids"].max(initial=0)))
+    if robustness:
+        require_other_ways(bench)
     teller.state("evaluating_base", f"{len(bench.held_out.items)} rows")
     base = measure_base(bench, model, folder=contestants.base_folder)
-    systems = [base, measure_few_shot(bench, model)]
+    systems = [with_other_ways(bench, model, base) if robustness else base, measure_few_shot(bench, model)]
     if contestants.is_tuned:
         teller.state("evaluating", f"{len(bench.held_out.items)} rows")
-        systems.append(measure_tuned(bench, contestants.load_tuned(model)))
+        model = contestants.load_tuned(model)
+        tuned = measure_tuned(bench, model)
+        systems.append(with_other_ways(bench, model, tuned) if robustness else tuned)
     return [system for system in systems if system is not None]
 
 

@@ -18,7 +18,6 @@ _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "fu
 LEARNED_BY_SFT = (*_ASKING, "text")
 # Tasks whose rows are measured by likelihoods alone.
 _UNASKED = ("text", "preference")
-_LIKELIHOODS = ("loss", "perplexity", "general_perplexity", "mc1", "mc2", "choice_accuracy")
 _PAIR_METRICS = ("pair_accuracy", "margin")
 
 
@@ -332,15 +331,6 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda recipe, facts: (
             (recipe.evaluate.probe is True or recipe.evaluate.multiple_choice is not None)
             and _fitted(recipe, facts) in (*HEADS, "seq2seq")
-        ),
-    ),
-    Refusal(
-        "recipe.likelihood_metrics",
-        "evaluate.metrics",
-        f"answers are not measured by these: {', '.join(_LIKELIHOODS)}",
-        "loss and perplexity are always in the report; set evaluate.probe or evaluate.multiple_choice for the others",
-        lambda recipe, _: (
-            recipe.evaluate.metrics != "auto" and any(name in _LIKELIHOODS for name in recipe.evaluate.metrics)
         ),
     ),
     Refusal(

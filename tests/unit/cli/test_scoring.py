@@ -14,7 +14,6 @@ QUESTION = {"question": "Is it?", "mc1_targets": {"yes": 1, "no": 0}}
         (["--robustness", "--harness", "arc_easy"], "only questions of a file"),
         (["--multiple-choice", "q.jsonl", "--few-shot", "2"], "mean nothing without --data: --few-shot"),
         (["--data", "d.csv", "--harness", "arc_easy"], "mean nothing with --data: --harness"),
-        (["--data", "d.csv", "--robustness"], "mean nothing with --data: --robustness"),
         (["two", "--data", "d.csv"], "one model at a time"),
         (["--multiple-choice", "missing.jsonl"], "no such file"),
         (["--multiple-choice", "q.jsonl", "-o", "taken"], "exists already"),

@@ -215,10 +215,6 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe("evaluate.probe=false"), CLASSES, replace(MODEL, kind="encoder", has_chat_template=False)),
         ],
     ),
-    "recipe.likelihood_metrics": (
-        [(recipe("evaluate.metrics=[exact_match,perplexity]"), DATA, MODEL)],
-        [(recipe("evaluate.metrics=[exact_match]"), DATA, MODEL)],
-    ),
     "recipe.budget_learning_curve": (
         [(recipe("train.budget=10m", "evaluate.learning_curve=true"), DATA, MODEL)],
         [

@@ -21,7 +21,7 @@ from tunesmith.evaluation.metrics import (
     text_quality,
     translation,
 )
-from tunesmith.evaluation.metrics.choices import CHOICE_METRICS
+from tunesmith.evaluation.metrics.choices import CHOICE_METRICS, WORST
 from tunesmith.evaluation.metrics.pairs import PAIR_METRICS
 from tunesmith.evaluation.metrics.types import Metric, ratio_value
 
@@ -42,7 +42,7 @@ _TRANSLATION = _plain(translation.translation_details)
 _CALLS = _plain(function_calls.call_details)
 _TUNES = _plain(abc_notation.abc_details)
 
-METRICS: Mapping[str, Metric] = {
+_TABLE: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
         *CHOICE_METRICS,
@@ -245,6 +245,24 @@ METRICS: Mapping[str, Metric] = {
             losses.perplexity_value,
         ),
     )
+}
+
+# Metrics that are means of what each row scores also have a worst case over several ways of asking.
+METRICS: Mapping[str, Metric] = {
+    **_TABLE,
+    **{
+        f"{name}{WORST}": Metric(
+            f"{name}{WORST}",
+            f"{metric.label} robustness",
+            "share",
+            True,
+            metric.needs,
+            ratio_value,
+            proportion=metric.proportion,
+        )
+        for name, metric in _TABLE.items()
+        if metric.measure is not None and metric.value is ratio_value and metric.unit == "share"
+    },
 }
 
 
