@@ -168,3 +168,16 @@ def test_a_head_that_was_killed_ends_as_one_that_nobody_touched(place: Place, te
     assert steps[:1] != [1]
     name = "model/model.safetensors" if technique == "full" else "adapter/adapter_model.safetensors"
     assert (run.folder.path / name).read_bytes() == (whole.folder.path / name).read_bytes()
+
+
+def test_conversations_are_learned_whole(place: Place) -> None:
+    run = trained(place, "whole", "model", "text", "full", epochs=3)
+    audit = json.loads(run.folder.audit.read_text())
+    checks = {check["name"]: check["ok"] for check in audit["checks"]}
+    assert checks["everything_trains"]
+    assert all(checks.values())
+    report = json.loads((run.folder.path / "report.json").read_text())
+    tokens, trained_tokens = (report["data"]["train"][name] for name in ("tokens", "trained_tokens"))
+    assert trained_tokens == tokens - report["data"]["train"]["used_rows"]
+    base, tuned = report["systems"][0], report["systems"][-1]
+    assert tuned["loss"]["value"] < base["loss"]["value"]

@@ -110,6 +110,7 @@ def audit(
     validation: TokenStore | None = None,
     overlap: Overlap | None = None,
     stop_token_ids: Collection[int] = (),
+    everything: bool = False,
     show: int = 0,
     sample_rows: int = SAMPLE_ROWS,
 ) -> Audit:
@@ -124,6 +125,7 @@ def audit(
         validation: The tokens of the validation rows; checks of all rows look at them too.
         overlap: From :func:`tunesmith.formats.overlap.overlap`, where a validation source of its own is given.
         stop_token_ids: Where the model's generation stops, beside the tokenizer's end-of-text token.
+        everything: Whole texts are learned, not only answers.
         show: So many rows are cut into pieces, the first ones.
         sample_rows: Size of the sample.
 
@@ -138,10 +140,17 @@ def audit(
     turn_ends = text_ends | set(stop_token_ids)
     if template is not None and template.end_of_turn_id is not None:
         turn_ends.add(template.end_of_turn_id)
+    what_trains = (
+        (checks.everything_trains(stores),)
+        if everything
+        else (
+            checks.only_answers_train(stores, sample, template),
+            checks.end_of_turn_trained(stores, turn_ends, text_ends),
+        )
+    )
     found = (
         checks.every_row_trains(stores),
-        checks.only_answers_train(stores, sample, template),
-        checks.end_of_turn_trained(stores, turn_ends, text_ends),
+        *what_trains,
         checks.template_matches(sample, template, tokenizer),
         checks.messages_rendered(stores),
         checks.tools_rendered(stores),

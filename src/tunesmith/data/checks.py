@@ -95,6 +95,26 @@ def every_row_trains(stores: Sequence[TokenStore]) -> Check:
     )
 
 
+def everything_trains(stores: Sequence[TokenStore]) -> Check:
+    """Every token trains but the first one, before which nothing comes: objectives that learn whole texts."""
+
+    def problems() -> Iterator[RowProblem]:
+        for store in stores:
+            for row in np.flatnonzero(store.trained_counts_B != np.maximum(store.lengths_B - 1, 0)):
+                yield RowProblem(
+                    str(store.place(int(row))), f"{store.trained_counts_B[row]} of {store.lengths_B[row]} tokens train"
+                )
+
+    return make_check(
+        "everything_trains",
+        problems(),
+        rows=_rows(stores),
+        good="each token behind the first one trains",
+        bad="have tokens that do not train",
+        hint="the data or the tokenizer changed; remove the stored tokens and start again",
+    )
+
+
 def nothing_lost_to_truncation(stores: Sequence[TokenStore]) -> Check:
     """No row is longer than the limit, unless cutting it was asked for."""
     cut = sum(len(store.rows_with(Note.TRAINED_LOST)) for store in stores)

@@ -186,6 +186,7 @@ def _audit(prepared: Prepared, examples: Iterator[tuple[Place, Example]], show: 
         validation=prepared.validation,
         overlap=overlap,
         stop_token_ids=prepared.stop_token_ids,
+        everything=objective == "text",
         show=show,
     )
 

@@ -17,6 +17,8 @@ from tunesmith.formats.inspect import Inspection, inspect_source
 from tunesmith.formats.read import read_examples
 from tunesmith.tasks import PreparedTask, prepare_task
 
+_OF_AUDIT = ("show", "overlap", "stop_token_ids", "everything")
+
 
 @pytest.fixture
 def inspected(tmp_path: Path) -> Callable[..., Inspection]:
@@ -58,7 +60,7 @@ def audited(tokenized: Callable[..., tuple[TokenStore, Inspection]]) -> Callable
     """The audit of rows; ``audit_style`` is the tokenizer that the audit is given, where it is to be another."""
 
     def make(rows: list[Any], style: str = "chatml", audit_style: str | None = None, **options: Any) -> Audit:
-        of_audit = {name: options.pop(name) for name in ("show", "overlap", "stop_token_ids") if name in options}
+        of_audit = {name: options.pop(name) for name in _OF_AUDIT if name in options}
         store, inspection = tokenized(rows, style, **options)
         return audit(
             store,

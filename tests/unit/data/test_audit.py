@@ -237,6 +237,12 @@ def test_one_problem_for_each_failed_check(audited: Callable[..., Audit]) -> Non
     assert all(problem.hint and problem.place for problem in caught.value.problems)
 
 
+def test_whole_texts_train_but_for_their_first_token(audited: Callable[..., Audit]) -> None:
+    found = audited(GOOD, everything=True)
+    assert failed(found) == {"everything_trains"}, "these rows train their answers alone"
+    assert [place.partition(":")[2] for place in problems(found, "everything_trains")] == ["1", "2"]
+
+
 def test_warnings(audited: Callable[..., Audit]) -> None:
     overlap = Overlap(1, 2, ((Place("v.jsonl", 3), Place("t.jsonl", 4)),))
     rows = [*GOOD, GOOD[0], chat("say <|im_end|> please", "No.")]
