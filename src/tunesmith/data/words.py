@@ -59,15 +59,22 @@ def tagged_words(example: EntityText) -> tuple[Word, ...]:
 
 
 def entities_of(text: str, places: Sequence[tuple[int, int]], tags: Sequence[str]) -> list[dict[str, str]]:
-    """Entities that tags of words spell, in the order of the text; an I behind anything else begins one too."""
+    """Entities that tags of words spell, in the order of the text."""
+    return [
+        {"text": text[places[first][0] : places[last][1]], "label": label} for first, last, label in entity_words(tags)
+    ]
+
+
+def entity_words(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """First word, last word and label of each entity; an I behind anything else begins one too."""
     found: list[tuple[int, int, str]] = []
     before = OUTSIDE
-    for (start, end), tag in zip(places, tags, strict=True):
+    for word, tag in enumerate(tags):
         if tag != OUTSIDE:
             label = tag[2:]
             if tag[0] == "I" and before[2:] == label:
-                found[-1] = (found[-1][0], end, label)
+                found[-1] = (found[-1][0], word, label)
             else:
-                found.append((start, end, label))
+                found.append((word, word, label))
         before = tag
-    return [{"text": text[start:end], "label": label} for start, end, label in found]
+    return found

@@ -5,7 +5,6 @@ Shape suffixes: L labels of a text, C classes.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from tunesmith.catalog.heads import Head
 from tunesmith.data.labelled import AnswerReader, LabelledRow, LabelReader, SequenceReader, WordReader
 from tunesmith.data.packs import lay_out
 from tunesmith.data.types import TokenRow
+from tunesmith.data.words import entity_words
 from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import EntityText, Example, LabelledText, QuestionAnswer
 from tunesmith.inference.prompts import RefusedError
@@ -106,8 +106,8 @@ class Classifier:
             label = self._reader.labels[labels_L[0]]
             return Classified(index=at, label=label, score=named[label], scores=named)
         if isinstance(self._reader, WordReader):
-            found = json.loads(self._reader.answer(row, labels_L))
-            return Classified(index=at, entities=[Entity(**entity) for entity in found])
+            tags = [self._reader.labels[label] for label in labels_L]
+            return Classified(index=at, entities=_entities(row, tags, scores_L_C))
         marks_L = np.asarray(labels_L)
         ends = (int(np.flatnonzero(marks_L & bit)[0]) for bit in (1, 2))
         score = np.prod([_softmax(scores_L_C[:, side])[place] for side, place in enumerate(ends)])
@@ -129,6 +129,20 @@ def _reader(head: Head, tokenizer: Any, both_ways: bool) -> LabelReader:
     if head.kind == "token_classification":
         return WordReader(head.labels, tokenizer, both_ways)
     return AnswerReader(tokenizer, both_ways, head.labels)
+
+
+def _entities(row: LabelledRow, tags: Sequence[str], scores_L_C: NDArray[np.float64]) -> list[Entity]:
+    chances_L = [float(_softmax(scores_C).max()) for scores_C in scores_L_C]
+    return [
+        Entity(
+            text=row.text[row.places[first][0] : row.places[last][1]],
+            label=label,
+            start=row.places[first][0],
+            end=row.places[last][1],
+            score=min(chances_L[first : last + 1]),
+        )
+        for first, last, label in entity_words(tags)
+    ]
 
 
 def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,10 +26,16 @@ class ClassifyRequest(BaseModel):
 
 
 class Entity(BaseModel):
-    """A stretch of a text and its label."""
+    """A stretch of a text and its label: characters ``start`` (included) to ``end`` (excluded).
+
+    ``score`` is the lowest probability among the tags of its words.
+    """
 
     text: str
     label: str
+    start: int
+    end: int
+    score: float
 
 
 class Classified(BaseModel):
