@@ -17,7 +17,7 @@ State = dict[str, torch.Tensor]
 _NUMBER, _GROUP = "number", "group"
 # What Schedule-Free counts for a group, and which kinds of state are shaped as the weights.
 _COUNTED = ("k", "weight_sum", "lr_max", "train_mode")
-_LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "z")
+_LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "z", "state1", "state2")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
