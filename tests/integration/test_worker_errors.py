@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from real_worker import Place, RealRun, write_chat, write_labelled
 
 import tunesmith
 from tunesmith.errors import DataError, OutputError, RunError
+from tunesmith.executors.local import WORKER_COMMAND
+from tunesmith.jobs import inference_process
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +122,17 @@ def test_a_run_that_a_living_worker_owns_is_left_alone(place: Place) -> None:
     assert first.wait() == 0
     assert "another worker owns this run" in run.folder.log.read_text()
     assert {event.attempt for event in run.events} == {1}
+
+
+@pytest.mark.parametrize("module", ["tunesmith.worker", "tunesmith.inference"])
+def test_a_file_that_is_named_like_a_library_is_not_run(tmp_path: Path, module: str) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('this ran')\n")
+    command = (
+        WORKER_COMMAND
+        if module == "tunesmith.worker"
+        else inference_process._command(tmp_path, [], [], tmp_path / "ready")[:4]
+    )
+    assert command[-1] == module
+    done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "this ran" not in done.stdout + done.stderr

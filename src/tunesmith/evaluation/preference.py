@@ -27,7 +27,7 @@ def preference_ruler(
         wanted = [tuple(row for row in item if row.kind == 1) for item in items]
         return held_out_losses(model, wanted, label_losses, layout, on_progress=done, should_stop=stop)
 
-    def answers(model: Any, asked: Asked, done: Callable[[int], None], stop: ShouldStop) -> Answers:
+    def answers(model: Any, asked: Asked, done: Callable[[int], None], stop: ShouldStop) -> Answers:  # noqa: ARG001
         if not any(row.kind == 1 for item in asked.items for row in item):
             raise DataError(
                 "none of the held-out answers that are measured is wanted, so there is no loss to measure",
@@ -39,9 +39,8 @@ def preference_ruler(
         if not pairs:
             return Answers()
         rows = [(row,) for pair in pairs for row in _chosen_first(pair)]
-        found = held_out_losses(
-            model, rows, label_losses, layout, on_progress=lambda count: done(count // 2), should_stop=stop
-        )
+        # The rows were counted as done when their losses were measured.
+        found = held_out_losses(model, rows, label_losses, layout, should_stop=stop)
         means = [-total / count for total, count in zip(found.loss_sums_B, found.counts_B, strict=True)]
         return Answers(pair_scores_B=tuple(zip(means[::2], means[1::2], strict=True)))
 

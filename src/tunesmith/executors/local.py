@@ -24,7 +24,8 @@ from tunesmith.errors import TunesmithError, WorkerError, from_json
 from tunesmith.runs.atomic import telling_output_errors, write_json
 from tunesmith.runs.events import Event
 
-WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-m", "tunesmith.worker")
+# -P: a file of the user's folder that is named like a library must not be run in its place.
+WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "tunesmith.worker")
 
 LAUNCH = "launch.json"
 # Folders of stages begin with this; they end with the command that made them.

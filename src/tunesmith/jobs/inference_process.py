@@ -70,7 +70,8 @@ def start_inference(
 
 
 def _command(model_folder: Path, adapters: Sequence[Path], names: Sequence[str], ready_file: Path) -> list[str]:
-    command = [sys.executable, "-m", "tunesmith.inference", "--model", str(model_folder)]
+    # -P: a file of the user's folder that is named like a library must not be run in its place.
+    command = [sys.executable, "-P", "-m", "tunesmith.inference", "--model", str(model_folder)]
     for adapter in adapters:
         command += ["--adapter", str(adapter)]
     for name in names:
