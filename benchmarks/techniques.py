@@ -73,7 +73,7 @@ JOBS: Mapping[str, Job] = {
         ("--data", "ner/snips_slots_train.jsonl", "--validation", "ner/snips_slots_test.jsonl"),
         ("task=ner", "data.on_bad_rows=skip"),
     ),
-    "question_answering": Job(ENCODER, ("--data", "qa/xquad_en.jsonl"), ()),
+    "question_answering": Job(ENCODER, ("--data", "qa/xquad_en.jsonl"), ("data.on_long_rows=skip",)),
 }
 
 

@@ -58,7 +58,7 @@ METHOD_RATES = {
     "waveft": 10.0,
 }
 # How many times lower the rate is than for learning answers.
-PREFERENCE_SLOWER = {"dpo": 20.0, "kto": 20.0, "orpo": 4.0}
+PREFERENCE_SLOWER = {"dpo": 3.0, "kto": 3.0, "orpo": 3.0}
 _KIND_WORDS = {
     "causal": "a model that continues texts",
     "encoder": "an encoder",

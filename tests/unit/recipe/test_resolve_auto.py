@@ -97,9 +97,9 @@ def test_preferences_are_learned_more_slowly_than_answers():
         return resolved(*settings, data=pairs).learning_rate
 
     answers = resolved().learning_rate
-    for objective, slower in (("auto", 20), ("dpo", 20), ("kto", 20), ("orpo", 4)):
+    for objective, slower in (("auto", 3), ("dpo", 3), ("kto", 3), ("orpo", 3)):
         assert rate(f"objective={objective}") == pytest.approx(answers / slower)
-    assert rate("technique=full") == pytest.approx(resolved("technique=full").learning_rate / 4)
+    assert rate("technique=full") == pytest.approx(resolved("technique=full").learning_rate / 3)
     assert "dpo" in resolved(data=pairs).reasons["train.learning_rate"]
     assert rate("train.learning_rate=0.5") == 0.5
 
