@@ -62,7 +62,12 @@ def verdict_words(report: Report) -> tuple[str, str, Literal["better", "worse", 
 def facts(report: Report) -> list[tuple[str, str]]:
     """What was tuned, how and when, as names and values."""
     technique = str(report.technique.get("name", ""))
-    settings = ", ".join(f"{key} {value}" for key, value in report.technique.items() if key != "name")
+    # What is empty, off or left as it is would hide the rest; all of it is among the values at the end.
+    settings = ", ".join(
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in report.technique.items()
+        if key != "name" and value and value != "default"
+    )
     facts = [
         ("Base model", report.model.name),
         ("Task", report.task),

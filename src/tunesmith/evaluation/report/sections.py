@@ -184,7 +184,7 @@ def _cost(report: Report) -> Table:
         ("Trained parameters", _parameters(cost.trained_parameters, cost.total_parameters)),
     ]
     stages = [
-        (f"Wall time, {stage}", words.duration(seconds))
+        (f"Wall time, {stage.replace('_', ' ')}", words.duration(seconds))
         for stage, seconds in sorted(cost.wall_seconds.items(), key=lambda item: item[0] != "total")
     ]
     answers = [
