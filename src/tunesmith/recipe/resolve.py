@@ -32,6 +32,9 @@ MOST_EVALUATION_ROWS = 200
 FEWEST_EVALUATION_ROWS = 20
 MOST_EVALUATION_SECONDS = 240.0
 EVALUATION_SHARE = 0.25
+# Answers are not cut below this, whatever a budget says; and only where they would take much more than their share.
+FEWEST_NEW_TOKENS = 32
+_SPARE = 1.5
 MOST_FEW_SHOT = 5
 MOST_FEW_SHOT_TOKENS = 1024
 CHECKPOINT_SECONDS = 180.0
@@ -286,13 +289,7 @@ def _probe(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons
 
 def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> tuple[int, int]:
     """Rows to measure on, and the most tokens of an answer."""
-    new_tokens = data.answer_tokens
-    if recipe.evaluate.max_new_tokens != "auto":
-        new_tokens = recipe.evaluate.max_new_tokens
-        reasons.give("evaluate.max_new_tokens", new_tokens, ASKED)
-    else:
-        reason = "auto: room for the longest answer of the data" if new_tokens else "auto: nothing is answered"
-        reasons.give("evaluate.max_new_tokens", new_tokens, reason)
+    new_tokens = _new_tokens(recipe, data, budget, cost, reasons)
     key = "evaluate.rows"
     if recipe.evaluate.rows != "auto":
         rows = min(recipe.evaluate.rows, data.validation_rows)
@@ -310,6 +307,29 @@ def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, rea
     else:
         reason = f"auto: what about {seconds / 60:.2g} min allow here; {data.validation_rows:,} are held out"
     return int(reasons.give(key, rows, reason)), new_tokens
+
+
+def _new_tokens(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> int:
+    """Room for answers: what the longest needs, or as much as the fewest rows may take of a budget of time."""
+    key = "evaluate.max_new_tokens"
+    if recipe.evaluate.max_new_tokens != "auto":
+        return int(reasons.give(key, recipe.evaluate.max_new_tokens, ASKED))
+    longest = data.answer_tokens
+    if not longest:
+        return int(reasons.give(key, 0, "auto: nothing is answered"))
+    fewest = recipe.evaluate.rows if recipe.evaluate.rows != "auto" else FEWEST_EVALUATION_ROWS
+    fewest = max(1, min(fewest, data.validation_rows))
+    room = longest
+    while (
+        budget.seconds
+        and room > FEWEST_NEW_TOKENS
+        and 3 * fewest * cost.evaluation_seconds_per_row(room) > _SPARE * EVALUATION_SHARE * budget.seconds
+    ):
+        room = max(FEWEST_NEW_TOKENS, room * 7 // 8)
+    if room < longest:
+        reason = f"auto: the longest answer needs {longest}, for which this budget has no time; longer ones are cut"
+        return int(reasons.give(key, room, reason))
+    return int(reasons.give(key, longest, "auto: room for the longest answer of the data"))
 
 
 def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:

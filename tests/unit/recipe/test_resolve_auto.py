@@ -263,3 +263,14 @@ def test_odd_facts_still_give_values_that_can_run(data):
     assert found.samples <= found.evaluation_rows
     if not any("budget" in setting for setting in given_settings):
         assert training_seconds(found, facts, model, host) <= 1.06 * MOST_TRAINING_SECONDS
+
+
+def test_answers_are_cut_where_a_budget_has_no_time_for_the_longest():
+    long = replace(DATA, answer_tokens=1024)
+    assert resolved(data=long).max_new_tokens == 1024
+    assert resolved("train.budget=2h", data=long).max_new_tokens == 1024
+    found = resolved("train.budget=60s", data=long)
+    assert 32 <= found.max_new_tokens < 512
+    assert "1024" in found.reasons["evaluate.max_new_tokens"]
+    assert resolved("train.budget=1s", data=long).max_new_tokens == 32
+    assert resolved("train.budget=60s", "evaluate.max_new_tokens=700", data=long).max_new_tokens == 700
