@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
         f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train: {describe_trained(model)}",
         deadline_seconds=deadline,
     )
-    watched = list(bench.held_out.items[:MOST_WATCHED_ROWS])
+    watched = _watched(bench.held_out.items)
     result = train(
         model,
         technique=technique,
@@ -148,6 +148,11 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     )
     require_whole(run, result)
     return model, result
+
+
+def _watched(items: Sequence[Item]) -> list[Item]:
+    """The first items; of rated answers the wanted ones come first, since only they have a loss that should fall."""
+    return sorted(items, key=lambda item: not any(row.kind == 1 for row in item))[:MOST_WATCHED_ROWS]
 
 
 def _watch(model: Any, items: list[Item], bench: Bench) -> ValidationLoss:

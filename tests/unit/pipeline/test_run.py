@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
 from real_worker import Place, RealRun, write_chat, write_labelled
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tunesmith.data.types import TokenRow
+from tunesmith.pipeline.train import MOST_WATCHED_ROWS, _watched
 
 STATES = [
     "started",
@@ -170,3 +174,13 @@ def plain_losses(model: Any, rows: list[list[dict[str, str]]], folder: Path) -> 
 def _assert_losses(losses: dict[str, list[float]], expected: list[tuple[float, int]]) -> None:
     assert losses["counts_B"] == [count for _, count in expected]
     assert losses["loss_sums_B"] == pytest.approx([total for total, _ in expected], rel=1e-4)
+
+
+def test_wanted_answers_are_watched_first_and_other_rows_in_their_order() -> None:
+    def item(number: int, kind: int) -> tuple[TokenRow, ...]:
+        return (TokenRow(np.array([1, 2]), np.array([False, True]), f"rows.jsonl:{number}", kind=kind),)
+
+    rated = [item(number, int(number >= 60)) for number in range(64)]
+    assert [one[0].place for one in _watched(rated)[:5]] == [f"rows.jsonl:{number}" for number in (60, 61, 62, 63, 0)]
+    plain = [item(number, 0) for number in range(64)]
+    assert _watched(plain) == plain[:MOST_WATCHED_ROWS]
