@@ -147,8 +147,13 @@ class Recipe(Part):
         description="text, chat, classification, ner, translation, qa, creative, preference, function_calling, "
         "text_to_sql or math; auto: from the shape of the data.",
     )
-    objective: Objective = Field("auto", description="The loss.")
-    technique: Technique = Field(default_factory=Lora, description="Which weights train: lora or full.")
+    objective: Objective = Field(
+        "auto", description="The loss: the name of an objective, or an object with its settings."
+    )
+    technique: Technique = Field(
+        default_factory=Lora,
+        description="Which weights train: the name of a technique, or an object with its settings.",
+    )
     train: TrainSpec = Field(default_factory=TrainSpec)
     strategy: Literal["auto", "single"] = Field("auto", description="How devices share the work.")
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
