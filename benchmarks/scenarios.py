@@ -9,13 +9,12 @@ benchmarks/results/.
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import conditions, host_class, keep
+from benchmarks.options import read_options
 from benchmarks.techniques import run_train, value_with_range
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,15 +50,7 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
 
 def main() -> None:
     """Run, print and keep."""
-    parser = argparse.ArgumentParser(description="Every task by its recipe, each in a run of minutes.")
-    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
-    parser.add_argument("--only", nargs="*", default=list(SCENARIOS), choices=SCENARIOS)
-    parser.add_argument("--budget", default="240s")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="more settings for every run")
-    parser.add_argument("--no-keep", action="store_true", help="print only")
-    options = parser.parse_args()
-    if options.data_folder is None:
-        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    options = read_options("Every task by its recipe, each in a run of minutes.", SCENARIOS, "240s")
     before = conditions()
     measured: dict[str, Any] = {}
     print("| recipe | rows | measure | base | examples in the prompt | tuned | difference |\n" + "|---" * 7 + "|")

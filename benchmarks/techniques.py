@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import conditions, host_class, keep
+from benchmarks.options import read_options
 from tunesmith.samples import sample_folder
 
 TUNESMITH = str(Path(sys.executable).with_name("tunesmith"))
@@ -79,29 +79,24 @@ JOBS: Mapping[str, Job] = {
 
 def main() -> None:
     """Run, print and keep."""
-    parser = argparse.ArgumentParser(description="Techniques and objectives, each in a run of minutes.")
-    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
-    parser.add_argument("--only", nargs="*", default=list(JOBS), choices=JOBS)
-    parser.add_argument("--budget", default="150s")
-    parser.add_argument("--no-keep", action="store_true", help="print only")
-    options = parser.parse_args()
-    if options.data_folder is None:
-        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    options = read_options("Techniques and objectives, each in a run of minutes.", JOBS, "150s")
     before = conditions()
     measured: dict[str, Any] = {}
     print("| run | measure | base | tuned | loss | tokens/s | peak memory | trained parameters |\n" + "|---" * 8 + "|")
     for name in options.only:
-        measured[name] = run_job(JOBS[name], options.data_folder, options.budget)
+        measured[name] = run_job(JOBS[name], options)
         print(table_row(name, measured[name]), flush=True)
     if not options.no_keep:
         result = {"budget": options.budget, "measured": measured, "conditions": before, "host_class": host_class()}
         print(f"kept in {keep('techniques', result).name}")
 
 
-def run_job(job: Job, data_folder: Path, budget: str) -> dict[str, Any]:
+def run_job(job: Job, options: argparse.Namespace) -> dict[str, Any]:
     """The command and what its report says; or the error that it ended with."""
-    data = [str(data_folder / part) if "/" in part and not Path(part).is_absolute() else part for part in job.data]
-    return run_train(["--model", job.model, *data, *job.settings], budget)
+    data = [
+        str(options.data_folder / part) if "/" in part and not Path(part).is_absolute() else part for part in job.data
+    ]
+    return run_train(["--model", job.model, *data, *job.settings, *options.set], options.budget)
 
 
 def run_train(told: Sequence[str], budget: str) -> dict[str, Any]:

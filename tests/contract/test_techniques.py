@@ -32,6 +32,8 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 
 FEW_STEPS = 20
+PROMPTS = {"prompt_tuning", "p_tuning", "prefix_tuning"}
+WINDOWED = {"mistral", "gemma2", "gemma3_text"}
 CASES = [
     pytest.param(name, family, id=f"{name}-{family}", marks=() if family in SUITE[name].families else pytest.mark.slow)
     for name, family in itertools.product(SUITE, FAMILIES)
@@ -43,6 +45,7 @@ class Trained:
     """A model before and after a short training."""
 
     case: Case
+    family: str
     technique: Any
     model: Any
     base: Path
@@ -63,10 +66,11 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         technique,
         folder / "run",
         rows=counting_rows(24),
+        # Rates suit the families of the fast tier; the others get more steps.
         total_steps=FEW_STEPS if family in SUITE[name].families else 4 * FEW_STEPS,
         learning_rate=SUITE[name].learning_rate,
     )
-    return Trained(SUITE[name], technique, model, folder / "base", before, list(run.losses.values()))
+    return Trained(SUITE[name], family, technique, model, folder / "base", before, list(run.losses.values()))
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -94,8 +98,8 @@ def test_an_unknown_technique_is_refused() -> None:
 
 
 def test_the_loss_falls(trained: Trained) -> None:
-    # Rates suit the families of the fast tier; the others get more steps and need not come as far.
-    share = 0.9 if len(trained.losses) == FEW_STEPS else 0.95
+    # Most tokens of a windowed model do not see the prompt, so less can be learnt there.
+    share = 0.95 if trained.case.spec.name in PROMPTS and trained.family in WINDOWED else 0.9
     assert sum(trained.losses[-3:]) < share * sum(trained.losses[:3])
 
 
@@ -154,21 +158,25 @@ def test_weights_of_another_model_are_refused(trained: Trained, tmp_path: Path) 
 
 
 def test_merged_equals_unmerged_and_leaves_the_model_alone(trained: Trained) -> None:
-    if trained.case.merge_tolerance is None:
+    if not trained.case.merges:
         with pytest.raises(ModelError, match="cannot be merged"):
             trained.technique.merge(trained.model)
         return
+    # In double precision, so that what is compared is the merge and not how large weights round in single.
     # Products of eight bits round what goes into them too; a merged model has the very weights, and rounds nothing.
+    model = copy.deepcopy(trained.model)
+    if trained.technique.quantization is None and not trained.case.is_single:
+        model = model.double()
     in_int8 = getattr(trained.technique.quantization, "kind", None) == "int8"
-    expected = logits(dequantize(copy.deepcopy(trained.model)) if in_int8 else trained.model)
-    before = {name: value.clone() for name, value in trained.model.state_dict().items()}
-    merged = trained.technique.merge(trained.model)
+    expected = logits(dequantize(copy.deepcopy(model)) if in_int8 else model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merged = trained.technique.merge(model)
     assert isinstance(merged, transformers.PreTrainedModel)
-    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=trained.case.merge_tolerance)
+    torch.testing.assert_close(logits(merged), expected, rtol=0, atol=1e-4)
     with torch.no_grad():
         for parameter in merged.parameters():
             parameter.zero_()
-    assert all(torch.equal(value, before[name]) for name, value in trained.model.state_dict().items())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_new_weights_depend_on_the_seed_alone(trained: Trained) -> None:
