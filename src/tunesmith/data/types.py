@@ -63,12 +63,14 @@ class Segment:
     """A stretch of a pack whose tokens see themselves, what precedes them in it, and all of its ancestors.
 
     ``parent`` is the index of an earlier segment of the pack that this one continues (a shared prefix), or None.
-    Positions go on where the parent's end.
+    Positions go on where the parent's end. ``adapter`` names the adapter that the tokens are learned by, where a model
+    carries several; None is the one that is active. A segment has that of its parent.
     """
 
     start: int
     end: int
     parent: int | None = None
+    adapter: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ class Pack:
         return Pack(
             token_ids_T=self.token_ids_T[tokens],
             position_ids_T=self.position_ids_T[tokens],
-            segments=(Segment(0, segment.end - segment.start),),
+            segments=(Segment(0, segment.end - segment.start, adapter=segment.adapter),),
             label_positions_L=self.label_positions_L[mine_L] - segment.start,
             labels_L=self.labels_L[mine_L],
             label_rows_L=np.zeros(int(mine_L.sum()), dtype=np.int64),

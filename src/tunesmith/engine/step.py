@@ -18,6 +18,7 @@ from tunesmith.engine.optimizer import set_learning_rate
 from tunesmith.engine.settings import TrainSettings
 from tunesmith.errors import TrainingError
 from tunesmith.models.memory import telling_memory_errors
+from tunesmith.models.running import running
 from tunesmith.objectives.base import LossSum, Objective
 from tunesmith.strategies.base import Strategy
 from tunesmith.techniques.base import Technique
@@ -124,7 +125,8 @@ def run_pack(parts: Parts, pack: Pack, known: Sequence[float]) -> LossSum:
     Raises:
         ResourceError: The device has not enough memory.
     """
-    with _telling_memory_errors([pack]):
+    # Layers that are computed a second time in the backward pass need to know the pack as well.
+    with _telling_memory_errors([pack]), running(pack):
         with _precision(parts):
             result = parts.objective.loss(parts.model, pack, known)
         parts.strategy.backward(result.total / known[0])

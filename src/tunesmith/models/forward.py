@@ -11,8 +11,8 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.models.attention import ATTENTION, plan_attention
-from tunesmith.models.noise import running
 from tunesmith.models.prompted import is_prompted, prompted_logits
+from tunesmith.models.running import running
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Pack

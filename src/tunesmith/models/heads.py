@@ -11,7 +11,7 @@ import torch
 
 from tunesmith.catalog.heads import OUTPUT_LAYERS
 from tunesmith.models.attention import ATTENTION, BIDIRECTIONAL_FAMILIES, PACKED_FAMILIES, plan_attention
-from tunesmith.models.noise import running
+from tunesmith.models.running import running
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Pack

@@ -10,25 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from tunesmith.data.types import Pack
-
-_PACK: ContextVar[Pack | None] = ContextVar("pack", default=None)
-
-
-@contextmanager
-def running(pack: Pack) -> Iterator[None]:
-    """Say which pack goes through the model in the block."""
-    token = _PACK.set(pack)
-    try:
-        yield
-    finally:
-        _PACK.reset(token)
+from tunesmith.models.running import running_pack
 
 
 @contextmanager
@@ -56,7 +42,7 @@ def noisy_embeddings(model: Any, alpha: float | None) -> Iterator[None]:
 
 def _lengths(embedded: torch.Tensor) -> torch.Tensor:
     """Tokens of the row that each token is of, ``[T, 1]``; all are of one row where no pack is known."""
-    pack, tokens = _PACK.get(), embedded.shape[-2]
+    pack, tokens = running_pack(), embedded.shape[-2]
     if pack is None or pack.tokens != tokens:
         return torch.full((tokens, 1), float(tokens), device=embedded.device)
     sizes = torch.tensor([segment.end - segment.start for segment in pack.segments], device=embedded.device)

@@ -15,7 +15,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.models.attention import ATTENTION, PackPlan, plan_attention
-from tunesmith.models.noise import running
+from tunesmith.models.running import running
 
 if TYPE_CHECKING:
     from tunesmith.data.types import Pack

@@ -29,6 +29,7 @@ from tunesmith.techniques.adapter import ADAPTER, adapter_config, adapter_option
 from tunesmith.techniques.base import State, load_state, parameter_groups, trainable_state
 from tunesmith.techniques.eva import start_from_inputs
 from tunesmith.techniques.loftq import start_from_loss_of_bits
+from tunesmith.techniques.low_rank_layer import join_siblings, use_own_layers
 from tunesmith.techniques.targets import Targets, require_patterns, target_names, targeted_layers
 
 _BEGINNING = ("beginning_A", "beginning_B")
@@ -113,7 +114,10 @@ def adapt(
         target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
+    if not config.fan_in_fan_out:
+        use_own_layers(config)
     wrapped = wrap(model, config, seed)
+    join_siblings(wrapped)
     if first in MOVING:
         for layer in _layers(wrapped).values():
             for name, matrices in zip(_BEGINNING, (layer.lora_A, layer.lora_B), strict=True):

@@ -10,7 +10,8 @@ from tiny_training import counting_rows, packed_model, train_tiny
 
 from tunesmith.data.packs import lay_out
 from tunesmith.models.forward import label_logits
-from tunesmith.models.noise import noisy_embeddings, running
+from tunesmith.models.noise import noisy_embeddings
+from tunesmith.models.running import running
 from tunesmith.techniques.lora import Lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
