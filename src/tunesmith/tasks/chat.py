@@ -14,6 +14,9 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
     """The task for conversations, with metrics by the form of the sampled answers."""
     answers = [row.shown_reference for example in sample if (row := _evaluation(example)) is not None]
     form = answer_form(answers)
+    if form == "short" and any(_turns(example) > 1 for example in sample):
+        # Dialogues end in a few words of farewell, which say little of what comes before them.
+        form = "long"
     return PreparedTask(
         "chat",
         labels=(),
@@ -24,6 +27,10 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
         wording={},
         description=f"Chat: the assistant's turns are learned; {WORDS_OF_FORM[form]}.",
     )
+
+
+def _turns(example: Example) -> int:
+    return sum(message.role == "assistant" for message in _conversation(example).messages)
 
 
 def _conversation(example: Example) -> Conversation:

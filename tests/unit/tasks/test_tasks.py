@@ -271,6 +271,14 @@ def turn(role: str, content: str, **more: Any) -> dict[str, Any]:
     return {"role": role, "content": content, **more}
 
 
+def test_dialogues_are_compared_as_texts_though_they_end_in_few_words(prepare: Callable[..., Prepared]) -> None:
+    last = [turn("user", "That is all."), turn("assistant", "Good bye.")]
+    told, _, _ = prepare(
+        [{"messages": [turn("user", f"q{n}"), turn("assistant", "It is open."), *last]} for n in (1, 2)]
+    )
+    assert told.metrics == ("rouge_l", "chrf")
+
+
 def test_chat_asks_for_the_last_trained_answer_in_words(prepare: Callable[..., Prepared]) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     tools = [{"type": "function", "function": {"name": "look"}}]

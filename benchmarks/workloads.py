@@ -1,0 +1,51 @@
+"""What the training benchmark trains on: data sets of different shapes, each as recipe settings and rows a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MODEL = "smollm2-135m-instruct"
+RANK, ALPHA, LEARNING_RATE = 16, 32, 2e-4
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows of a data set (relative to the data folder) under a task, and how many of them a step learns from."""
+
+    about: str
+    data: str
+    rows_per_step: int
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+    def full_recipe(self, data_folder: Path) -> dict[str, Any]:
+        """The recipe with LoRA of the size that all sides use."""
+        return {
+            "model": MODEL,
+            "data": {"train": str(data_folder / self.data), "validation": 0.02, **self.recipe.get("data", {})},
+            "technique": {"name": "lora", "rank": RANK, "alpha": ALPHA, "targets": "all-linear"},
+            "train": {"learning_rate": LEARNING_RATE, **self.train},
+            **{key: value for key, value in self.recipe.items() if key != "data"},
+        }
+
+
+WORKLOADS: Mapping[str, Workload] = {
+    "conversations": Workload("conversations of mixed length (GSM8K)", "math/gsm8k_train.jsonl", 8),
+    "instruction-16": Workload(
+        "short rows under one long instruction (banking77)", "classification/banking77_train.csv", 16
+    ),
+    "instruction-48": Workload("the same, 48 rows a step", "classification/banking77_train.csv", 48),
+    "documents-questions": Workload("several questions on one document (XQuAD)", "qa/xquad_en.jsonl", 16),
+    "pairs": Workload(
+        "preference pairs (DPO)",
+        "preference/instructions_chosen_rejected.jsonl",
+        8,
+        {"objective": {"name": "dpo", "beta": 0.1}},
+    ),
+    "long-documents": Workload(
+        "long documents (medical articles as text)", "domain_medical/medquad.jsonl", 8, {"task": "text"}
+    ),
+}
