@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from tunesmith.data.steps import StepPlan, plan_steps
 from tunesmith.data.types import TokenSet
@@ -101,7 +102,18 @@ def _train(job: dict[str, Any], run: Run, rows: TokenSet, steps: StepPlan) -> di
         ],
         "peak_memory_bytes": result.peak_memory_bytes,
         "precision": run.resolved.precision,
+        "flops_per_token": _flops_per_token(model, rows),
     }
+
+
+def _flops_per_token(model: Any, rows: TokenSet) -> float:
+    """Operations of the matrix products of a token that shares nothing: forward, and back to inputs and adapters."""
+    linear = {name: module.weight.numel() for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = sum(size for name, size in linear.items() if name.endswith("lm_head"))
+    adapters = sum(size for name, size in linear.items() if ".lora_" in name)
+    frozen = sum(linear.values()) - head - adapters
+    labels_a_token = float(rows.trained_counts_B.sum() / rows.lengths_B.sum())
+    return 4 * frozen + 6 * adapters + 4 * head * labels_a_token
 
 
 def _export(path: Path, job: dict[str, Any], rows: TokenSet, steps: StepPlan) -> dict[str, Any]:

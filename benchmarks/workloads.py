@@ -13,13 +13,23 @@ RANK, ALPHA, LEARNING_RATE = 16, 32, 2e-4
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows of a data set (relative to the data folder) under a task, and how many of them a step learns from."""
+    """Rows of a data set (relative to the data folder) under a task, and how many of them a step learns from.
+
+    Sides that pack rows themselves get packs of ``pack_tokens``, ``packs_per_step`` of them.
+    """
 
     about: str
     data: str
     rows_per_step: int
     recipe: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
+    pack_tokens: int = 1024
+    packs_per_step: int = 2
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether rows are pairs of answers."""
+        return "objective" in self.recipe
 
     def full_recipe(self, data_folder: Path) -> dict[str, Any]:
         """The recipe with LoRA of the size that all sides use."""
@@ -35,10 +45,18 @@ class Workload:
 WORKLOADS: Mapping[str, Workload] = {
     "conversations": Workload("conversations of mixed length (GSM8K)", "math/gsm8k_train.jsonl", 8),
     "instruction-16": Workload(
-        "short rows under one long instruction (banking77)", "classification/banking77_train.csv", 16
+        "short rows under one long instruction (banking77)",
+        "classification/banking77_train.csv",
+        16,
+        pack_tokens=1300,
+        packs_per_step=8,
     ),
-    "instruction-48": Workload("the same, 48 rows a step", "classification/banking77_train.csv", 48),
-    "documents-questions": Workload("several questions on one document (XQuAD)", "qa/xquad_en.jsonl", 16),
+    "instruction-48": Workload(
+        "the same, 48 rows a step", "classification/banking77_train.csv", 48, pack_tokens=1300, packs_per_step=24
+    ),
+    "documents-questions": Workload(
+        "several questions on one document (XQuAD)", "qa/xquad_en.jsonl", 16, packs_per_step=4
+    ),
     "pairs": Workload(
         "preference pairs (DPO)",
         "preference/instructions_chosen_rejected.jsonl",
@@ -46,6 +64,10 @@ WORKLOADS: Mapping[str, Workload] = {
         {"objective": {"name": "dpo", "beta": 0.1}},
     ),
     "long-documents": Workload(
-        "long documents (medical articles as text)", "domain_medical/medquad.jsonl", 8, {"task": "text"}
+        "long documents (medical articles as text)",
+        "domain_medical/medquad.jsonl",
+        8,
+        {"task": "text"},
+        pack_tokens=2048,
     ),
 }

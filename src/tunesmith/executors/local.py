@@ -32,7 +32,7 @@ LAUNCH = "launch.json"
 SCRATCH_PREFIX = "tunesmith-stage-"
 # Activations come and go in blocks of megabytes; glibc would hand each back to the system and ask for it anew. Keeping
 # them was measured to shorten steps on two cores (docs/log.md). Other C libraries pass over these names.
-_ALLOCATOR = {
+ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(256 * 2**20),
     "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
     "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
@@ -90,7 +90,7 @@ def start_worker(
         process = subprocess.Popen(
             [*(command or WORKER_COMMAND), str(folder), "--stage", stage],
             cwd=directory,
-            env={**_ALLOCATOR, **os.environ},
+            env={**ALLOCATOR, **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

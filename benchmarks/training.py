@@ -1,0 +1,210 @@
+"""Training speed of ours and the peers on the same rows, interleaved, with the limit of the machine beside it.
+
+    python -m benchmarks.training --data-folder FOLDER [--workloads NAME ...] [--sides NAME ...] [--rounds 2]
+
+Every side learns the same token rows with the same model, LoRA and optimizer settings, in a process and an environment
+of its own, one after the other, in turn for several rounds. Each first step is a warm-up and is not counted. Tokens are
+real ones: padding counts for nothing, and what is shared counts for every row that has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import conditions, host_class, keep
+from benchmarks.peers.environments import python_of
+from benchmarks.workloads import ALPHA, LEARNING_RATE, RANK, WORKLOADS, Workload
+from tunesmith.executors.local import ALLOCATOR
+from tunesmith.models.host import race
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_STEPS = 40
+LEAST_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of training: whose code, and its settings; ``pairs`` says whether it can learn preference pairs."""
+
+    peer: str | None
+    dtype: str = "float32"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pairs: bool = True
+
+
+_BY_LENGTH = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
+_PACKED = {"packing": True, "neat_packing": True}
+SIDES: Mapping[str, Side] = {
+    "tunesmith": Side(None),
+    # The order of the rows costs nothing, and with the same order losses can be compared step by step.
+    "trl-defaults": Side("trl", settings={"train_sampling_strategy": "sequential"}),
+    "trl-float32": Side("trl", settings={"bf16": False, **_BY_LENGTH}),
+    "trl-bfloat16": Side("trl", "bfloat16", {"bf16": True, **_BY_LENGTH}),
+    "llamafactory-float32": Side("llamafactory", settings=_PACKED, pairs=False),
+    "llamafactory-bfloat16": Side("llamafactory", "bfloat16", {"bf16": True, **_PACKED}, pairs=False),
+}
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description="Training speed of ours and the peers on the same rows.")
+    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
+    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=WORKLOADS)
+    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=45, help="time of one side in one round, once it has begun")
+    parser.add_argument("--no-keep", action="store_true", help="print only")
+    options = parser.parse_args()
+    if options.data_folder is None:
+        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    before = conditions()
+    measured = {}
+    for name in options.workloads:
+        measured[name] = measure(WORKLOADS[name], options)
+        print_workload(name, measured[name])
+    if not options.no_keep:
+        result = {"measured": measured, "conditions": before, "host_class": host_class()}
+        print(f"kept in {keep('training', result).name}")
+
+
+def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
+    """All sides on one workload: each side's runs, and the speed of matrix products before each round."""
+    sides = [name for name in options.sides if SIDES[name].pairs or not workload.is_pairs]
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    products: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as scratch:
+        exported = run_own(workload, options, Path(scratch) / "export", export=str(Path(scratch) / "rows.jsonl"))
+        for number in range(options.rounds):
+            products.append(race("cpu", rounds=40))
+            for name in sides:
+                folder = Path(scratch) / f"{name}-{number}"
+                side = SIDES[name]
+                found = (
+                    run_own(workload, options, folder)
+                    if side.peer is None
+                    else run_peer(side, workload, options, folder, exported["model"])
+                )
+                runs[name].append(found)
+    return {"about": workload.about, "runs": runs, "products": products}
+
+
+def run_own(workload: Workload, options: argparse.Namespace, folder: Path, **more: Any) -> dict[str, Any]:
+    """One run of ours, or the export of the rows; the allocator is told what the launcher tells it."""
+    job = {
+        "recipe": workload.full_recipe(Path(options.data_folder)),
+        "rows_per_step": workload.rows_per_step,
+        "steps": MOST_STEPS,
+        "learning_rate": LEARNING_RATE,
+        "seconds": options.seconds,
+        "scratch": str(folder),
+        **more,
+    }
+    command = [sys.executable, "-m", "benchmarks.contestant"]
+    return run_job(command, job, folder, {**ALLOCATOR, **os.environ})
+
+
+def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:
+    """One run of a peer."""
+    assert side.peer is not None
+    settings = dict(side.settings)
+    if side.peer == "llamafactory":
+        settings |= {"cutoff_len": workload.pack_tokens, "per_device_train_batch_size": workload.packs_per_step}
+    job = {
+        "model": model,
+        "rows": str(folder.parent / "rows.jsonl"),
+        "rows_per_step": workload.rows_per_step,
+        "steps": MOST_STEPS,
+        "least_steps": LEAST_STEPS,
+        "seconds": options.seconds,
+        "threads": torch.get_num_threads(),
+        "dtype": side.dtype,
+        "rank": RANK,
+        "alpha": ALPHA,
+        "learning_rate": LEARNING_RATE,
+        "settings": settings,
+        "scratch": str(folder),
+    }
+    command = [str(python_of(side.peer)), str(ROOT / "benchmarks" / "peers" / f"{side.peer}_run.py")]
+    return run_job(command, job, folder, {**os.environ, "HF_HUB_OFFLINE": "1"})
+
+
+def run_job(command: Sequence[str], job: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> Any:
+    """What a side's process prints last; or the error that it ended with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "job.json"
+    path.write_text(json.dumps(job), encoding="utf-8")
+    done = subprocess.run(
+        [*command, str(path)], capture_output=True, text=True, check=False, cwd=ROOT, env=dict(environment)
+    )
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-5:]}
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def print_workload(name: str, found: Mapping[str, Any]) -> None:
+    """One table as Markdown."""
+    print(f"\n{name}: {found['about']}\n")
+    print("| side | tokens/s | rows/s | ours is faster by | peak memory | loss apart by | share of the limit |")
+    print("|---" * 7 + "|")
+    ours = rates(found["runs"].get("tunesmith", []))
+    limit = limit_tokens_per_second(found)
+    for side, runs in found["runs"].items():
+        own = rates(runs)
+        if own is None:
+            print(f"| {side} | failed: {' '.join(runs[0].get('error', ['no step was counted']))[:300]} |")
+            continue
+        faster = f"{ours['rows_per_second'] / own['rows_per_second']:.2f}" if ours else ""
+        apart = loss_difference(found["runs"].get("tunesmith", []), runs)
+        share = f"{own['tokens_per_second'] / limit:.0%}" if limit else ""
+        print(
+            f"| {side} | {own['tokens_per_second']:.0f} | {own['rows_per_second']:.2f} | {faster} | "
+            f"{own['peak_memory_gib']:.1f} GiB | {apart} | {share} |",
+            flush=True,
+        )
+
+
+def rates(runs: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Rates over all counted steps of all rounds, and the highest peak; None where a round failed."""
+    steps = [step for run in runs for step in run.get("steps", [])[1:]]
+    if not steps or any("error" in run for run in runs):
+        return None
+    seconds = sum(step["seconds"] for step in steps)
+    return {
+        "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
+        "rows_per_second": sum(step["rows"] for step in steps) / seconds,
+        "peak_memory_gib": max(run["peak_memory_bytes"] for run in runs) / 2**30,
+    }
+
+
+def loss_difference(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
+    """Mean difference of the losses of the steps that both took; the first step has the same weights on all sides."""
+    pairs = [
+        abs(own["loss"] - other["loss"])
+        for one, two in zip(ours, others, strict=True)
+        for own, other in zip(one.get("steps", []), two.get("steps", []), strict=False)
+    ]
+    return f"{sum(pairs) / len(pairs):.3f}" if pairs else ""
+
+
+def limit_tokens_per_second(found: Mapping[str, Any]) -> float | None:
+    """Tokens a second if only matrix products took time, at the speed that they had in the same run."""
+    runs = [run for run in found["runs"].get("tunesmith", []) if "flops_per_token" in run]
+    if not runs:
+        return None
+    fastest = max(products[runs[0]["precision"]] for products in found["products"])
+    return fastest / float(runs[0]["flops_per_token"])
+
+
+if __name__ == "__main__":
+    main()
