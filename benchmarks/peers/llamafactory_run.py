@@ -19,10 +19,10 @@ import transformers.modeling_utils  # noqa: F401
 # that only look whether it is there must have looked by now.
 sys.modules.setdefault("torchaudio", ModuleType("torchaudio"))
 
-from llamafactory.data import collator
-from llamafactory.data.processor.supervised import SupervisedDatasetProcessor
-from llamafactory.train.tuner import run_exp
-from watch import Watch, tell
+from llamafactory.data import collator  # noqa: E402
+from llamafactory.data.processor.supervised import SupervisedDatasetProcessor  # noqa: E402
+from llamafactory.train.tuner import run_exp  # noqa: E402
+from watch import Watch, tell  # noqa: E402
 
 
 def main() -> None:

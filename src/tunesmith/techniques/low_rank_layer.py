@@ -92,7 +92,7 @@ def can_join(layer: LowRankLinear) -> bool:
     return is_plain(layer) and weight.shape == (layer.out_features, layer.in_features)
 
 
-def _compute(layers: Sequence[LowRankLinear], inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _compute(layers: Sequence[Any], inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     bases = [layer.get_base_layer() for layer in layers]
     names, spans = _adapters(layers[0], inputs)
     adapters = [
