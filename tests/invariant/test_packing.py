@@ -222,6 +222,20 @@ def test_models_like_those_of_the_catalog_learn_the_same_in_packs(family, values
         assert distance(truth, in_packs(packed(model), lay_out(rows, **LAYOUTS[name]))) < 1e-9, name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tree_of_beginnings_changes_nothing(family):
+    rng = np.random.default_rng(1)
+    instruction, *documents = (rng.integers(3, VOCABULARY_SIZE, length) for length in (9, PREFIX, 13))
+    rows = [make_row(rng, 5, np.concatenate([instruction, document])) for document in documents for _ in range(3)]
+    rows = list(enumerate([*rows, make_row(rng, 12, instruction)]))
+    [pack] = lay_out(rows, **LAYOUTS["one pack"])
+    parents = [segment.parent for segment in pack.segments]
+    assert parents.count(None) == 1
+    assert sum(parent is not None and parents[parent] is not None for parent in parents) == 6
+    model = tiny_model(family)
+    assert distance(alone(model, rows), in_packs(packed(model), [pack])) < 1e-9
+
+
 def test_rows_beyond_the_short_range_of_longrope_are_not_packed():
     config = tiny_config("phi3", **LONG_ROPE)
     assert supports_packing(config, 256) is None

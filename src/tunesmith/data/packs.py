@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal
 
-import numpy as np
-
-from tunesmith.data.types import Pack, Segment, TokenIds, TokenRow
+from tunesmith.data.pack_builder import PackBuilder
+from tunesmith.data.types import Pack, TokenIds, TokenRow
 from tunesmith.errors import SupervisionError, UsageError
 
 Layout = Literal["packed", "padded"]
@@ -26,7 +25,10 @@ SMALLEST_SAVING = 0.05
 
 @dataclass(frozen=True)
 class _Unit:
-    """Rows that stay in one pack: one alone, or several behind the ``prefix`` tokens that they all begin with."""
+    """Rows that stay in one pack: one alone, or several behind the ``prefix`` tokens that they all begin with.
+
+    ``tokens`` go through the model for them, not counted those that all rows of the step begin with.
+    """
 
     rows: tuple[int, ...]
     prefix: int
@@ -51,7 +53,8 @@ def lay_out(
 
     Returns:
         Packs that depend on the arguments alone. In a pack, rows that share a prefix stand together; otherwise rows
-        keep their order. Rows of an item with several rows share a prefix with each other only.
+        keep their order. Prefixes form a tree of two levels: what all rows of the step begin with, and behind it what
+        some of them begin with. Rows of an item with several rows share more than the first with each other only.
 
     Raises:
         UsageError: The bound is not positive.
@@ -69,18 +72,30 @@ def lay_out(
     lengths = [len(row.token_ids_T) for _, row in rows]
     items = _items([item for item, _ in rows])
     if layout == "padded":
-        return [_pack(rows, [_Unit((at,), 0, lengths[at]) for at in item]) for item in items]
+        return [_pack(rows, [_Unit((at,), 0, lengths[at]) for at in item], 0) for item in items]
+    root = _root(rows) if share_prefix else 0
     several = {at for item in items if len(item) > 1 for at in item}
-    units = [_item_unit(rows, item, share_prefix=share_prefix) for item in items if len(item) > 1]
+    units = [_item_unit(rows, item, root, share_prefix=share_prefix) for item in items if len(item) > 1]
     if share_prefix:
         sharable = [at for at, length in enumerate(lengths) if length <= tokens_per_micro_batch and at not in several]
-        for prefix, members in _common_beginnings([rows[at][1] for at in sharable]):
-            units += _divide([sharable[at] for at in members], prefix, lengths, tokens_per_micro_batch)
+        for prefix, members in _common_beginnings([rows[at][1] for at in sharable], root):
+            units += _divide([sharable[at] for at in members], prefix, root, lengths, tokens_per_micro_batch)
     shared = {at for unit in units for at in unit.rows}
-    units += [_Unit((at,), 0, length) for at, length in enumerate(lengths) if at not in shared]
+    units += [_Unit((at,), 0, length - root) for at, length in enumerate(lengths) if at not in shared]
     units.sort(key=lambda unit: unit.rows)
-    bins = _best_fit([unit.tokens for unit in units], tokens_per_micro_batch)
-    return [_pack(rows, [units[at] for at in places]) for places in bins]
+    bins = _best_fit([unit.tokens for unit in units], tokens_per_micro_batch - root)
+    return [_pack(rows, [units[at] for at in places], root) for places in bins]
+
+
+def _root(rows: Sequence[tuple[int, TokenRow]]) -> int:
+    """How many tokens all rows begin with, where computing them once a pack pays; 0 where it does not."""
+    if len(rows) < 2:
+        return 0
+    first = rows[0][1].token_ids_T
+    root = min(_sharable_tokens(row) for _, row in rows)
+    for _, row in rows[1:]:
+        root = _common_length(first[:root], row.token_ids_T)
+    return root if _pays((len(rows) - 1) * root, sum(len(row.token_ids_T) for _, row in rows)) else 0
 
 
 def _items(indices: Sequence[int]) -> list[tuple[int, ...]]:
@@ -89,12 +104,12 @@ def _items(indices: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(range(start, end)) for start, end in pairwise([*starts, len(indices)])]
 
 
-def _item_unit(rows: Sequence[tuple[int, TokenRow]], item: tuple[int, ...], *, share_prefix: bool) -> _Unit:
+def _item_unit(rows: Sequence[tuple[int, TokenRow]], item: tuple[int, ...], root: int, *, share_prefix: bool) -> _Unit:
     """The rows of one item, behind what they have in common where sharing pays."""
     keys = [rows[at][1].token_ids_T[: _sharable_tokens(rows[at][1])] for at in item]
-    whole = sum(len(rows[at][1].token_ids_T) for at in item)
+    whole = sum(len(rows[at][1].token_ids_T) - root for at in item)
     prefix = min(_common_length(keys[0], key) for key in keys) if share_prefix else 0
-    saved = (len(item) - 1) * prefix
+    saved = (len(item) - 1) * (prefix - root)
     return _Unit(item, prefix, whole - saved) if _pays(saved, whole) else _Unit(item, 0, whole)
 
 
@@ -115,13 +130,13 @@ def _best_fit(sizes: Sequence[int], bound: int) -> list[list[int]]:
     return [sorted(places) for places in bins]
 
 
-def _divide(members: list[int], prefix: int, lengths: Sequence[int], bound: int) -> list[_Unit]:
+def _divide(members: list[int], prefix: int, root: int, lengths: Sequence[int], bound: int) -> list[_Unit]:
     """Rows with a common prefix as units that fit into packs; those whose share of it saves too little are left out."""
     units = []
     for places in _best_fit([lengths[at] - prefix for at in members], bound - prefix):
         rows = tuple(sorted(members[place] for place in places))
-        whole = sum(lengths[at] for at in rows)
-        saved = (len(rows) - 1) * prefix
+        whole = sum(lengths[at] - root for at in rows)
+        saved = (len(rows) - 1) * (prefix - root)
         if _pays(saved, whole):
             units.append(_Unit(rows, prefix, whole - saved))
     return units
@@ -131,23 +146,25 @@ def _pays(saved: int, whole: int) -> bool:
     return saved >= SMALLEST_SAVING * whole
 
 
-def _common_beginnings(rows: Sequence[TokenRow]) -> Iterator[tuple[int, list[int]]]:
+def _common_beginnings(rows: Sequence[TokenRow], root: int) -> Iterator[tuple[int, list[int]]]:
     """Groups of rows that begin alike, the one that saves most first: length of the common beginning, and the rows.
+
+    The first ``root`` tokens, which all rows have in common, are counted in that length and not as saved.
 
     In lexicographic order, rows that begin alike are neighbours, and what a run of neighbours has in common is the
     least that two of them have. So the group that saves most is the largest rectangle under those numbers.
     """
-    keys = [row.token_ids_T[: _sharable_tokens(row)] for row in rows]
+    keys = [row.token_ids_T[root : _sharable_tokens(row)] for row in rows]
     # Big-endian bytes compare like the numbers they hold.
     order = sorted(range(len(rows)), key=lambda at: keys[at].astype(">i8").tobytes())
     common = [_common_length(keys[a], keys[b]) for a, b in pairwise(order)]
     while True:
-        lengths = [len(rows[at].token_ids_T) for at in order]
+        lengths = [len(rows[at].token_ids_T) - root for at in order]
         found = _best_rectangle(common, lengths)
         if found is None:
             return
         start, end, prefix = found
-        yield prefix, order[start:end]
+        yield root + prefix, order[start:end]
         del order[start:end]
         # The rows before and behind the group become neighbours, with what all between them had in common.
         across = common[max(0, start - 1) : end]
@@ -184,56 +201,15 @@ def _best_rectangle(common: Sequence[int], lengths: Sequence[int]) -> tuple[int,
     return best
 
 
-@dataclass
-class _Builder:
-    """A pack in the making."""
-
-    tokens: list[TokenIds] = field(default_factory=list)
-    positions: list[TokenIds] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-    label_positions: list[TokenIds] = field(default_factory=list)
-    labels: list[TokenIds] = field(default_factory=list)
-    label_rows: list[TokenIds] = field(default_factory=list)
-    kinds: list[int] = field(default_factory=list)
-    end: int = 0
-
-    def add_segment(self, tokens: TokenIds, first_position: int, parent: int | None) -> None:
-        self.tokens.append(tokens)
-        self.positions.append(np.arange(first_position, first_position + len(tokens), dtype=np.int64))
-        self.segments.append(Segment(self.end, self.end + len(tokens), parent))
-        self.end += len(tokens)
-
-    def add_labels(self, row: TokenRow, row_at: int, prefix_start: int, prefix: int, own_start: int) -> None:
-        trained = np.flatnonzero(row.trained_T).astype(np.int64)
-        labels_T = row.label_ids_T
-        at = trained - 1 if labels_T is None else trained
-        self.label_positions.append(np.where(at < prefix, prefix_start + at, own_start + at - prefix))
-        self.labels.append((row.token_ids_T if labels_T is None else labels_T)[trained])
-        self.label_rows.append(np.full(len(trained), row_at, dtype=np.int64))
-        self.kinds.append(row.kind)
-
-
-def _pack(rows: Sequence[tuple[int, TokenRow]], units: Sequence[_Unit]) -> Pack:
-    builder = _Builder()
-    order: list[int] = []
+def _pack(rows: Sequence[tuple[int, TokenRow]], units: Sequence[_Unit], root: int) -> Pack:
+    """One pack; ``root`` tokens begin every row of it, and are laid out once where there are several units."""
+    builder = PackBuilder()
+    first = rows[units[0].rows[0]][1].token_ids_T
+    common = builder.add_beginning(first[:root]) if root and len(units) > 1 else None
     for unit in units:
-        prefix_start, parent = builder.end, None
-        if unit.prefix:
-            parent = len(builder.segments)
-            builder.add_segment(rows[unit.rows[0]][1].token_ids_T[: unit.prefix], 0, None)
+        beginning = common
+        if unit.prefix > (root if common else 0):
+            beginning = builder.add_beginning(rows[unit.rows[0]][1].token_ids_T[: unit.prefix], common)
         for at in unit.rows:
-            row = rows[at][1]
-            own_start = builder.end
-            builder.add_segment(row.token_ids_T[unit.prefix :], unit.prefix, parent)
-            builder.add_labels(row, len(order), prefix_start, unit.prefix, own_start)
-            order.append(rows[at][0])
-    return Pack(
-        token_ids_T=np.concatenate(builder.tokens).astype(np.int64),
-        position_ids_T=np.concatenate(builder.positions),
-        segments=tuple(builder.segments),
-        label_positions_L=np.concatenate(builder.label_positions),
-        labels_L=np.concatenate(builder.labels).astype(np.int64),
-        label_rows_L=np.concatenate(builder.label_rows),
-        rows=tuple(order),
-        kinds_S=np.asarray(builder.kinds, dtype=np.int64),
-    )
+            builder.add_row(*rows[at], beginning)
+    return builder.build()

@@ -7,11 +7,9 @@ their question. :mod:`tunesmith.data.packs` shares one beginning; here it is two
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
-
-from tunesmith.data.types import Pack, Segment, TokenIds, TokenRow
+from tunesmith.data.pack_builder import PackBuilder
+from tunesmith.data.types import Pack, TokenIds, TokenRow
 from tunesmith.errors import SupervisionError, UsageError
 
 Group = Sequence[tuple[int, TokenRow]]
@@ -72,55 +70,13 @@ def _common_beginning(rows: Sequence[TokenIds]) -> TokenIds:
     return shared
 
 
-@dataclass
-class _Builder:
-    """A pack in the making: ``add`` gives the places of new tokens."""
-
-    tokens: list[TokenIds] = field(default_factory=list)
-    positions: list[TokenIds] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-
-    def add(self, tokens: TokenIds, first_position: int, parent: int | None) -> TokenIds:
-        start = self.segments[-1].end if self.segments else 0
-        self.tokens.append(tokens)
-        self.positions.append(np.arange(first_position, first_position + len(tokens), dtype=np.int64))
-        self.segments.append(Segment(start, start + len(tokens), parent))
-        return np.arange(start, start + len(tokens), dtype=np.int64)
-
-
 def _pack(groups: Sequence[tuple[Group, int]], root: int) -> Pack:
-    builder = _Builder()
-    nothing = np.empty(0, dtype=np.int64)
-    root_places, root_segment = nothing, None
-    if root:
-        root_places = builder.add(groups[0][0][0][1].token_ids_T[:root], 0, None)
-        root_segment = 0
-    label_positions: list[TokenIds] = []
-    labels: list[TokenIds] = []
-    label_rows: list[TokenIds] = []
-    order: list[int] = []
-    kinds: list[int] = []
+    builder = PackBuilder()
+    common = builder.add_beginning(groups[0][0][0][1].token_ids_T[:root]) if root else None
     for group, beginning in groups:
-        parent, group_places = root_segment, nothing
+        own = common
         if beginning > root:
-            parent = len(builder.segments)
-            group_places = builder.add(group[0][1].token_ids_T[root:beginning], root, root_segment)
+            own = builder.add_beginning(group[0][1].token_ids_T[:beginning], common)
         for index, row in group:
-            own_places = builder.add(row.token_ids_T[beginning:], beginning, parent)
-            places_T = np.concatenate([root_places, group_places, own_places])
-            trained = np.flatnonzero(row.trained_T)
-            label_positions.append(places_T[trained - 1])
-            labels.append(row.token_ids_T[trained])
-            label_rows.append(np.full(len(trained), len(order), dtype=np.int64))
-            order.append(index)
-            kinds.append(row.kind)
-    return Pack(
-        token_ids_T=np.concatenate(builder.tokens).astype(np.int64),
-        position_ids_T=np.concatenate(builder.positions),
-        segments=tuple(builder.segments),
-        label_positions_L=np.concatenate(label_positions),
-        labels_L=np.concatenate(labels).astype(np.int64),
-        label_rows_L=np.concatenate(label_rows),
-        rows=tuple(order),
-        kinds_S=np.asarray(kinds, dtype=np.int64),
-    )
+            builder.add_row(index, row, own)
+    return builder.build()

@@ -86,15 +86,34 @@ def test_sharing_saves_tokens_in_every_group_and_shares_only_what_is_not_trained
             children = [child for child in pack.segments if child.parent == at]
             if not children:
                 continue
-            prefix = segment.end - segment.start
-            assert segment.parent is None
-            whole = sum(prefix + child.end - child.start for child in children)
-            assert (len(children) - 1) * prefix >= SMALLEST_SAVING * whole
+            assert len(children) > 1
+            # What all rows begin with, what some of them begin with, and no third level.
+            assert segment.parent is None or pack.segments[segment.parent].parent is None
             # No label that the prefix predicts belongs to the prefix itself: those are the rows' first own tokens.
             inside = (pack.label_positions_L >= segment.start) & (pack.label_positions_L < segment.end - 1)
             assert not inside.any()
     packs = lay_out(rows, tokens_per_micro_batch=bound, share_prefix=True)
-    assert sum(pack.tokens for pack in packs) <= sum(len(row.token_ids_T) for row in by_index.values())
+    whole = sum(len(row.token_ids_T) for row in by_index.values())
+    assert sum(pack.tokens for pack in packs) <= whole
+    if any(segment.parent is not None for pack in packs for segment in pack.segments) and len(packs) == 1:
+        assert whole - packs[0].tokens >= SMALLEST_SAVING * whole
+
+
+def test_an_instruction_is_computed_once_and_each_document_behind_it_once():
+    rows = []
+    for document in range(3):
+        for question in range(4):
+            own = prompt_rows(0, [12])[0][1].token_ids_T + 7 * question
+            tokens = np.concatenate([np.arange(50), 1000 * (document + 1) + np.arange(80), own])
+            trained = np.zeros(len(tokens), dtype=bool)
+            trained[-3:] = True
+            rows.append((len(rows), TokenRow(tokens.astype(np.int64), trained, "")))
+    [pack] = lay_out(rows, tokens_per_micro_batch=2048)
+    assert pack.tokens == 50 + 3 * 80 + 12 * 12
+    assert [segment.parent for segment in pack.segments].count(0) == 3
+    halves = lay_out(rows, tokens_per_micro_batch=250)
+    assert all(half.tokens <= 250 for half in halves)
+    assert sum(half.tokens for half in halves) < 50 * len(halves) + 5 * 80 + 12 * 12
 
 
 def test_a_long_instruction_is_computed_once_for_all_rows():
@@ -148,7 +167,7 @@ def test_a_row_in_the_middle_does_not_part_those_around_it():
     around = [make_row([1] * 10 + [at, 9], 10) for at in (2, 3, 7, 8)]
     rows = list(enumerate([*around, *deep]))
     [pack] = lay_out(rows, tokens_per_micro_batch=1000, share_prefix=True)
-    assert pack.tokens == (50 + 3 * 2) + (10 + 4 * 2)
+    assert pack.tokens == 50 + 3 * 2 + 4 * 2
 
 
 def test_packs_are_filled_by_best_fit():
