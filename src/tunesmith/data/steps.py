@@ -1,12 +1,14 @@
 """Which rows each optimizer step learns from.
 
-The answer depends on the seed, the rows' lengths and the tokens of a step, and on nothing else: not on packing, ranks
-or where a run was resumed. Shape suffix: B rows of the set.
+The answer depends on the seed, the rows' lengths, the tokens of a step and, where the recipe asks for it, on which rows
+belong together; and on nothing else: not on packing, ranks or where a run was resumed. Shape suffixes: B rows of the
+set, G groups of rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,12 +22,16 @@ Integers = NDArray[np.int64]
 class StepPlan:
     """The steps of a run; any of them can be asked for in any order.
 
-    Each epoch is its own shuffling of all rows, cut into ``steps_per_epoch`` parts of nearly equal tokens.
+    Each epoch is its own shuffling of all rows, cut into ``steps_per_epoch`` parts of nearly equal tokens. With
+    ``group_of_B``, rows of one group stay together: each group is shuffled and cut into the parts of ``parts_G``, and
+    these are shuffled in place of rows.
     """
 
     lengths_B: Integers
     steps_per_epoch: int
     seed: int
+    group_of_B: Integers | None = None
+    parts_G: Integers | None = None
     # One epoch's parts, so that walking through it step by step does not shuffle all rows at each step.
     _last_epoch: dict[int, list[Integers]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -49,14 +55,28 @@ class StepPlan:
 
     def _parts_of(self, epoch: int) -> list[Integers]:
         order = _shuffled(len(self.lengths_B), self.seed, epoch)
-        return np.split(order, _cuts(self.lengths_B[order], self.steps_per_epoch))
+        if self.group_of_B is None or self.parts_G is None:
+            return np.split(order, _cuts(self.lengths_B[order], self.steps_per_epoch))
+        together = _divided(order, self.group_of_B, self.parts_G, self.lengths_B)
+        lengths = np.array([self.lengths_B[rows].sum() for rows in together], dtype=np.int64)
+        bounds = [0, *_cuts(lengths, self.steps_per_epoch).tolist(), len(together)]
+        return [np.concatenate(together[start:end]) for start, end in pairwise(bounds)]
 
 
-def plan_steps(lengths_B: ArrayLike, *, tokens_per_step: int, seed: int) -> StepPlan:
+def plan_steps(
+    lengths_B: ArrayLike, *, tokens_per_step: int, seed: int, group_of_B: Integers | None = None
+) -> StepPlan:
     """Cut the epochs of a run into steps of about ``tokens_per_step`` tokens.
 
     An epoch has ``max(1, round(tokens / tokens_per_step))`` steps, but never more than there are rows: no step is
     empty, and a row is never divided.
+
+    Args:
+        lengths_B: Tokens of each row.
+        tokens_per_step: Tokens of a step.
+        seed: Of the shuffling.
+        group_of_B: Number of each row's group, from 0; rows of a group then stay together, in parts of no more than
+            about a step. None: rows are drawn one by one.
 
     Raises:
         DataError: There are no rows, or a row without tokens.
@@ -70,7 +90,23 @@ def plan_steps(lengths_B: ArrayLike, *, tokens_per_step: int, seed: int) -> Step
     if lengths.min() < 1:
         raise DataError("a row has no tokens", code="data.empty_row", place=f"row {int(lengths.argmin())}")
     steps = max(1, round(int(lengths.sum()) / tokens_per_step))
-    return StepPlan(lengths, min(steps, lengths.size), seed)
+    if group_of_B is None:
+        return StepPlan(lengths, min(steps, lengths.size), seed)
+    rows_G = np.bincount(group_of_B)
+    tokens_G = np.bincount(group_of_B, weights=lengths).astype(np.int64)
+    parts_G = np.minimum(-(-tokens_G // tokens_per_step), rows_G)
+    return StepPlan(lengths, min(steps, int(parts_G.sum())), seed, group_of_B, parts_G)
+
+
+def _divided(order: Integers, group_of_B: Integers, parts_G: Integers, lengths_B: Integers) -> list[Integers]:
+    """Rows that stay together, in the order in which the first row of each such part was drawn."""
+    by_group = order[np.argsort(group_of_B[order], kind="stable")]
+    parts: list[Integers] = []
+    for rows, count in zip(np.split(by_group, np.cumsum(np.bincount(group_of_B))[:-1]), parts_G, strict=True):
+        parts += np.split(rows, _cuts(lengths_B[rows], int(count)))
+    drawn = np.empty_like(order)
+    drawn[order] = np.arange(len(order))
+    return sorted(parts, key=lambda rows: int(drawn[rows[0]]))
 
 
 def _shuffled(rows: int, seed: int, epoch: int) -> Integers:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.data.grouping import rows_that_begin_alike
 from tunesmith.data.steps import StepPlan, plan_steps
 from tunesmith.data.types import TokenSet
 from tunesmith.engine.settings import TrainResult, TrainSettings
@@ -83,7 +84,12 @@ def require_whole(run: Run, result: TrainResult) -> None:
 def train_settings(run: Run, rows: TokenSet, *, deadline_seconds: float | None) -> tuple[StepPlan, TrainSettings]:
     """The steps and settings of a training on some rows."""
     resolved = run.resolved
-    steps = plan_steps(rows.lengths_B, tokens_per_step=resolved.tokens_per_step, seed=resolved.seed)
+    steps = plan_steps(
+        rows.lengths_B,
+        tokens_per_step=resolved.tokens_per_step,
+        seed=resolved.seed,
+        group_of_B=rows_that_begin_alike(rows) if resolved.sampler == "grouped" else None,
+    )
     packed = run.attention == ATTENTION
     settings = TrainSettings(
         total_steps=steps.steps_in(resolved.epochs),

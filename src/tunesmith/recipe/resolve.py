@@ -118,6 +118,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         weight_decay=said("train.weight_decay", train.weight_decay, _source(train, "weight_decay")),
         clip=said("train.clip", train.clip, _source(train, "clip")),
         tokens_per_step=tokens_per_step,
+        sampler=said("train.sampler", train.sampler, _source(train, "sampler")),
         max_length=_max_length(recipe, data, model, reasons),
         neftune_alpha=said("train.neftune_alpha", train.neftune_alpha, _source(train, "neftune_alpha")),
         patience=said("train.patience", train.patience, _source(train, "patience")),

@@ -40,6 +40,7 @@ class Resolved:
     weight_decay: float
     clip: float | None
     tokens_per_step: int
+    sampler: Literal["random", "grouped"]
     max_length: int
     neftune_alpha: float | None
     patience: int | None
@@ -106,6 +107,7 @@ PORTABLE: Mapping[str, str] = {
     "train.weight_decay": "weight_decay",
     "train.clip": "clip",
     "train.tokens_per_step": "tokens_per_step",
+    "train.sampler": "sampler",
     "train.max_length": "max_length",
     "train.neftune_alpha": "neftune_alpha",
     "train.patience": "patience",
@@ -131,6 +133,8 @@ HOST: Mapping[str, str] = {
     "train.keep_checkpoints": "keep_checkpoints",
 }
 KEYS: Mapping[str, str] = {**PORTABLE, **HOST}
+# What runs did before there was a choice.
+_BEFORE: Mapping[str, Any] = {"train.sampler": "random"}
 _VARIANTS: Mapping[str, TypeAdapter[Any]] = {
     "technique": TypeAdapter(Annotated[TechniqueSpec, Field(discriminator="name")]),
     "objective": TypeAdapter(Annotated[ObjectiveSpec, Field(discriminator="name")]),
@@ -150,7 +154,8 @@ def resolved_from_json(data: Mapping[str, Any]) -> Resolved:
             value=f"version {data.get('version')}, known is {VERSION}",
             hint="use the Tunesmith that the run began with, or start a new run",
         )
-    items = {**data.get("portable", {}), **data.get("host", {})}
+    earlier = {key: {"value": value, "reason": "there was no choice"} for key, value in _BEFORE.items()}
+    items = {**earlier, **data.get("portable", {}), **data.get("host", {})}
     missing = [key for key in KEYS if "value" not in items.get(key, {})]
     if missing:
         raise RecipeError("resolved values are missing", code="recipe.resolved_missing", value=", ".join(missing))

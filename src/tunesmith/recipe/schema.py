@@ -69,6 +69,11 @@ class TrainSpec(Part):
         Field("adamw", description="The optimizer: adamw, or one that needs less memory or no schedule.")
     )
     tokens_per_step: Auto | PositiveInt = Field("auto", description="Tokens of the rows of one optimizer step.")
+    sampler: Literal["random", "grouped"] = Field(
+        "random",
+        description="Which rows a step learns from: drawn one by one, or rows that begin with the same document kept "
+        "together, which lets them share it but makes the rows of a step less varied.",
+    )
     tokens_per_micro_batch: Auto | PositiveInt = Field(
         "auto", description="Tokens that go through the model at once; changes memory and speed, not the result."
     )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,17 @@ plans = st.builds(
 )
 
 
-@given(plans, st.integers(0, 3))
+@st.composite
+def grouped_plans(draw):
+    lengths = draw(st.lists(st.integers(1, 300), min_size=1, max_size=80))
+    names = draw(st.lists(st.integers(0, 9), min_size=len(lengths), max_size=len(lengths)))
+    groups = np.unique(names, return_inverse=True)[1]
+    return plan_steps(
+        lengths, tokens_per_step=draw(st.integers(1, 2000)), seed=draw(st.integers(0, 9)), group_of_B=groups
+    )
+
+
+@given(plans | grouped_plans(), st.integers(0, 3))
 def test_every_row_comes_exactly_once_an_epoch_and_no_step_is_empty(plan, epoch):
     first = epoch * plan.steps_per_epoch
     steps = [plan.rows_of(step) for step in range(first, first + plan.steps_per_epoch)]
@@ -24,11 +36,11 @@ def test_every_row_comes_exactly_once_an_epoch_and_no_step_is_empty(plan, epoch)
     assert sorted(np.concatenate(steps)) == list(range(len(plan.lengths_B)))
 
 
-@given(plans, st.data())
+@given(plans | grouped_plans(), st.data())
 def test_steps_in_any_order_equal_steps_in_sequence(plan, data):
     total = 3 * plan.steps_per_epoch
     in_sequence = [plan.rows_of(step).tolist() for step in range(total)]
-    fresh = type(plan)(plan.lengths_B, plan.steps_per_epoch, plan.seed)
+    fresh = replace(plan, _last_epoch={})
     for step in data.draw(st.lists(st.integers(0, total - 1), max_size=12)):
         assert fresh.rows_of(step).tolist() == in_sequence[step]
 
@@ -43,6 +55,24 @@ def test_steps_have_nearly_equal_tokens(lengths, tokens_per_step):
     share = total / plan.steps_per_epoch
     for step in range(plan.steps_per_epoch):
         assert abs(plan.lengths_B[plan.rows_of(step)].sum() - share) <= longest + 1
+
+
+def test_rows_of_a_group_that_fits_into_a_step_meet_in_one_step():
+    groups = np.arange(60) % 20
+    plan = plan_steps([10] * 60, tokens_per_step=60, seed=1, group_of_B=groups)
+    assert plan.steps_per_epoch == 10
+    steps = [plan.rows_of(step) for step in range(20)]
+    assert all(len(set(groups[rows])) == 2 for rows in steps)
+    assert {tuple(sorted(set(groups[rows]))) for rows in steps[:10]} != {
+        tuple(sorted(set(groups[rows]))) for rows in steps[10:]
+    }
+
+
+def test_a_group_as_large_as_the_data_is_drawn_like_rows():
+    plan = plan_steps([10] * 60, tokens_per_step=60, seed=1, group_of_B=np.zeros(60, dtype=np.int64))
+    assert plan.steps_per_epoch == 10
+    assert [len(plan.rows_of(step)) for step in range(10)] == [6] * 10
+    assert sorted(plan.rows_of(0).tolist()) != list(range(6))
 
 
 @settings(max_examples=30)

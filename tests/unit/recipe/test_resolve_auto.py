@@ -52,6 +52,7 @@ OWN = {
     "evaluate.learning_curve": ("true", True),
     "strategy": ("single", "single"),
     "train.precision": ("bfloat16", "bfloat16"),
+    "train.sampler": ("grouped", "grouped"),
     "train.tokens_per_micro_batch": ("99", 99),
     "train.activation_checkpointing": ("true", True),
     "train.layout": ("padded", "padded"),

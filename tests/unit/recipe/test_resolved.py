@@ -90,6 +90,7 @@ OTHER = {
     "weight_decay": 0.9,
     "clip": None,
     "tokens_per_step": 9,
+    "sampler": "grouped",
     "max_length": 9,
     "neftune_alpha": 9.0,
     "patience": 9,
@@ -120,6 +121,12 @@ def test_the_identity_changes_with_portable_values_only(resolved, key):
     assert other != resolved
     assert (other.identity != resolved.identity) == (key in PORTABLE)
     assert resolved_from_json(json.loads(json.dumps(other.to_json()))) == other
+
+
+def test_a_run_that_began_before_rows_could_be_grouped_is_read(resolved):
+    data = resolved.to_json()
+    del data["portable"]["train.sampler"]
+    assert resolved_from_json(data).sampler == "random"
 
 
 def test_the_identity_does_not_depend_on_reasons_or_on_the_machine(resolved):

@@ -1,0 +1,46 @@
+"""Which rows of a set belong together: those that begin with the same document before their first trained token.
+
+Rows of one group that meet in one step share what they begin with (:mod:`tunesmith.data.packs`). Whether they shall
+meet more often than by chance is a choice of the recipe, since it changes which rows a step learns from.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from tunesmith.data.steps import Integers
+from tunesmith.data.types import TokenSet
+
+# Two rows belong together where so much of what comes before the answer is the same.
+_COMMON_SHARE = 0.5
+
+
+def rows_that_begin_alike(rows: TokenSet) -> Integers:
+    """A number for each row, the same for rows of one group; groups are numbered by their first row.
+
+    Rows are put into the order of their tokens; neighbours belong together where they have at least half of the shorter
+    one's untrained beginning in common. Of an item with several rows the first counts.
+    """
+    beginnings = []
+    for index in range(len(rows)):
+        row = rows.item(index)[0]
+        end = int(row.trained_T.argmax()) if row.trained_T.any() else len(row.token_ids_T)
+        # Big-endian bytes compare like the numbers they hold.
+        beginnings.append(row.token_ids_T[:end].astype(">i4").tobytes())
+    order = sorted(range(len(beginnings)), key=beginnings.__getitem__)
+    first_of = np.arange(len(beginnings), dtype=np.int64)
+    for at, after in pairwise(order):
+        one, other = beginnings[at], beginnings[after]
+        if _common_bytes(one, other) >= _COMMON_SHARE * min(len(one), len(other)) > 0:
+            first_of[after] = first_of[at]
+    _, first_seen, group_of_B = np.unique(first_of, return_index=True, return_inverse=True)
+    by_first_row = np.argsort(np.argsort(first_seen))
+    return np.asarray(by_first_row[group_of_B], dtype=np.int64)
+
+
+def _common_bytes(one: bytes, other: bytes) -> int:
+    shorter = min(len(one), len(other))
+    differs = np.frombuffer(one[:shorter], np.uint8) != np.frombuffer(other[:shorter], np.uint8)
+    return int(differs.argmax()) if differs.any() else shorter

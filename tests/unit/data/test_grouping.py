@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import numpy as np
+from tiny_training import MemoryRows
+
+from tunesmith.data.grouping import rows_that_begin_alike
+from tunesmith.data.types import TokenRow
+
+
+def row(*tokens: int, answer: int = 9) -> TokenRow:
+    ids = np.array([*tokens, answer], dtype=np.int64)
+    return TokenRow(ids, np.arange(len(ids)) == len(ids) - 1, "rows.jsonl:1")
+
+
+def test_questions_on_one_document_are_a_group_and_a_short_instruction_makes_none() -> None:
+    rows = [
+        row(1, 2, 50, 51, 52, 53, 7),
+        row(1, 2, 60, 61, 62, 63, 7),
+        row(1, 2, 50, 51, 52, 53, 8),
+        row(1, 2, 70, 71, 72, 73, 8),
+        row(1, 2, 60, 61, 62, 63, 8, 8),
+    ]
+    assert rows_that_begin_alike(MemoryRows(rows)).tolist() == [0, 1, 0, 2, 1]
+
+
+def test_rows_under_one_long_instruction_are_one_group() -> None:
+    assert rows_that_begin_alike(MemoryRows([row(*range(30), own) for own in (5, 4, 6)])).tolist() == [0, 0, 0]
+
+
+def test_the_answer_does_not_count_and_neither_does_an_empty_beginning() -> None:
+    rows = [row(1, 2, 3, answer=4), row(1, 2, 3, answer=5), row(answer=3), row(answer=3)]
+    assert rows_that_begin_alike(MemoryRows(rows)).tolist() == [0, 0, 1, 2]
