@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from benchmarks.levers import LEVERS
 from tunesmith.data.steps import StepPlan, plan_steps
 from tunesmith.data.types import TokenSet
 from tunesmith.engine.checkpoint import Checkpoints
@@ -39,6 +40,9 @@ from tunesmith.techniques.table import make_technique
 def main() -> None:
     """Do the job of the file that is named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    lever = LEVERS[job["lever"]]
+    if lever.patch is not None:
+        lever.patch()
     run = _run(job)
     rows = run.prepared.train.items
     steps = _steps(job, rows)
@@ -69,6 +73,7 @@ def _settings(job: dict[str, Any], run: Run, rows: TokenSet) -> TrainSettings:
     _, settings = train_settings(run, rows, deadline_seconds=None)
     return replace(
         settings,
+        **LEVERS[job["lever"]].settings,
         total_steps=job["steps"],
         learning_rate=job["learning_rate"],
         schedule="constant",
@@ -76,7 +81,6 @@ def _settings(job: dict[str, Any], run: Run, rows: TokenSet) -> TrainSettings:
         deadline_seconds=job["seconds"],
         validate_every_steps=None,
         checkpoint_every_steps=None,
-        **job.get("settings", {}),
     )
 
 

@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.levers import LEVERS
 from benchmarks.machine import conditions, host_class, keep
 from benchmarks.peers.environments import python_of
 from benchmarks.workloads import ALPHA, LEARNING_RATE, RANK, WORKLOADS, Workload
-from tunesmith.executors.local import ALLOCATOR
 from tunesmith.models.host import race
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,10 +99,15 @@ def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
     return {"about": workload.about, "runs": runs, "products": products}
 
 
-def run_own(workload: Workload, options: argparse.Namespace, folder: Path, **more: Any) -> dict[str, Any]:
-    """One run of ours, or the export of the rows; the allocator is told what the launcher tells it."""
+def run_own(
+    workload: Workload, options: argparse.Namespace, folder: Path, lever: str = "all levers", **more: Any
+) -> dict[str, Any]:
+    """One run of ours, perhaps without a lever, or the export of the rows; the environment is that of the launcher."""
+    recipe = workload.full_recipe(Path(options.data_folder))
+    recipe["train"] |= LEVERS[lever].train
     job = {
-        "recipe": workload.full_recipe(Path(options.data_folder)),
+        "recipe": recipe,
+        "lever": lever,
         "rows_per_step": workload.rows_per_step,
         "steps": MOST_STEPS,
         "learning_rate": LEARNING_RATE,
@@ -111,7 +116,7 @@ def run_own(workload: Workload, options: argparse.Namespace, folder: Path, **mor
         **more,
     }
     command = [sys.executable, "-m", "benchmarks.contestant"]
-    return run_job(command, job, folder, {**ALLOCATOR, **os.environ})
+    return run_job(command, job, folder, {**LEVERS[lever].environment, **os.environ})
 
 
 def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""What each lever of the engine is worth: the same training without it, interleaved over several rounds.
+
+    python -m benchmarks.ablation --data-folder FOLDER [--workloads NAME ...] [--levers NAME ...] [--rounds 2]
+
+One row a lever. The result is printed as Markdown and kept under benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.levers import LEVERS
+from benchmarks.machine import conditions, host_class, keep
+from benchmarks.training import rates, run_own
+from benchmarks.workloads import WORKLOADS
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description="Training without one lever at a time.")
+    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
+    parser.add_argument("--workloads", nargs="*", default=["conversations", "instruction-16"], choices=WORKLOADS)
+    parser.add_argument("--levers", nargs="*", default=list(LEVERS), choices=LEVERS)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=20, help="time of one run, once it has begun")
+    parser.add_argument("--no-keep", action="store_true", help="print only")
+    options = parser.parse_args()
+    if options.data_folder is None:
+        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    before = conditions()
+    measured = {name: measure(name, options) for name in options.workloads}
+    if not options.no_keep:
+        result = {"measured": measured, "conditions": before, "host_class": host_class()}
+        print(f"kept in {keep('ablation', result).name}")
+
+
+def measure(workload: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All levers on one workload."""
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options.levers}
+    with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as scratch:
+        for number in range(options.rounds):
+            for at, name in enumerate(options.levers):
+                folder = Path(scratch) / f"{at}-{number}"
+                runs[name].append(run_own(WORKLOADS[workload], options, folder, lever=name))
+    found = {name: rates(own) for name, own in runs.items()}
+    whole = found.get("all levers")
+    print(f"\n{workload}: {WORKLOADS[workload].about}\n")
+    print("| without | tokens/s | share of all levers' speed | peak memory |\n" + "|---" * 4 + "|")
+    for name, own in found.items():
+        if own is None:
+            print(f"| {name} | failed: {' '.join(runs[name][0].get('error', []))[:300]} |")
+            continue
+        share = f"{own['tokens_per_second'] / whole['tokens_per_second']:.2f}" if whole else ""
+        print(f"| {name} | {own['tokens_per_second']:.0f} | {share} | {own['peak_memory_gib']:.1f} GiB |", flush=True)
+    return {"runs": runs, "rates": found}
+
+
+if __name__ == "__main__":
+    main()

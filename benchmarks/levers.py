@@ -1,0 +1,79 @@
+"""The engine without one of its levers, to measure what each is worth: the same result by other work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from tunesmith.executors.local import ALLOCATOR
+
+
+@dataclass(frozen=True)
+class Lever:
+    """How to train without it (or with more): recipe keys, settings of the loop, a patch, and the environment."""
+
+    train: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    patch: Callable[[], None] | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(ALLOCATOR))
+
+
+def _library_layers() -> None:
+    """Leave the PEFT library's own way of computing its layers."""
+    from tunesmith.techniques import low_rank
+
+    low_rank.join_siblings = lambda _model: None
+
+
+def _layers_alone() -> None:
+    """Every layer computes for itself: nothing is shared by siblings."""
+    from tunesmith.techniques import low_rank_layer
+
+    low_rank_layer.SIBLINGS = ()
+
+
+def _logits_of_all_tokens() -> None:
+    """Compute scores of every token and take those of the labels."""
+    from tunesmith.models import forward
+
+    def logits(model: Any, pack: Any, **extra: Any) -> torch.Tensor:
+        out = model(
+            input_ids=torch.tensor(pack.token_ids_T)[None],
+            position_ids=torch.tensor(pack.position_ids_T)[None],
+            use_cache=False,
+            **extra,
+        )
+        wanted: torch.Tensor = out.logits[0, torch.tensor(pack.label_positions_L)]
+        return wanted
+
+    forward._logits = logits
+
+
+def _library_loss() -> None:
+    """The cross entropy of torch, which keeps log probabilities as large as the scores."""
+    from tunesmith.objectives import label_loss
+
+    def losses(logits_L_V: torch.Tensor, labels_L: torch.Tensor, _smoothing: float = 0.0) -> Any:
+        found = torch.nn.functional.cross_entropy(logits_L_V.float(), labels_L, reduction="none")
+        return found, logits_L_V.argmax(-1) == labels_L
+
+    label_loss.token_losses = losses
+
+
+LEVERS: Mapping[str, Lever] = {
+    "all levers": Lever(),
+    "rows one at a time": Lever(settings={"layout": "padded", "share_prefix": False}),
+    "no shared prefix": Lever(settings={"share_prefix": False}),
+    "logits of all tokens": Lever(patch=_logits_of_all_tokens),
+    "the library's loss": Lever(patch=_library_loss),
+    "the library's LoRA layers": Lever(patch=_library_layers),
+    "each LoRA layer alone": Lever(patch=_layers_alone),
+    "float32 products": Lever(train={"precision": "float32"}),
+    "allocator as it comes": Lever(environment={}),
+    "activation checkpointing": Lever(settings={"activation_checkpointing": True}),
+    "packs of 512 tokens": Lever(settings={"tokens_per_micro_batch": 512}),
+    "packs of 2048 tokens": Lever(settings={"tokens_per_micro_batch": 2048}),
+}
