@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from tunesmith.pipeline.prepare import prepare, resolve_run
 from tunesmith.pipeline.run import Run, load_base, prepare_technique, train_settings
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import parse_recipe
+from tunesmith.runs.control import Wish
 from tunesmith.runs.events import open_events, read_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.strategies.table import make_strategy
@@ -78,7 +81,7 @@ def _settings(job: dict[str, Any], run: Run, rows: TokenSet) -> TrainSettings:
         learning_rate=job["learning_rate"],
         schedule="constant",
         warmup=0.0,
-        deadline_seconds=job["seconds"],
+        deadline_seconds=None,
         validate_every_steps=None,
         checkpoint_every_steps=None,
     )
@@ -96,7 +99,7 @@ def _train(job: dict[str, Any], run: Run, rows: TokenSet, steps: StepPlan) -> di
         settings=_settings(job, run, rows),
         checkpoints=Checkpoints(run.folder.checkpoints, 1),
         events=run.teller.events,
-        read_wish=lambda: "continue",
+        read_wish=_until(job["seconds"], job["least_steps"]),
     )
     taken = [event.data for event in read_events(run.folder.events) if event.type == "step"]
     return {
@@ -108,6 +111,17 @@ def _train(job: dict[str, Any], run: Run, rows: TokenSet, steps: StepPlan) -> di
         "precision": run.resolved.precision,
         "flops_per_token": _flops_per_token(model, rows),
     }
+
+
+def _until(seconds: float, least_steps: int) -> Callable[[], Wish]:
+    """Asked before each step: an end once time is up, counted from the first step."""
+    asked: list[float] = []
+
+    def wish() -> Wish:
+        asked.append(time.monotonic())
+        return "cancel" if len(asked) > least_steps and asked[-1] - asked[0] > seconds else "continue"
+
+    return wish
 
 
 def _flops_per_token(model: Any, rows: TokenSet) -> float:

@@ -112,6 +112,7 @@ def run_own(
         "steps": MOST_STEPS,
         "learning_rate": LEARNING_RATE,
         "seconds": options.seconds,
+        "least_steps": LEAST_STEPS,
         "scratch": str(folder),
         **more,
     }
