@@ -88,7 +88,12 @@ def resume(name: Name, output: RunsFolder = None, *, track: Track = None, as_jso
         print_outcome(run, as_json)
         return
     note(f"run {run.name} still runs, following it" if state == "running" else f"resuming run {run.name}", "bold")
-    watch(run, partial(resume_run, run), after=last_seq(run), track=track or ())
+    try:
+        watch(run, partial(resume_run, run), after=last_seq(run), track=track or ())
+    except RunError as error:
+        # It may come to its end between the look at its state and this.
+        if error.code != "run.finished":
+            raise
     print_outcome(run, as_json)
 
 
