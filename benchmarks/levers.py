@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,6 +64,19 @@ def _library_loss() -> None:
     label_loss.token_losses = losses
 
 
+def _fused_attention() -> None:
+    """PyTorch's attention kernel in place of matrix products."""
+    from tunesmith.models import attention
+
+    attention.takes_products = lambda _query: False
+
+
+def _preloaded(library: str) -> dict[str, str]:
+    """Another allocator, where it is installed."""
+    found = sorted(Path("/usr/lib").glob(f"*/{library}"))
+    return {"LD_PRELOAD": str(found[0])} if found else {}
+
+
 LEVERS: Mapping[str, Lever] = {
     "all levers": Lever(),
     "rows one at a time": Lever(settings={"layout": "padded", "share_prefix": False}),
@@ -71,8 +85,11 @@ LEVERS: Mapping[str, Lever] = {
     "the library's loss": Lever(patch=_library_loss),
     "the library's LoRA layers": Lever(patch=_library_layers),
     "each LoRA layer alone": Lever(patch=_layers_alone),
+    "the library's attention kernel": Lever(patch=_fused_attention),
     "float32 products": Lever(train={"precision": "float32"}),
     "allocator as it comes": Lever(environment={}),
+    "tcmalloc": Lever(environment=_preloaded("libtcmalloc_minimal.so.4")),
+    "jemalloc": Lever(environment=_preloaded("libjemalloc.so.2")),
     "activation checkpointing": Lever(settings={"activation_checkpointing": True}),
     "packs of 512 tokens": Lever(settings={"tokens_per_micro_batch": 512}),
     "packs of 2048 tokens": Lever(settings={"tokens_per_micro_batch": 2048}),

@@ -4,7 +4,8 @@ Transformers' models call the function registered under :data:`ATTENTION` with q
 and the pack's :class:`PackPlan` as the keyword ``pack_plan``. Each segment is attended to by itself: a segment without
 ancestors with plain causal attention on its slice; segments that continue a shared prefix in small groups whose
 queries meet ``[prefix, own keys]`` under a mask of that size. Keys are never repeated for groups of query heads. On a
-GPU, in half precision and without soft caps, one call does all segments; see :mod:`tunesmith.models.varlen`.
+GPU, in half precision and without soft caps, one call does all segments; see :mod:`tunesmith.models.varlen`. On a CPU
+in bfloat16 matrix products take the place of PyTorch's kernel; see :mod:`tunesmith.models.product_attention`.
 
 Shape suffixes: T tokens of the pack, Q queries and K keys of a block.
 """
@@ -20,6 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from tunesmith.errors import ModelError
+from tunesmith.models.product_attention import product_attention, takes_products
 from tunesmith.models.varlen import VarlenPlan, plan_varlen, takes_varlen, varlen_attention
 
 if TYPE_CHECKING:
@@ -259,6 +261,8 @@ def _attention(
     both_ways: bool = False,
 ) -> torch.Tensor:
     """Attention under a mask; where there is none, each query sees what precedes it, or with ``both_ways`` all."""
+    if takes_products(query) and not both_ways:
+        return product_attention(query, key, value, mask, scaling)
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.device.type != "cpu":
         # Off the CPU, no fused kernel takes a mask together with fewer key heads than query heads.
