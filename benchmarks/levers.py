@@ -68,7 +68,7 @@ def _fused_attention() -> None:
     """PyTorch's attention kernel in place of matrix products."""
     from tunesmith.models import attention
 
-    attention.takes_products = lambda _query: False
+    attention.takes_products = lambda _query, _key: False
 
 
 def _preloaded(library: str) -> dict[str, str]:

@@ -261,7 +261,7 @@ def _attention(
     both_ways: bool = False,
 ) -> torch.Tensor:
     """Attention under a mask; where there is none, each query sees what precedes it, or with ``both_ways`` all."""
-    if takes_products(query) and not both_ways:
+    if takes_products(query, key) and not both_ways:
         return product_attention(query, key, value, mask, scaling)
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.device.type != "cpu":
