@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.executors.local import ALLOCATOR
+from tunesmith.executors.environment import ALLOCATOR
 
 
 @dataclass(frozen=True)

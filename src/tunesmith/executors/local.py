@@ -21,6 +21,7 @@ import orjson
 import psutil
 
 from tunesmith.errors import TunesmithError, WorkerError, from_json
+from tunesmith.executors.environment import compute_environment
 from tunesmith.runs.atomic import telling_output_errors, write_json
 from tunesmith.runs.events import Event
 
@@ -30,13 +31,6 @@ WORKER_COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "tunesmith.worker
 LAUNCH = "launch.json"
 # Folders of stages begin with this; they end with the command that made them.
 SCRATCH_PREFIX = "tunesmith-stage-"
-# Activations come and go in blocks of megabytes; glibc would hand each back to the system and ask for it anew. Keeping
-# them was measured to shorten steps on two cores (docs/log.md). Other C libraries pass over these names.
-ALLOCATOR = {
-    "MALLOC_TOP_PAD_": str(256 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-}
 _TAIL_LINES = 20
 _TAIL_BYTES = 16_384
 _STOP_SECONDS = 10.0
@@ -90,7 +84,7 @@ def start_worker(
         process = subprocess.Popen(
             [*(command or WORKER_COMMAND), str(folder), "--stage", stage],
             cwd=directory,
-            env={**ALLOCATOR, **os.environ},
+            env=compute_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunesmith.errors import WorkerError
+from tunesmith.executors.environment import compute_environment
 from tunesmith.runs.atomic import read_json
 from tunesmith.wire.client import InferenceClient
 
@@ -53,6 +54,7 @@ def start_inference(
         with log.open("wb") as errors:
             process = subprocess.Popen(
                 _command(model_folder, adapters, names, ready_file),
+                env=compute_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
