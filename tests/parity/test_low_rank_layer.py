@@ -22,6 +22,7 @@ from tunesmith.models.adapters import without_adapter
 from tunesmith.models.forward import label_logits
 from tunesmith.models.running import running
 from tunesmith.objectives.cross_entropy import token_losses
+from tunesmith.techniques import low_rank_layer
 from tunesmith.techniques.low_rank_layer import LowRankLinear, join_siblings, use_own_layers
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*QUIET, "ignore:.*lora_bias=True.*was passed")]
@@ -167,6 +168,24 @@ def test_siblings_keep_their_input_once_and_frozen_weights_get_no_gradient(tmp_p
         weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
         kept[own] = sum(size for place, size in storages.items() if place not in weights)
     assert kept[True] < 0.9 * kept[False]
+
+
+def test_layers_that_get_tensors_of_their_own_compute_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[int] = []
+    compute = low_rank_layer._compute
+    monkeypatch.setattr(
+        low_rank_layer, "_compute", lambda layers, inputs: (computed.append(len(layers)), compute(layers, inputs))[1]
+    )
+    model = wrapped(packed_model("llama", tmp_path, dtype=torch.float64), own=True, target_modules=["q_proj", "k_proj"])
+    plain = loss_and_gradients(model.train(), PACK)
+    assert computed == [2, 2]
+    for module in model.modules():
+        if isinstance(module, LowRankLinear):
+            module.register_forward_pre_hook(lambda _module, inputs: (inputs[0].clone(),))
+    for expected in ([2, 1, 2, 1], [1, 1, 1, 1]):
+        computed.clear()
+        require_equal(loss_and_gradients(model, PACK), plain)
+        assert computed == expected
 
 
 def test_tokens_of_several_adapters_in_one_pack_learn_as_each_alone(tmp_path: Path) -> None:

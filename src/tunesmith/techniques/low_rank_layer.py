@@ -41,18 +41,26 @@ class LowRankLinear(PeftLinear):
 
 
 class Siblings:
-    """Layers that read the same input: the first one asked computes for all, the others take what is theirs."""
+    """Layers that read the same input: the first one asked computes for all, the others take what is theirs.
+
+    Where hooks turn out to hand each layer a tensor of its own, every layer computes for itself from then on.
+    """
 
     def __init__(self, members: Sequence[LowRankLinear]) -> None:
         self.members = tuple(members)
         self._input: torch.Tensor | None = None
         self._outputs: dict[int, torch.Tensor] = {}
+        self._asked_first: LowRankLinear | None = None
+        self._share = True
 
     def output(self, member: LowRankLinear, inputs: torch.Tensor) -> torch.Tensor:
         """The output of one layer. Nothing is kept once every layer has its own."""
         if self._input is not inputs or id(member) not in self._outputs:
-            together = self.members if all(can_join(one) for one in self.members) else (member,)
-            self._input = inputs
+            # What is left over from a pass that broke off is no such sign: the same layer is asked first again.
+            if self._outputs and member is not self._asked_first:
+                self._share = False
+            together = self.members if self._share and all(map(is_plain, self.members)) else (member,)
+            self._input, self._asked_first = inputs, member
             self._outputs = dict(zip(map(id, together), _compute(together, inputs), strict=True))
         out = self._outputs.pop(id(member))
         if not self._outputs:
@@ -83,13 +91,10 @@ def is_plain(layer: LowRankLinear) -> bool:
     base = layer.get_base_layer()
     if type(base) is not nn.Linear or base.weight.requires_grad or any(layer.lora_bias.values()):
         return False
+    # DeepSpeed's third stage, which marks weights so, gathers them when their own module is called.
+    if hasattr(base.weight, "ds_id"):
+        return False
     return all(getattr(drop, "p", 0.0) == 0 for drop in layer.lora_dropout.values())
-
-
-def can_join(layer: LowRankLinear) -> bool:
-    """Whether a sibling may compute for the layer: not where its weights are gathered only when it is called itself."""
-    weight = layer.get_base_layer().weight
-    return is_plain(layer) and weight.shape == (layer.out_features, layer.in_features)
 
 
 def _compute(layers: Sequence[Any], inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
