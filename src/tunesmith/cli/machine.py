@@ -161,20 +161,17 @@ def _gpu() -> list[Finding]:
 
 
 def _allocator() -> list[Finding]:
-    """Allocators that give memory back in larger pieces make training on a CPU some percent faster."""
+    """What gives memory. As workers tell it to behave the system's was measured fastest; tcmalloc takes the least."""
     if sys.platform != "linux":
         return [Finding("allocator", "the system's")]
     loaded = os.environ.get("LD_PRELOAD", "")
     for name in _ALLOCATORS:
         if name in loaded:
             return [Finding("allocator", f"{name}, by LD_PRELOAD")]
-    for name, libraries in _ALLOCATORS.items():
-        for library in libraries:
-            file = ctypes.util.find_library(library)
-            if file is not None:
-                hint = f"{name} is installed; LD_PRELOAD={file} often makes training on a CPU faster"
-                return [Finding("allocator", f"the system's; {name} is found", hint=hint)]
-    return [Finding("allocator", "the system's", hint="jemalloc or tcmalloc often makes training on a CPU faster")]
+    file = next(filter(None, map(ctypes.util.find_library, _ALLOCATORS["tcmalloc"])), None)
+    lean = f"LD_PRELOAD={file}" if file else "tcmalloc (package libtcmalloc-minimal4)"
+    hint = f"{lean} needs about a quarter less memory for training, which is then a little slower"
+    return [Finding("allocator", "the system's, told to keep large blocks", hint=hint)]
 
 
 def _hub() -> list[Finding]:

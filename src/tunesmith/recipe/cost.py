@@ -26,11 +26,10 @@ class Cost:
     decode_seconds_per_token: float
     prompt_tokens: float
 
-    def evaluation_seconds_per_row(self, new_tokens: int) -> float:
-        """One row measured under one system: its loss, its prompt, and its answer (half of the room, usually)."""
-        return (
-            2 * self.prompt_tokens * self.forward_seconds_per_token + 0.5 * new_tokens * self.decode_seconds_per_token
-        )
+    def evaluation_seconds_per_row(self, new_tokens: int, room_used: float = 0.5) -> float:
+        """One row measured under one system: its loss, its prompt, and its answer, which takes a share of its room."""
+        answer_tokens = room_used * new_tokens
+        return 2 * self.prompt_tokens * self.forward_seconds_per_token + answer_tokens * self.decode_seconds_per_token
 
 
 def estimate_cost(data: DataFacts, model: ModelFacts, host: HostFacts, *, full: bool, share_prefix: bool) -> Cost:

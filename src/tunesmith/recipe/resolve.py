@@ -35,6 +35,8 @@ EVALUATION_SHARE = 0.25
 # Answers are not cut below this, whatever a budget says; and only where they would take much more than their share.
 FEWEST_NEW_TOKENS = 32
 _SPARE = 1.5
+# A model that was not trained to end long answers goes on to the end of their room.
+_ROOM_OF_LONG = 1.0
 MOST_FEW_SHOT = 5
 MOST_FEW_SHOT_TOKENS = 1024
 CHECKPOINT_SECONDS = 180.0
@@ -324,7 +326,8 @@ def _new_tokens(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, rea
     while (
         budget.seconds
         and room > FEWEST_NEW_TOKENS
-        and 3 * fewest * cost.evaluation_seconds_per_row(room) > _SPARE * EVALUATION_SHARE * budget.seconds
+        and 3 * fewest * cost.evaluation_seconds_per_row(room, _ROOM_OF_LONG)
+        > _SPARE * EVALUATION_SHARE * budget.seconds
     ):
         room = max(FEWEST_NEW_TOKENS, room * 7 // 8)
     if room < longest:
