@@ -20,6 +20,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.levers import LEVERS
+from tunesmith.data.grouping import rows_that_begin_alike
 from tunesmith.data.steps import StepPlan, plan_steps
 from tunesmith.data.types import TokenSet
 from tunesmith.engine.checkpoint import Checkpoints
@@ -48,7 +49,7 @@ def main() -> None:
         lever.patch()
     run = _run(job)
     rows = run.prepared.train.items
-    steps = _steps(job, rows)
+    steps = _steps(job, run, rows)
     found = _export(Path(job["export"]), job, rows, steps) if "export" in job else _train(job, run, rows, steps)
     print(json.dumps({**found, "model": str(run.prepared.model.folder)}))
 
@@ -66,10 +67,13 @@ def _run(job: dict[str, Any]) -> Run:
     )
 
 
-def _steps(job: dict[str, Any], rows: TokenSet) -> StepPlan:
-    """Steps of a fixed number of rows, as the other sides take them."""
+def _steps(job: dict[str, Any], run: Run, rows: TokenSet) -> StepPlan:
+    """Steps of a fixed number of rows, as the other sides take them; nearly so where rows belong together."""
     count = len(rows) - len(rows) % job["rows_per_step"]
-    return plan_steps(np.ones(count, dtype=np.int64), tokens_per_step=job["rows_per_step"], seed=0)
+    groups = None
+    if run.resolved.sampler == "grouped":
+        groups = np.unique(rows_that_begin_alike(rows)[:count], return_inverse=True)[1]
+    return plan_steps(np.ones(count, dtype=np.int64), tokens_per_step=job["rows_per_step"], seed=0, group_of_B=groups)
 
 
 def _settings(job: dict[str, Any], run: Run, rows: TokenSet) -> TrainSettings:
@@ -104,8 +108,13 @@ def _train(job: dict[str, Any], run: Run, rows: TokenSet, steps: StepPlan) -> di
     taken = [event.data for event in read_events(run.folder.events) if event.type == "step"]
     return {
         "steps": [
-            {"seconds": one["seconds"], "rows": job["rows_per_step"], "tokens": one["tokens"], "loss": one["loss"]}
-            for one in taken
+            {
+                "seconds": one["seconds"],
+                "rows": len(steps.rows_of(step)),
+                "tokens": one["tokens"],
+                "loss": one["loss"],
+            }
+            for step, one in enumerate(taken)
         ],
         "peak_memory_bytes": result.peak_memory_bytes,
         "precision": run.resolved.precision,

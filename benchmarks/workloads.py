@@ -64,10 +64,12 @@ WORKLOADS: Mapping[str, Workload] = {
         {"objective": {"name": "dpo", "beta": 0.1}},
     ),
     "long-documents": Workload(
-        "long documents (medical articles as text)",
-        "domain_medical/medquad.jsonl",
-        8,
-        {"task": "text"},
+        "long documents, cut at 2,048 tokens (policies of a web site)",
+        "domain_legal/site_policies.jsonl",
+        2,
+        {"task": "text", "data": {"on_long_rows": "truncate", "validation": 0.1}},
+        {"max_length": 2048},
         pack_tokens=2048,
+        packs_per_step=2,
     ),
 }
