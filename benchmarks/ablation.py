@@ -8,29 +8,22 @@ One row a lever. The result is printed as Markdown and kept under benchmarks/res
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.levers import LEVERS
 from benchmarks.machine import conditions, host_class, keep
+from benchmarks.options import read_step_options
 from benchmarks.training import rates, run_own
 from benchmarks.workloads import WORKLOADS
 
 
 def main() -> None:
     """Measure, print and keep."""
-    parser = argparse.ArgumentParser(description="Training without one lever at a time.")
-    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
-    parser.add_argument("--workloads", nargs="*", default=["conversations", "instruction-16"], choices=WORKLOADS)
-    parser.add_argument("--levers", nargs="*", default=list(LEVERS), choices=LEVERS)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20, help="time of one run, once it has begun")
-    parser.add_argument("--no-keep", action="store_true", help="print only")
-    options = parser.parse_args()
-    if options.data_folder is None:
-        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    options = read_step_options(
+        "Training without one lever at a time.", {"levers": LEVERS}, ("conversations", "instruction-16"), 20
+    )
     before = conditions()
     measured = {name: measure(name, options) for name in options.workloads}
     if not options.no_keep:

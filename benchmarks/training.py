@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.levers import LEVERS
 from benchmarks.machine import conditions, host_class, keep
+from benchmarks.options import read_step_options
 from benchmarks.peers.environments import python_of
 from benchmarks.workloads import ALPHA, LEARNING_RATE, RANK, WORKLOADS, Workload
 from tunesmith.models.host import race
@@ -58,16 +59,9 @@ SIDES: Mapping[str, Side] = {
 
 def main() -> None:
     """Measure, print and keep."""
-    parser = argparse.ArgumentParser(description="Training speed of ours and the peers on the same rows.")
-    parser.add_argument("--data-folder", type=Path, default=os.environ.get("TUNESMITH_TEST_DATA"))
-    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=WORKLOADS)
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=45, help="time of one side in one round, once it has begun")
-    parser.add_argument("--no-keep", action="store_true", help="print only")
-    options = parser.parse_args()
-    if options.data_folder is None:
-        parser.error("name the folder of the data sets: --data-folder or TUNESMITH_TEST_DATA")
+    options = read_step_options(
+        "Training speed of ours and the peers on the same rows.", {"sides": SIDES}, WORKLOADS, 45
+    )
     before = conditions()
     measured = {}
     for name in options.workloads:
