@@ -241,7 +241,11 @@ def packed_attention(
                 )
             plain = block.is_causal and window is None
             seen = None if plain else pack_plan.mask(at, window)
-            out = _attention(block_query, block_key, block_value, seen, scaling, both_ways=both_ways)
+            # In training also where no gradient is asked for: a reference has to be rounded as what is trained.
+            if module.training and not both_ways and takes_products(block_query, block_key):
+                out = product_attention(block_query, block_key, block_value, seen, scaling)
+            else:
+                out = _attention(block_query, block_key, block_value, seen, scaling, both_ways=both_ways)
         outs.append(out.transpose(1, 2))
     return torch.cat(outs, dim=1), None
 
@@ -261,8 +265,6 @@ def _attention(
     both_ways: bool = False,
 ) -> torch.Tensor:
     """Attention under a mask; where there is none, each query sees what precedes it, or with ``both_ways`` all."""
-    if takes_products(query, key) and not both_ways:
-        return product_attention(query, key, value, mask, scaling)
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and mask is not None and query.device.type != "cpu":
         # Off the CPU, no fused kernel takes a mask together with fewer key heads than query heads.

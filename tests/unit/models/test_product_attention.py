@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_training import counting_rows, packed_model
 from torch.nn.functional import scaled_dot_product_attention
 
+from tunesmith.data.packs import lay_out
 from tunesmith.models import product_attention as module
+from tunesmith.models.forward import label_logits
 from tunesmith.models.product_attention import product_attention, takes_products
 
 HEADS, KEY_HEADS, SIZE = 6, 2, 16
@@ -76,11 +80,10 @@ def test_siblings_under_a_mask_do_not_see_each_other() -> None:
         torch.testing.assert_close(whole[:, :, rows], alone, rtol=0, atol=0.02)
 
 
-def test_the_products_are_taken_for_training_in_bfloat16_alone() -> None:
+def test_the_products_are_taken_in_bfloat16_for_texts_that_are_not_long() -> None:
     query, key, _ = draw(4, 4)
-    assert not takes_products(query, key)
-    assert takes_products(query.requires_grad_(), key)
-    assert not takes_products(query.detach().float().requires_grad_(), key)
+    assert takes_products(query, key)
+    assert not takes_products(query.float(), key)
     assert not takes_products(query, key.expand(1, KEY_HEADS, 4, SIZE).repeat(1, 1, 500, 1))
 
 
@@ -98,3 +101,22 @@ def test_memory_for_the_backward_pass_grows_with_the_length_of_long_texts() -> N
             product_attention(*tensors, None, 0.3)
         kept[queries] = sum(sizes) / queries
     assert kept[1024] < kept[256]
+
+
+def test_a_model_that_is_trained_takes_them_with_and_without_gradient_and_no_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = packed_model("llama", tmp_path, dtype=torch.bfloat16)
+    (pack,) = lay_out([(at, counting_rows(3)[at]) for at in range(3)], tokens_per_micro_batch=500)
+    calls: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "tunesmith.models.attention.product_attention",
+        lambda *given: calls.append(given[0]) or product_attention(*given),
+    )
+    label_logits(model.eval(), pack)
+    assert not calls
+    trained = label_logits(model.train(), pack)
+    assert calls
+    with torch.no_grad():
+        reference = label_logits(model, pack)
+    assert torch.equal(trained, reference)
