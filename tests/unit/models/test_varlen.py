@@ -61,7 +61,7 @@ def test_one_call_does_what_the_calls_by_segment_do(monkeypatch, segments, windo
     tokens = segments[-1].end
     query, key, value = (torch.randn(1, heads, tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
     plan = plan_attention(segments, positions(segments))
-    module = SimpleNamespace(is_causal=True)
+    module = SimpleNamespace(is_causal=True, training=False)
     expected, _ = packed_attention(module, query, key, value, None, scaling=0.3, pack_plan=plan, sliding_window=window)
     found = varlen.varlen_attention(
         query, key, value, varlen.plan_varlen(segments, query.device), scaling=0.3, window=window, is_causal=True
@@ -75,7 +75,7 @@ def test_tokens_that_see_both_ways_see_their_whole_row(monkeypatch):
     query = torch.randn(1, 2, 12, 8, dtype=torch.float64)
     plan = plan_attention(segments, positions(segments))
     expected, _ = packed_attention(
-        SimpleNamespace(is_causal=False), query, query, query, None, scaling=1.0, pack_plan=plan
+        SimpleNamespace(is_causal=False, training=False), query, query, query, None, scaling=1.0, pack_plan=plan
     )
     found = varlen.varlen_attention(
         query, query, query, varlen.plan_varlen(segments, query.device), scaling=1.0, window=None, is_causal=False
@@ -101,6 +101,8 @@ def test_a_plan_with_sequences_is_followed_only_where_the_kernel_takes_the_queri
     )
     for dtype in (torch.float32, torch.bfloat16):
         query = torch.randn(1, 2, 5, 8, dtype=dtype)
-        packed_attention(SimpleNamespace(), query, query, query, None, scaling=1.0, pack_plan=plan)
-        packed_attention(SimpleNamespace(), query, query, query, None, scaling=1.0, pack_plan=plan, softcap=2.0)
+        packed_attention(SimpleNamespace(training=False), query, query, query, None, scaling=1.0, pack_plan=plan)
+        packed_attention(
+            SimpleNamespace(training=False), query, query, query, None, scaling=1.0, pack_plan=plan, softcap=2.0
+        )
     assert calls == [torch.bfloat16]
