@@ -30,7 +30,7 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
     "qa": ("data.train=qa/xquad_en.jsonl",),
     "chat": ("data.train=chat/sgd_dialogues.jsonl",),
     "music": ("data.train=music/irish_abc.jsonl",),
-    "documents": ("data.train=domain_legal/site_policies.jsonl",),
+    "documents": ("data.train=domain_legal/site_policies.jsonl", "data.validation=0.35"),
     "preference": ("data.train=preference/instructions_chosen_rejected.jsonl",),
     "function-calling": ("data.train=function_calling/bfcl_simple.jsonl",),
     "text-to-sql": ("data.train=text_to_sql/wikisql_train.jsonl", "data.validation=text_to_sql/wikisql_valid.jsonl"),

@@ -34,6 +34,8 @@ from tunesmith.techniques.base import Technique
 
 MOST_REFUSED_IN_A_ROW = 10
 _GUESSED_BYTES_PER_SECOND = 200e6
+# A trial of a step that takes more of the time for training is not repeated.
+_MOST_OF_TRIAL = 0.02
 
 
 @dataclass
@@ -332,9 +334,10 @@ def _deadline(training: _Training) -> Deadline | None:
 
 
 def _probe_seconds(training: _Training, step: int) -> float:
-    """Time of one step by a trial: the first pack forward and backward, its gradients thrown away.
+    """Time of one step by a trial: its first pack forward and backward, the gradients thrown away.
 
-    The pack runs twice and the second time counts, because the first one finds every cache cold.
+    The pack runs twice and the second time counts, because the first one finds every cache cold; only once where
+    that alone takes a good part of the time that there is.
     """
     parts = training.parts
     rows = rows_of_step(parts, step)
@@ -347,6 +350,8 @@ def _probe_seconds(training: _Training, step: int) -> float:
         run_pack(parts, packs[0], known)
         parts.optimizer.zero_grad(set_to_none=True)
         seconds = training.now() - started
+        if seconds > _MOST_OF_TRIAL * (parts.settings.deadline_seconds or math.inf):
+            break
     return survey_seconds + seconds * sum(pack.tokens for pack in packs) / packs[0].tokens
 
 

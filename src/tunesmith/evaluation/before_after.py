@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.evaluation.held_out import RowLosses
 from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, pair_rows, score_losses, summarise
 from tunesmith.evaluation.metrics.types import Rows
 from tunesmith.evaluation.otherwise import ways_table, worst_name, worst_rows
@@ -38,8 +39,21 @@ def verdict(base: Measured, tuned: Measured, held_out: HeldOut, judge: Judge) ->
         name = judge.metrics[0]
         before, after = (pair_rows(name, one.pair_scores_B) for one in (base, tuned))
         return compare_paired(name, before, after, judge.seed)
-    before, after = (loss_rows(one.losses.loss_sums_B, one.losses.counts_B) for one in (base, tuned))
+    whole = (_of_whole_rows(one.losses, held_out) for one in (base, tuned))
+    before, after = (loss_rows(losses.loss_sums_B, losses.counts_B) for losses in whole)
     return compare_paired("loss", before, after, judge.seed)
+
+
+def _of_whole_rows(losses: RowLosses, held_out: HeldOut) -> RowLosses:
+    """Losses with the pieces of one long text added up: pieces are too alike to be drawn one by one for an interval."""
+    if len(losses.counts_B) != len(held_out.items):
+        return losses
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for (first, *_), loss_sum, count in zip(held_out.items, losses.loss_sums_B, losses.counts_B, strict=True):
+        sums[first.place] = sums.get(first.place, 0.0) + loss_sum
+        counts[first.place] = counts.get(first.place, 0) + count
+    return RowLosses(tuple(sums.values()), tuple(counts.values()))
 
 
 def samples(
@@ -86,7 +100,8 @@ def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]
     metrics, labels, seed = judge.metrics, judge.labels, judge.seed
     found: dict[str, Any] = {"name": system.name, "label": system.label}
     if system.losses.counts_B:
-        found |= score_losses(system.losses.loss_sums_B, system.losses.counts_B, seed)
+        whole = _of_whole_rows(system.losses, held_out)
+        found |= score_losses(whole.loss_sums_B, whole.counts_B, seed)
         if held_out.items[0][0].label_ids_T is not None:
             # Perplexity is a number of words that are as likely; a head chooses no words.
             del found["perplexity"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import orjson
 
 from tunesmith.catalog.heads import read_head
+from tunesmith.data.types import TokenSet
 from tunesmith.evaluation.beside import Beside
 from tunesmith.evaluation.held_out import Layout
 from tunesmith.evaluation.questions import Asked, HeldOut, ask_with_examples
@@ -80,7 +83,7 @@ def make_bench(
 def choose_held_out(prepared: Prepared, resolved: Resolved) -> HeldOut:
     """The held-out rows that are measured, and the questions among them."""
     held_out = prepared.validation.items
-    items = [held_out.item(at) for at in choose_rows(len(held_out), resolved.evaluation_rows, resolved.seed)]
+    items = [held_out.item(at) for at in _chosen(held_out, resolved.evaluation_rows, resolved.seed)]
     chosen = {item[0].place for item in items}
     questions: dict[str, tuple[EvaluationRow, Example]] = {}
     if resolved.max_new_tokens or resolved.objective.name in HEADS:
@@ -90,6 +93,20 @@ def choose_held_out(prepared: Prepared, resolved: Resolved) -> HeldOut:
                 questions.setdefault(str(place), (question, example))
     asked = tuple(question for question, _ in questions.values())
     return HeldOut(items, tuple(questions), asked, tuple(example for _, example in questions.values()))
+
+
+def _chosen(held_out: TokenSet, count: int, seed: int) -> Sequence[int]:
+    """Items to measure; of texts that are laid out in pieces, as many texts as there can be."""
+    places = [held_out.item(at)[0].place for at in range(len(held_out))]
+    if len(set(places)) == len(places):
+        return choose_rows(len(places), count, seed)
+    pieces = Counter[str]()
+    turns: list[tuple[int, int]] = []
+    for at in random.Random(seed).sample(range(len(places)), len(places)):  # noqa: S311  (a repeatable choice)
+        turns.append((pieces[places[at]], at))
+        pieces[places[at]] += 1
+    # Sorting is stable: each text's first piece in the order drawn, then each one's second.
+    return sorted(at for _, at in sorted(turns, key=lambda turn: turn[0])[:count])
 
 
 def ask_as_is(bench: Bench) -> Asked:

@@ -34,7 +34,7 @@ from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import HEADS, ObjectiveSpec
 from tunesmith.recipe.refusals import Facts, check
-from tunesmith.recipe.resolve import resolve
+from tunesmith.recipe.resolve import longest_row_allowed, resolve
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.layout import RunFolder
@@ -307,8 +307,7 @@ class _Encoder:
     should_stop: ShouldStop
 
     def tokens(self, rows: Callable[[], Iterator[tuple[Place, Example]]], fingerprint: str) -> TokenStore:
-        wanted = self.recipe.train.max_length
-        length = self.model.context_length if wanted == "auto" else wanted
+        length = longest_row_allowed(self.recipe, task=self.task.name, context_length=self.model.context_length)
         options: dict[str, Any] = {
             "max_length": length or 2**31 - 1,
             "on_long_rows": self.recipe.data.on_long_rows,

@@ -64,6 +64,8 @@ METHOD_RATES = {
 }
 # How many times lower the rate is than for learning answers.
 PREFERENCE_SLOWER = {"dpo": 3.0, "kto": 3.0, "orpo": 3.0}
+# Pieces that long texts are learned in: attention is then a small part of a step.
+PIECE_TOKENS = 1024
 _KIND_WORDS = {
     "causal": "a model that continues texts",
     "encoder": "an encoder",
@@ -264,12 +266,30 @@ def _schedule(recipe: Recipe, reasons: _Reasons) -> Any:
     return reasons.give("train.schedule", train.schedule, _source(train, "schedule"))
 
 
+def longest_row_allowed(recipe: Recipe, *, task: str, context_length: int | None) -> int | None:
+    """Most tokens of a row; None where neither recipe nor model name a limit."""
+    if recipe.train.max_length != "auto":
+        return recipe.train.max_length
+    if _is_learned_in_pieces(recipe, task):
+        return min(PIECE_TOKENS, context_length or PIECE_TOKENS)
+    return context_length
+
+
+def _is_learned_in_pieces(recipe: Recipe, task: str) -> bool:
+    """Plain texts lose nothing when long ones are laid out as several rows; rows with a question in front would."""
+    return task == "text" and recipe.data.on_long_rows == "refuse"
+
+
 def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:
     key = "train.max_length"
     if recipe.train.max_length != "auto":
         return int(reasons.give(key, recipe.train.max_length, ASKED))
-    if model.context_length is None:
+    allowed = longest_row_allowed(recipe, task=data.task, context_length=model.context_length)
+    if allowed is None:
         return int(reasons.give(key, max(2, data.longest_row), "auto: the longest row; the model names no limit"))
+    if _is_learned_in_pieces(recipe, data.task):
+        reason = "auto: long texts are learned in pieces, since attention over whole ones takes most of the time"
+        return int(reasons.give(key, allowed, reason))
     reason = f"auto: the model's context; the longest row has {data.longest_row} tokens"
     return int(reasons.give(key, model.context_length, reason))
 

@@ -115,6 +115,25 @@ def test_a_deadline_shorter_than_a_step_allows_one(tmp_path: Path, fake_time: Fa
     assert done.result.steps == 1
 
 
+def test_a_trial_that_takes_long_is_not_repeated(tmp_path: Path, fake_time: FakeTime, monkeypatch) -> None:
+    from tunesmith.engine import train as loop
+
+    tried: list[int] = []
+    real = loop.run_pack
+
+    def slow(parts: Any, pack: Any, known: Any) -> Any:
+        tried.append(pack.tokens)
+        fake_time.time += 10.0
+        return real(parts, pack, known)
+
+    monkeypatch.setattr(loop, "run_pack", slow)
+    run(tmp_path / "a", fake_time, deadline_seconds=60.0)
+    assert len(tried) == 1
+    tried.clear()
+    run(tmp_path / "b", fake_time, deadline_seconds=1e6, total_steps=2)
+    assert len(tried) == 2
+
+
 def test_the_probe_leaves_no_trace(tmp_path: Path) -> None:
     import time
 

@@ -12,7 +12,7 @@ from recipe_cases import DATA, HOST, MODEL, TEXT, recipe
 from tunesmith.recipe.cost import estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.objectives import Sft
-from tunesmith.recipe.resolve import FEWEST_EVALUATION_ROWS, MOST_TRAINING_SECONDS, resolve
+from tunesmith.recipe.resolve import FEWEST_EVALUATION_ROWS, MOST_TRAINING_SECONDS, PIECE_TOKENS, resolve
 from tunesmith.recipe.resolved import KEYS
 
 SLOW = replace(HOST, matmul_flops_per_second=2e9)
@@ -110,6 +110,14 @@ def test_max_length_is_the_model_s_or_the_data_s():
     unknown = replace(MODEL, context_length=None)
     assert resolved(model=unknown).max_length == 300
     assert resolved(model=unknown, data=replace(DATA, longest_row=1)).max_length == 2
+
+
+def test_plain_texts_are_learned_in_pieces_unless_long_ones_are_to_be_cut_or_a_length_is_asked_for():
+    assert resolved(data=TEXT).max_length == PIECE_TOKENS
+    assert resolved(data=TEXT, model=replace(MODEL, context_length=None)).max_length == PIECE_TOKENS
+    assert resolved(data=TEXT, model=replace(MODEL, context_length=64)).max_length == 64
+    assert resolved("data.on_long_rows=truncate", data=TEXT).max_length == 8192
+    assert resolved("train.max_length=4096", data=TEXT).max_length == 4096
 
 
 def test_precision_is_the_host_s_fastest():
