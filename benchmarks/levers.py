@@ -40,6 +40,8 @@ def _logits_of_all_tokens() -> None:
     """Compute scores of every token and take those of the labels."""
     from tunesmith.models import forward
 
+    _scores_as_a_whole()
+
     def logits(model: Any, pack: Any, **extra: Any) -> torch.Tensor:
         out = model(
             input_ids=torch.tensor(pack.token_ids_T)[None],
@@ -53,9 +55,18 @@ def _logits_of_all_tokens() -> None:
     forward._logits = logits
 
 
+def _scores_as_a_whole() -> None:
+    """Make the scores of all labels before their losses."""
+    from tunesmith.objectives import label_loss
+
+    label_loss.label_states = lambda _model, _pack: None
+
+
 def _library_loss() -> None:
     """The cross entropy of torch, which keeps log probabilities as large as the scores."""
     from tunesmith.objectives import label_loss
+
+    _scores_as_a_whole()
 
     def losses(logits_L_V: torch.Tensor, labels_L: torch.Tensor, _smoothing: float = 0.0) -> Any:
         found = torch.nn.functional.cross_entropy(logits_L_V.float(), labels_L, reduction="none")
@@ -82,6 +93,7 @@ LEVERS: Mapping[str, Lever] = {
     "rows one at a time": Lever(settings={"layout": "padded", "share_prefix": False}),
     "no shared prefix": Lever(settings={"share_prefix": False}),
     "logits of all tokens": Lever(patch=_logits_of_all_tokens),
+    "scores of all labels at once": Lever(patch=_scores_as_a_whole),
     "the library's loss": Lever(patch=_library_loss),
     "the library's LoRA layers": Lever(patch=_library_layers),
     "each LoRA layer alone": Lever(patch=_layers_alone),

@@ -1,6 +1,6 @@
 """One pack through a model that writes, with logits only where something is learned.
 
-Shape suffixes: T tokens of the pack, L labels, V vocabulary.
+Shape suffixes: T tokens of the pack, L labels, V vocabulary, H size of a hidden state.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from tunesmith.errors import ModelError
-from tunesmith.models.attention import ATTENTION, plan_attention
+from tunesmith.models.attention import ATTENTION, PACKED_FAMILIES, plan_attention
 from tunesmith.models.prompted import is_prompted, prompted_logits
 from tunesmith.models.running import running
 
@@ -42,6 +43,43 @@ def label_logits(model: Any, pack: Pack) -> torch.Tensor:
             hint=f'load the model with attention "{ATTENTION}", or lay rows out without a shared prefix',
         )
     return torch.cat([_logits(model, row) for row in pack.rows_alone()])
+
+
+def label_states(model: Any, pack: Pack) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """What scores of the next token are made of: states at the labels ``[L, H]``, a frozen matrix ``[V, H]``.
+
+    ``states @ matrix.T`` are the scores that :func:`label_logits` gives. None where they are more than that product
+    (a bias, a cap, virtual tokens), or where the matrix is trained, quantized or shared out over processes.
+
+    Raises:
+        ModelError: As :func:`label_logits`.
+    """
+    matrix = _output_matrix(model)
+    if matrix is None:
+        return None
+    states: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        states.append(inputs[0])
+        # The model goes on with no position at all, so that no scores are made.
+        return (inputs[0][:, :0],)
+
+    with model.get_output_embeddings().register_forward_pre_hook(keep):
+        label_logits(model, pack)
+    return torch.cat([one.squeeze(0) for one in states]), matrix
+
+
+def _output_matrix(model: Any) -> torch.Tensor | None:
+    config, head = model.config, model.get_output_embeddings()
+    # In the tested families nothing but a cap is done to what the output matrix gives.
+    if is_prompted(model) or config.model_type not in PACKED_FAMILIES or type(head) is not nn.Linear:
+        return None
+    if getattr(config, "final_logit_softcapping", None) or head.bias is not None:
+        return None
+    weight = head.weight
+    if weight.requires_grad or type(weight) is not nn.Parameter or hasattr(weight, "ds_id"):
+        return None
+    return weight
 
 
 def written_logits(model: Any, pack: Pack) -> torch.Tensor:
@@ -81,5 +119,6 @@ def _logits(model: Any, pack: Pack, **extra: Any) -> torch.Tensor:
             use_cache=False,
             **extra,
         )
-    logits_LV: torch.Tensor = out.logits[0]
+    # Not [0]: the gradient of an index is first filled with zeros, the one of a lost dimension is the same memory.
+    logits_LV: torch.Tensor = out.logits.squeeze(0)
     return logits_LV

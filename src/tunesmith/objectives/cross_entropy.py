@@ -1,10 +1,15 @@
-"""Cross entropy of each label in fp32, without a second copy of the scores in memory.
+"""Cross entropy of each label in fp32, without the scores of all labels, or without a second copy of them, in memory.
 
 PyTorch's own function keeps log probabilities as large as the scores (201 MB for 1,024 labels of a vocabulary of
 49,152) beside the scores and their gradient. This one keeps one number a label and makes the rest again in chunks
 that stay in the cache; on 2 cores head and loss together took 0.8 s instead of 2.0 s at that size.
 
-Shape suffixes: L labels, V vocabulary, C labels of one chunk.
+Where the matrix that makes the scores is frozen, not even those are kept: they are made for a few labels at a time, and
+since the loss of a label is a number, the gradient of its state is known but for that number's own gradient:
+
+    d loss / d state = softmax(scores) W - W[label]
+
+Shape suffixes: L labels, V vocabulary, C labels of one chunk, H size of a hidden state.
 """
 
 from __future__ import annotations
@@ -14,6 +19,8 @@ from typing import Any
 import torch
 
 _CHUNK_ELEMENTS = 2**22
+# Here each chunk is two products with the whole matrix: measured, fewer labels at a time than these are slower.
+_PROJECTED_ELEMENTS = 2**24
 
 
 def token_losses(
@@ -31,6 +38,71 @@ def token_losses(
     """
     losses_L, hits_L = _CrossEntropy.apply(logits_L_V, labels_L, smoothing)  # type: ignore[no-untyped-call]
     return losses_L, hits_L
+
+
+def projected_losses(
+    states_L_H: torch.Tensor, matrix_V_H: torch.Tensor, labels_L: torch.Tensor, smoothing: float = 0.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`token_losses` of the scores ``states @ matrix.T``, which are in the type of autocast where that is on.
+
+    Args:
+        states_L_H: States that the scores are made of.
+        matrix_V_H: Frozen: it gets no gradient.
+        labels_L: The right tokens.
+        smoothing: As there.
+    """
+    kind = states_L_H.device.type
+    if torch.is_autocast_enabled(kind):
+        states_L_H = states_L_H.to(torch.get_autocast_dtype(kind))
+    with torch.autocast(kind, enabled=False):
+        wanted = torch.is_grad_enabled() and states_L_H.requires_grad
+        losses_L, hits_L = _ProjectedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            states_L_H, matrix_V_H.detach().to(states_L_H.dtype), labels_L, smoothing, wanted
+        )
+    return losses_L, hits_L
+
+
+class _ProjectedCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(  # noqa: PLR0917
+        ctx: Any,
+        states_L_H: torch.Tensor,
+        matrix_V_H: torch.Tensor,
+        labels_L: torch.Tensor,
+        smoothing: float,
+        wanted: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = torch.promote_types(states_L_H.dtype, torch.float32)
+        losses_L = torch.empty(len(labels_L), dtype=dtype, device=states_L_H.device)
+        hits_L = torch.empty(len(labels_L), dtype=torch.bool, device=states_L_H.device)
+        slopes_L_H = torch.empty_like(states_L_H) if wanted else states_L_H.new_empty(0)
+        mean_H = matrix_V_H.mean(0) if smoothing else None
+        chunk = max(1, _PROJECTED_ELEMENTS // len(matrix_V_H))
+        for start in range(0, len(labels_L), chunk):
+            own = slice(start, start + chunk)
+            labels_C, states_C_H = labels_L[own], states_L_H[own]
+            scores_C_V = (states_C_H @ matrix_V_H.T).to(dtype)
+            score_C = scores_C_V.gather(1, labels_C[:, None])[:, 0]
+            highest_C = scores_C_V.amax(-1)
+            hits_L[own] = score_C >= highest_C
+            weights_C_V = scores_C_V.sub_(highest_C[:, None]).exp_()
+            sums_C = weights_C_V.sum(-1)
+            losses_L[own] = highest_C + sums_C.log() - (1 - smoothing) * score_C
+            if mean_H is not None:
+                losses_L[own] -= smoothing * (states_C_H @ mean_H).to(dtype)
+            if wanted:
+                slopes_C_H = (weights_C_V.to(matrix_V_H.dtype) @ matrix_V_H).to(dtype) / sums_C[:, None]
+                slopes_C_H -= (1 - smoothing) * matrix_V_H[labels_C]
+                slopes_L_H[own] = slopes_C_H if mean_H is None else slopes_C_H - smoothing * mean_H
+        ctx.save_for_backward(slopes_L_H)
+        ctx.mark_non_differentiable(hits_L)
+        return losses_L, hits_L
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:
+        (slopes_L_H,) = ctx.saved_tensors
+        return (slopes_L_H * gradients[0][:, None]).to(slopes_L_H.dtype), None, None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -13,25 +13,52 @@ import torch
 from torch import nn
 
 from tunesmith.data.types import Pack
-from tunesmith.models.forward import label_logits, written_logits
+from tunesmith.models.forward import label_logits, label_states, written_logits
 from tunesmith.models.heads import head_logits
 from tunesmith.objectives.base import LossSum, Rows
-from tunesmith.objectives.cross_entropy import token_losses
+from tunesmith.objectives.cross_entropy import projected_losses, token_losses
 
-# A model and a pack to the scores of its labels, ``[L, C]``.
-Scores = Callable[[Any, Pack], torch.Tensor]
+# A model, a pack and a label smoothing to the loss of each label, ``[L]``, and whether it got the highest score.
+Losses = Callable[[Any, Pack, float], tuple[torch.Tensor, torch.Tensor]]
+
+
+def next_token_losses(model: Any, pack: Pack, smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of next tokens (sft, text)."""
+    states = label_states(model, pack)
+    if states is None:
+        return _of_scores(label_logits(model, pack), pack, smoothing)
+    states_L_H, matrix_V_H = states
+    return projected_losses(states_L_H, matrix_V_H, _labels(pack, states_L_H), smoothing)
+
+
+def written_token_losses(model: Any, pack: Pack, smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of tokens that a model with encoder and decoder writes."""
+    return _of_scores(written_logits(model, pack), pack, smoothing)
+
+
+def head_losses(model: Any, pack: Pack, smoothing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of classes of rows or words."""
+    return _of_scores(head_logits(model, pack), pack, smoothing)
+
+
+def _of_scores(scores_L_C: torch.Tensor, pack: Pack, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
+    return token_losses(scores_L_C, _labels(pack, scores_L_C), smoothing)
+
+
+def _labels(pack: Pack, beside: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(pack.labels_L).to(beside.device)
 
 
 @dataclass(frozen=True)
 class LabelLoss:
     """Cross entropy summed over the labels; ``accuracy`` counts labels that got the highest score.
 
-    ``scores`` is what the labels are of: ``label_logits`` for next tokens (sft, text), ``written_logits`` for models
-    with encoder and decoder, ``head_logits`` for classes of rows or words.
+    ``losses`` says what the labels are of: :func:`next_token_losses`, :func:`written_token_losses` or
+    :func:`head_losses`.
     """
 
     label_smoothing: float = 0.0
-    scores: Scores = label_logits
+    losses: Losses = next_token_losses
 
     def companions(self, rows: Rows) -> Rows:  # noqa: ARG002 - each row is learned by itself
         """None."""
@@ -43,28 +70,23 @@ class LabelLoss:
 
     def loss(self, model: nn.Module, pack: Pack, step_sums: Sequence[float]) -> LossSum:  # noqa: ARG002
         """As in :class:`tunesmith.objectives.base.Objective`."""
-        losses_L, hits_L = _losses(self.scores, model, pack, self.label_smoothing)
+        losses_L, hits_L = self.losses(model, pack, self.label_smoothing)
         return LossSum(losses_L.sum(), {"accuracy": hits_L.sum()})
 
 
 @torch.no_grad()
 def label_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
     """Cross entropy of each next token of a pack in nats, ``losses_L`` in fp32, in the order of ``pack.labels_L``."""
-    return _losses(label_logits, model, pack, 0.0)[0]
+    return next_token_losses(model, pack)[0]
 
 
 @torch.no_grad()
 def written_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
     """Likewise of each token that a decoder writes."""
-    return _losses(written_logits, model, pack, 0.0)[0]
+    return written_token_losses(model, pack)[0]
 
 
 @torch.no_grad()
 def class_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
     """Likewise of each label of a head that classifies rows or words."""
-    return _losses(head_logits, model, pack, 0.0)[0]
-
-
-def _losses(scores: Scores, model: nn.Module, pack: Pack, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    logits_L_C = scores(model, pack)
-    return token_losses(logits_L_C, torch.from_numpy(pack.labels_L).to(logits_L_C.device), smoothing)
+    return head_losses(model, pack)[0]

@@ -12,8 +12,7 @@ from torch import nn
 
 from tunesmith.data.types import Pack
 from tunesmith.models.adapters import without_adapter
-from tunesmith.models.forward import label_logits
-from tunesmith.objectives.cross_entropy import token_losses
+from tunesmith.objectives.label_loss import next_token_losses
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class RowScores:
 
 def row_scores(model: nn.Module, pack: Pack) -> RowScores:
     """Run a pack through the model, with gradient."""
-    logits_L_V = label_logits(model, pack)
-    device = logits_L_V.device
-    losses_L, _ = token_losses(logits_L_V, torch.from_numpy(pack.labels_L).to(device))
+    losses_L, _ = next_token_losses(model, pack)
+    device = losses_L.device
     rows_L = torch.from_numpy(pack.label_rows_L).to(device)
     sums_S = losses_L.new_zeros(len(pack.rows)).index_add(0, rows_L, -losses_L)
     tokens_S = losses_L.new_zeros(len(pack.rows)).index_add(0, rows_L, torch.ones_like(losses_L))

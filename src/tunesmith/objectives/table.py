@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tunesmith.errors import RecipeError
-from tunesmith.models.forward import written_logits
-from tunesmith.models.heads import head_logits
 from tunesmith.objectives.base import Objective
 from tunesmith.objectives.dpo import Dpo
 from tunesmith.objectives.kto import Kto
-from tunesmith.objectives.label_loss import LabelLoss
+from tunesmith.objectives.label_loss import LabelLoss, head_losses, written_token_losses
 from tunesmith.objectives.orpo import Orpo
 from tunesmith.objectives.question_answering import QuestionAnswering
 
@@ -41,7 +39,7 @@ def _kto(spec: Any) -> Objective:
 
 
 def _classes(spec: Any) -> Objective:
-    return LabelLoss(label_smoothing=spec.label_smoothing, scores=head_logits)
+    return LabelLoss(label_smoothing=spec.label_smoothing, losses=head_losses)
 
 
 def _question_answering(_spec: Any) -> Objective:
@@ -49,7 +47,7 @@ def _question_answering(_spec: Any) -> Objective:
 
 
 def _seq2seq(spec: Any) -> Objective:
-    return LabelLoss(label_smoothing=spec.label_smoothing, scores=written_logits)
+    return LabelLoss(label_smoothing=spec.label_smoothing, losses=written_token_losses)
 
 
 # Text differs from sft in which tokens train, which is the data's matter.
