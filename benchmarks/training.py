@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -119,11 +120,16 @@ def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder
     assert side.peer is not None
     settings = dict(side.settings)
     if side.peer == "llamafactory":
-        settings |= {"cutoff_len": workload.pack_tokens, "per_device_train_batch_size": workload.packs_per_step}
+        settings |= {
+            "cutoff_len": workload.pack_tokens,
+            "per_device_train_batch_size": workload.packs_per_step // workload.batches_per_step,
+            "gradient_accumulation_steps": workload.batches_per_step,
+        }
     job = {
         "model": model,
         "rows": str(folder.parent / "rows.jsonl"),
         "rows_per_step": workload.rows_per_step,
+        "batches_per_step": workload.batches_per_step,
         "steps": MOST_STEPS,
         "least_steps": LEAST_STEPS,
         "seconds": options.seconds,
@@ -147,6 +153,8 @@ def run_job(command: Sequence[str], job: Mapping[str, Any], folder: Path, enviro
     done = subprocess.run(
         [*command, str(path)], capture_output=True, text=True, check=False, cwd=ROOT, env=dict(environment)
     )
+    if done.returncode == -signal.SIGKILL:
+        return {"error": ["killed by the system, which had no memory left"]}
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-5:]}
     return json.loads(done.stdout.strip().splitlines()[-1])

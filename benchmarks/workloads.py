@@ -15,7 +15,8 @@ RANK, ALPHA, LEARNING_RATE = 16, 32, 2e-4
 class Workload:
     """Rows of a data set (relative to the data folder) under a task, and how many of them a step learns from.
 
-    Sides that pack rows themselves get packs of ``pack_tokens``, ``packs_per_step`` of them.
+    Sides that pack rows themselves get packs of ``pack_tokens``, ``packs_per_step`` of them. The peers take the rows of
+    a step in ``batches_per_step`` parts, since they need more memory than the machine of 24 GB has for all at once.
     """
 
     about: str
@@ -25,6 +26,7 @@ class Workload:
     train: Mapping[str, Any] = field(default_factory=dict)
     pack_tokens: int = 1024
     packs_per_step: int = 2
+    batches_per_step: int = 1
 
     @property
     def is_pairs(self) -> bool:
@@ -48,20 +50,27 @@ WORKLOADS: Mapping[str, Workload] = {
         "short rows under one long instruction (banking77)",
         "classification/banking77_train.csv",
         16,
-        pack_tokens=1300,
+        pack_tokens=1304,
         packs_per_step=8,
+        batches_per_step=4,
     ),
     "instruction-48": Workload(
-        "the same, 48 rows a step", "classification/banking77_train.csv", 48, pack_tokens=1300, packs_per_step=24
+        "the same, 48 rows a step",
+        "classification/banking77_train.csv",
+        48,
+        pack_tokens=1304,
+        packs_per_step=24,
+        batches_per_step=12,
     ),
     "documents-questions": Workload(
-        "several questions on one document (XQuAD)", "qa/xquad_en.jsonl", 16, packs_per_step=4
+        "several questions on one document (XQuAD)", "qa/xquad_en.jsonl", 16, packs_per_step=4, batches_per_step=2
     ),
     "pairs": Workload(
         "preference pairs (DPO)",
         "preference/instructions_chosen_rejected.jsonl",
         8,
         {"objective": {"name": "dpo", "beta": 0.1}},
+        batches_per_step=2,
     ),
     "long-documents": Workload(
         "long documents, cut at 2,048 tokens (policies of a web site)",
@@ -71,5 +80,6 @@ WORKLOADS: Mapping[str, Workload] = {
         {"max_length": 2048},
         pack_tokens=2048,
         packs_per_step=2,
+        batches_per_step=2,
     ),
 }

@@ -36,7 +36,7 @@ def main() -> None:
     rows, tokens = _count_batches()
     watch = Watch(job["seconds"], job["least_steps"])
     run_exp(args=_arguments(job, scratch), callbacks=[watch])
-    tell(watch, rows, tokens, job["dtype"])
+    tell(watch, rows, tokens, job["dtype"], job["batches_per_step"])
 
 
 def _write_dataset(folder: Path, count: int) -> None:

@@ -66,13 +66,14 @@ def main() -> None:
     )
     trainer.data_collator = counting = Counting(trainer.data_collator)
     trainer.train()
-    tell(watch, counting.rows, counting.tokens, "bfloat16" if config.bf16 else job["dtype"])
+    tell(watch, counting.rows, counting.tokens, "bfloat16" if config.bf16 else job["dtype"], job["batches_per_step"])
 
 
 def _config(job: dict[str, Any], is_pair: bool) -> Any:
     return (DPOConfig if is_pair else SFTConfig)(
         output_dir=job["scratch"],
-        per_device_train_batch_size=job["rows_per_step"],
+        per_device_train_batch_size=job["rows_per_step"] // job["batches_per_step"],
+        gradient_accumulation_steps=job["batches_per_step"],
         learning_rate=job["learning_rate"],
         lr_scheduler_type="constant",
         max_steps=job["steps"],

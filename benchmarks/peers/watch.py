@@ -38,9 +38,13 @@ class Watch(transformers.TrainerCallback):
             self.losses.append(float(logs["loss"]))
 
 
-def tell(watch: Watch, rows: Sequence[int], tokens: Sequence[int], precision: str) -> None:
+def tell(watch: Watch, rows: Sequence[int], tokens: Sequence[int], precision: str, batches_per_step: int) -> None:
     """Print the result; ``rows`` and ``tokens`` are those of each batch, of which the last may not have been used."""
     count = len(watch.times)
+    rows, tokens = (
+        [sum(counts[at : at + batches_per_step]) for at in range(0, len(counts), batches_per_step)]
+        for counts in (rows, tokens)
+    )
     steps = [
         {"seconds": seconds, "rows": own_rows, "tokens": own_tokens, "loss": loss}
         for seconds, own_rows, own_tokens, loss in zip(
