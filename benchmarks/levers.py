@@ -102,6 +102,7 @@ LEVERS: Mapping[str, Lever] = {
     "allocator as it comes": Lever(environment={}),
     "tcmalloc": Lever(environment=_preloaded("libtcmalloc_minimal.so.4")),
     "jemalloc": Lever(environment=_preloaded("libjemalloc.so.2")),
+    "rows of one document together": Lever(train={"sampler": "grouped"}),
     "activation checkpointing": Lever(settings={"activation_checkpointing": True}),
     "packs of 512 tokens": Lever(settings={"tokens_per_micro_batch": 512}),
     "packs of 2048 tokens": Lever(settings={"tokens_per_micro_batch": 2048}),

@@ -37,18 +37,24 @@ LEAST_STEPS = 2
 
 @dataclass(frozen=True)
 class Side:
-    """One way of training: whose code, and its settings; ``pairs`` says whether it can learn preference pairs."""
+    """One way of training: whose code, and its settings; ``pairs`` says whether it can learn preference pairs.
+
+    ``lever`` is how ours trains.
+    """
 
     peer: str | None
     dtype: str = "float32"
     settings: Mapping[str, Any] = field(default_factory=dict)
     pairs: bool = True
+    lever: str = "all levers"
 
 
 _BY_LENGTH = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
 _PACKED = {"packing": True, "neat_packing": True}
 SIDES: Mapping[str, Side] = {
     "tunesmith": Side(None),
+    # Another choice of rows, so another training: what it does to the loss is measured apart.
+    "tunesmith-grouped": Side(None, pairs=False, lever="rows of one document together"),
     # The order of the rows costs nothing, and with the same order losses can be compared step by step.
     "trl-defaults": Side("trl", settings={"train_sampling_strategy": "sequential"}),
     "trl-float32": Side("trl", settings={"bf16": False, **_BY_LENGTH}),
@@ -86,7 +92,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
                 folder = Path(scratch) / f"{name}-{number}"
                 side = SIDES[name]
                 found = (
-                    run_own(workload, options, folder)
+                    run_own(workload, options, folder, side.lever)
                     if side.peer is None
                     else run_peer(side, workload, options, folder, exported["model"])
                 )
@@ -119,6 +125,9 @@ def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder
     """One run of a peer."""
     assert side.peer is not None
     settings = dict(side.settings)
+    if workload.is_pairs:
+        # TRL groups rows by length, not pairs.
+        settings.pop("train_sampling_strategy", None)
     if side.peer == "llamafactory":
         settings |= {
             "cutoff_len": workload.pack_tokens,

@@ -101,6 +101,8 @@ def train_tiny(
     validate: Any = None,
     now: Any = None,
     objective: Any = Sft(),  # noqa: B008 - it is frozen
+    strategy: Any = None,
+    checkpoints_folder: Path | None = None,
     **settings: Any,
 ) -> TinyRun:
     """Train in ``folder``, going on where an earlier call stopped."""
@@ -111,11 +113,11 @@ def train_tiny(
         model,
         technique=technique,
         objective=make_objective(objective),
-        strategy=make_strategy("single", "cpu"),
+        strategy=strategy or make_strategy("single", "cpu"),
         rows=rows,
         steps=plan_steps(rows.lengths_B, tokens_per_step=tokens_per_step, seed=values.get("seed", 0)),
         settings=TrainSettings(**values),
-        checkpoints=Checkpoints(folder / "checkpoints", keep),
+        checkpoints=Checkpoints(checkpoints_folder or folder / "checkpoints", keep),
         events=open_events(folder / "events.jsonl"),
         read_wish=read_wish,
         validate=validate,

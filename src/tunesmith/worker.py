@@ -22,7 +22,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "audit", "evaluate", "benchmark", "chart", "pull")
+STAGES = ("train", "rank", "audit", "evaluate", "benchmark", "chart", "pull")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,12 +35,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet_imports()
     run = RunFolder(options.folder.resolve())
+    if options.stage == "rank":
+        return _rank(run)
     try:
         with Lease(run.lease):
             return _work(run, options.stage)
     except TunesmithError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
+
+
+def _rank(run: RunFolder) -> int:
+    """One of the other ranks of a training; the worker that started it owns the run and speaks for it."""
+    # Whoever wants an end tells that worker.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from tunesmith.pipeline.ranks import RANK_VARIABLE, write_error
+    from tunesmith.pipeline.train import run_rank
+
+    rank = int(os.environ[RANK_VARIABLE])
+    try:
+        run_rank(run, rank)
+    except Exception as error:
+        traceback.print_exc()
+        found = told(error)
+        write_error(run.path, rank, found)
+        return found.exit_code
+    return 0
 
 
 def _work(run: RunFolder, stage: str) -> int:

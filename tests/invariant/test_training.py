@@ -15,6 +15,7 @@ import torch
 import transformers
 from tiny_training import TinyRun, counting_rows, packed_model, train_tiny
 
+from tunesmith.engine.mode import training_mode
 from tunesmith.techniques.full import Full
 from tunesmith.techniques.lora import Lora
 
@@ -63,6 +64,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TinyRun]:
         pytest.param({"share_prefix": True, "tokens_per_micro_batch": 10_000}, id="prefix shared"),
         pytest.param({"share_prefix": True, "tokens_per_micro_batch": 40}, id="prefix shared in small packs"),
         pytest.param({"activation_checkpointing": True}, id="activation checkpointing"),
+        pytest.param({"activation_checkpointing": 1}, id="activation checkpointing of one layer"),
     ],
 )
 def test_layouts_give_one_trajectory(
@@ -105,6 +107,14 @@ def test_activation_checkpointing_computes_layers_twice_and_leaves_no_trace(tmp_
         assert not model.get_input_embeddings()._forward_hooks
         assert not model.training
     assert calls[True] == 2 * calls[False]
+
+
+def test_only_so_many_layers_compute_again(tmp_path: Path) -> None:
+    model = packed_model("llama", tmp_path)
+    with training_mode(model, activation_checkpointing=1):
+        again = [layer.gradient_checkpointing for layer in model.model.layers]
+    assert again == [True] + [False] * (len(model.model.layers) - 1)
+    assert not any(layer.gradient_checkpointing for layer in model.model.layers)
 
 
 @pytest.mark.parametrize(("technique", "dropout"), [("lora", 0.0), ("lora", 0.3), ("full", 0.0)])

@@ -41,6 +41,9 @@ def train(
         typer.Option(metavar="DATA", help="Held-out data, or the share to hold out, such as 0.1."),
     ] = None,
     technique: Annotated[str | None, typer.Option(metavar="NAME", help="lora or full.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="How many GPUs, or processes without one, share the work.")
+    ] = None,
     task: Task = None,
     shape: Shape = None,
     column: Columns = None,
@@ -70,6 +73,7 @@ def train(
         "data.on_bad_rows": on_bad_rows,
         "task": task,
         "technique": technique,
+        "train.devices": devices,
     }
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(output)

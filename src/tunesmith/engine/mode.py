@@ -7,13 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunesmith.errors import ModelError
 
 
 @contextmanager
-def training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[None]:
+def training_mode(model: nn.Module, activation_checkpointing: bool | int) -> Iterator[None]:
     """Training mode for the block; eval mode, no gradients and no activation checkpointing behind it.
+
+    Args:
+        model: A model of Transformers, plain or wrapped by PEFT.
+        activation_checkpointing: Whether layers compute their activations again in the backward pass; a number says
+            how many of them do, the first ones.
 
     Raises:
         ModelError: The model cannot do activation checkpointing.
@@ -21,6 +27,8 @@ def training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[
     if activation_checkpointing:
         # Reentrant checkpointing would need inputs with gradients, which a frozen embedding does not give.
         _switch(model, "enable")({"use_reentrant": False})
+        if activation_checkpointing is not True:
+            _only_first_layers(model, activation_checkpointing)
     model.train()
     try:
         yield
@@ -33,6 +41,12 @@ def training_mode(model: nn.Module, activation_checkpointing: bool) -> Iterator[
             # Transformers sets this hook on the way in and leaves it behind.
             untyped: Any = model
             untyped.disable_input_require_grads()
+
+
+def _only_first_layers(model: nn.Module, count: int) -> None:
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers[count:]:
+        layer.gradient_checkpointing = False
 
 
 def _switch(model: Any, what: str) -> Callable[..., None]:

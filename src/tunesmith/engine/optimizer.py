@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from tunesmith.errors import CheckpointError, Problem
 
@@ -34,7 +35,8 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State
         for kind, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 # bitsandbytes has one table of numbers for all weights; a file wants each tensor apart.
-                place = value.untyped_storage().data_ptr()
+                here = value.to_local() if isinstance(value, DTensor) else value
+                place = here.untyped_storage().data_ptr()
                 found[f"{kind}.{name}"] = value.detach().clone() if place in seen else value.detach()
                 seen.add(place)
             elif value is not None:

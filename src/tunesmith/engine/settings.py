@@ -30,7 +30,7 @@ class TrainSettings:
     tokens_per_micro_batch: int = 1024
     layout: Literal["packed", "padded"] = "packed"
     share_prefix: bool = True
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | int = False
     checkpoint_every_steps: int | None = None
     validate_every_steps: int | None = None
     patience: int | None = None
@@ -55,7 +55,7 @@ class TrainResult:
 
     ``tokens`` are the tokens of the rows trained on, ``trained_tokens`` those of them with a loss.
     ``stopped`` is None when all of ``total_steps`` are done, or patience was over. ``best_step`` is the step whose
-    weights are the result, where a validation decided that.
+    weights are the result, where a validation decided that. ``rank_memory_bytes`` is the peak of each rank.
     """
 
     steps: int
@@ -67,3 +67,4 @@ class TrainResult:
     epochs: float
     stopped: Literal["pause", "cancel"] | None
     best_step: int | None = None
+    rank_memory_bytes: tuple[int, ...] = ()

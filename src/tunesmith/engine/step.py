@@ -60,26 +60,47 @@ def rows_of_step(parts: Parts, step: int) -> list[tuple[int, TokenRow]]:
     return [(item, row) for item in parts.steps.rows_of(step).tolist() for row in parts.rows.item(item)]
 
 
-def packs_of(parts: Parts, rows: Sequence[tuple[int, TokenRow]]) -> list[Pack]:
+@dataclass(frozen=True)
+class RankShare:
+    """A rank's packs, and packs of others that it runs without learning from them, to stay in step with ranks that have
+    more: weights that are cut over the ranks are gathered together."""
+
+    own: list[Pack]
+    idle: list[Pack]
+
+    @property
+    def all(self) -> list[Pack]:
+        """Both, in the order in which they run."""
+        return [*self.own, *self.idle]
+
+
+def packs_of(parts: Parts, rows: Sequence[tuple[int, TokenRow]]) -> RankShare:
     """This rank's packs of some rows. Every rank lays out the whole step, so that all agree without talking."""
+    ranks = parts.strategy.world_size
+    tokens = sum(len(row.token_ids_T) for _, row in rows)
     packs = lay_out(
         rows,
-        tokens_per_micro_batch=parts.settings.tokens_per_micro_batch,
+        # No rank is left without work because one pack would take all rows.
+        tokens_per_micro_batch=min(parts.settings.tokens_per_micro_batch, max(1, math.ceil(tokens / ranks))),
         layout=parts.settings.layout,
         share_prefix=parts.settings.share_prefix,
     )
-    return packs[parts.strategy.rank :: parts.strategy.world_size]
+    own = packs[parts.strategy.rank :: ranks]
+    missing = math.ceil(len(packs) / ranks) - len(own)
+    return RankShare(own, [min(packs, key=lambda pack: pack.tokens)] * missing if missing else [])
 
 
-def step_sums(parts: Parts, packs: Sequence[Pack], rows: Sequence[tuple[int, TokenRow]]) -> list[float]:
+def step_sums(parts: Parts, share: RankShare, rows: Sequence[tuple[int, TokenRow]]) -> list[float]:
     """What the objective must know of the whole step, over all ranks; the first number divides the loss.
 
     Raises:
         ResourceError: The device has not enough memory.
     """
     companions = packs_of(parts, parts.objective.companions(rows))
-    with _telling_memory_errors([*packs, *companions]), torch.no_grad(), _precision(parts):
-        own = parts.objective.step_sums(parts.model, packs, companions)
+    with _telling_memory_errors([*share.all, *companions.all]), torch.no_grad(), _precision(parts):
+        own = parts.objective.step_sums(parts.model, share.own, companions.own)
+        if companions.idle:
+            parts.objective.step_sums(parts.model, [], companions.idle)
     return parts.strategy.sum_over_ranks(own)
 
 
@@ -92,17 +113,19 @@ def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -
     """
     strategy = parts.strategy
     rows = rows_of_step(parts, step)
-    packs = packs_of(parts, rows)
+    share = packs_of(parts, rows)
     trained_tokens = sum(int(row.trained_T.sum()) for _, row in rows)
     if trained_tokens == 0:
         raise TrainingError("no row of this step has a trained token", code="training.no_tokens", value=f"step {step}")
     seed_step(parts.settings.seed, step, strategy.rank)
-    known = step_sums(parts, packs, rows)
+    known = step_sums(parts, share, rows)
     sums: dict[str, torch.Tensor] = {}
-    for pack in packs:
-        result = run_pack(parts, pack, known)
+    for at, pack in enumerate(share.all):
+        weight = float(at < len(share.own))
+        result = run_pack(parts, pack, known, weight)
         for name, value in {"loss": result.total.detach(), **result.metrics}.items():
-            sums[name] = sums[name] + value if name in sums else value
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value * weight
+    strategy.reduce_gradients(parts.trained)
     parts.technique.regularize(parts.model)
     gradient_norm = strategy.clip(parts.trained, parts.settings.clip)
     # One transfer to the host for all of them.
@@ -119,8 +142,10 @@ def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -
     return Outcome(loss, means, gradient_norm, tokens, trained_tokens, applied)
 
 
-def run_pack(parts: Parts, pack: Pack, known: Sequence[float]) -> LossSum:
+def run_pack(parts: Parts, pack: Pack, known: Sequence[float], weight: float = 1.0) -> LossSum:
     """Forward and backward of one pack, in the precision of the settings; gradients add up in the weights.
+
+    With a ``weight`` of 0 nothing is learned from it.
 
     Raises:
         ResourceError: The device has not enough memory.
@@ -129,7 +154,7 @@ def run_pack(parts: Parts, pack: Pack, known: Sequence[float]) -> LossSum:
     with _telling_memory_errors([pack]), running(pack):
         with _precision(parts):
             result = parts.objective.loss(parts.model, pack, known)
-        parts.strategy.backward(result.total / known[0])
+        parts.strategy.backward(result.total / known[0] * weight)
     return result
 
 

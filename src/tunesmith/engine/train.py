@@ -109,29 +109,37 @@ def train(
         ResourceError: Not enough memory.
         ModelError: The model cannot do activation checkpointing.
     """
+    model = strategy.share_out(model)
     groups = technique.parameter_groups(model, settings.weight_decay)
     optimizer = make_optimizer(settings.optimizer, groups, settings.learning_rate)
-    model, optimizer = strategy.prepare(model, optimizer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     parts = Parts(model, optimizer, trained, technique, objective, strategy, rows, steps, settings)
     identity = training_identity(settings, rows, steps, technique.trainable_state(model))
-    training = _Training(parts, checkpoints, events, identity, now, now())
+
+    def agreed_now() -> float:
+        return float(strategy.agree(now()))
+
+    training = _Training(parts, checkpoints, events, identity, agreed_now, agreed_now())
     progress = _start(training)
     start_training(optimizer)
     with training_mode(model, settings.activation_checkpointing), noisy_embeddings(model, settings.neftune_alpha):
-        stopped = _take_steps(training, progress, read_wish, validate)
+        stopped = _take_steps(training, progress, lambda: strategy.agree(read_wish()), validate)
     if stopped != "cancel":
         _save(training, progress, None)
     if stopped is None:
         _take_best(training, progress)
     use_result(optimizer)
+    own_memory = peak_memory_bytes(strategy.device)
+    by_rank = [float(own_memory) if rank == strategy.rank else 0.0 for rank in range(strategy.world_size)]
+    memory = strategy.sum_over_ranks(by_rank)
     return TrainResult(
         steps=progress.step,
         total_steps=progress.clock.total_steps,
         tokens=progress.tokens,
         trained_tokens=progress.trained_tokens,
         seconds=_elapsed(training, progress),
-        peak_memory_bytes=peak_memory_bytes(strategy.device),
+        peak_memory_bytes=own_memory,
+        rank_memory_bytes=tuple(int(one) for one in memory),
         epochs=steps.epoch_of(progress.step),
         stopped=stopped,
         best_step=None if progress.best is None else progress.best.step,
@@ -140,12 +148,17 @@ def train(
 
 def _start(training: _Training) -> _Progress:
     """Step 0, or where the newest checkpoint stands, with weights, optimizer and random state put back."""
-    parts = training.parts
-    state = find_checkpoint(training.checkpoints, training.identity, training.events)
-    if state is None:
+    parts, strategy = training.parts, training.parts.strategy
+    # One rank looks, and sets aside what is broken; the others read what it found.
+    state = None
+    if strategy.is_main:
+        state = find_checkpoint(training.checkpoints, training.identity, training.events)
+    step = strategy.agree(None if state is None else state.step)
+    if step is None:
         return _Progress(Clock(parts.settings.total_steps))
-    training.parts.technique.load_trainable_state(parts.model, state.weights)
-    load_optimizer_state(parts.model, parts.optimizer, state.optimizer)
+    if state is None:
+        state = training.checkpoints.load(training.checkpoints.path_of(step))
+    _put_back(parts, state)
     torch.set_rng_state(state.random["torch"])
     return _Progress(
         state.clock,
@@ -156,6 +169,15 @@ def _start(training: _Training) -> _Progress:
         saved_step=state.step,
         best=state.best,
     )
+
+
+def _put_back(parts: Parts, state: CheckpointState) -> None:
+    """Weights and optimizer as a checkpoint has them, each rank its part."""
+    own = parts.technique.trainable_state(parts.model)
+    parts.technique.load_trainable_state(parts.model, parts.strategy.scatter(state.weights, own))
+    weights = dict(parts.model.named_parameters())
+    like = {key: weights[name] for key in state.optimizer if (name := key.partition(".")[2]) in weights}
+    load_optimizer_state(parts.model, parts.optimizer, parts.strategy.scatter(state.optimizer, like))
 
 
 def _take_steps(
@@ -256,7 +278,7 @@ def _validate(
     started = training.now()
     training.parts.model.eval()
     with result_in_place(training.parts.optimizer, training.parts.trained):
-        result = validate()
+        result = training.parts.strategy.agree(validate())
     training.parts.model.train()
     if training.parts.strategy.is_main:
         training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)
@@ -280,8 +302,7 @@ def _take_best(training: _Training, progress: _Progress) -> None:
         return
     parts, best = training.parts, progress.best
     state = training.checkpoints.load(training.checkpoints.path_of(best.step))
-    parts.technique.load_trainable_state(parts.model, state.weights)
-    load_optimizer_state(parts.model, parts.optimizer, state.optimizer)
+    _put_back(parts, state)
     if parts.strategy.is_main:
         training.events.emit(
             "warning",
@@ -295,9 +316,11 @@ def _take_best(training: _Training, progress: _Progress) -> None:
 def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -> None:
     """Save a checkpoint, unless this very step has one."""
     parts = training.parts
-    if progress.saved_step == progress.step or not parts.strategy.is_main:
+    if progress.saved_step == progress.step:
         return
     started = training.now()
+    weights = parts.strategy.gather(parts.technique.trainable_state(parts.model))
+    moments = parts.strategy.gather(optimizer_state(parts.model, parts.optimizer))
     state = CheckpointState(
         step=progress.step,
         clock=progress.clock,
@@ -307,19 +330,20 @@ def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -
         cursor={"seed": parts.settings.seed, "step": progress.step},
         identity=training.identity,
         versions=library_versions(),
-        weights=training.parts.technique.trainable_state(parts.model),
-        optimizer=optimizer_state(parts.model, parts.optimizer),
+        weights=weights,
+        optimizer=moments,
         random={"torch": torch.get_rng_state()},
         best=progress.best,
     )
-    path = training.checkpoints.save(state)
+    if parts.strategy.is_main:
+        path = training.checkpoints.save(state)
+        training.events.emit(
+            "checkpoint",
+            progress.step,
+            path=f"{training.checkpoints.folder.name}/{path.name}",
+            kept=training.checkpoints.names(),
+        )
     progress.saved_step = progress.step
-    training.events.emit(
-        "checkpoint",
-        progress.step,
-        path=f"{training.checkpoints.folder.name}/{path.name}",
-        kept=training.checkpoints.names(),
-    )
     if deadline is not None:
         deadline.note_checkpoint(training.now() - started)
 
@@ -341,9 +365,10 @@ def _probe_seconds(training: _Training, step: int) -> float:
     """
     parts = training.parts
     rows = rows_of_step(parts, step)
-    packs = packs_of(parts, rows)
+    share = packs_of(parts, rows)
+    packs = share.all
     surveyed = training.now()
-    known = step_sums(parts, packs, rows)
+    known = step_sums(parts, share, rows)
     survey_seconds = training.now() - surveyed
     for _ in range(2):
         started = training.now()

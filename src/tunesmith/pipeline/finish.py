@@ -168,6 +168,7 @@ def _cost(finished: Finished, clock: RunClock) -> dict[str, Any]:
         "tokens_per_second": result.tokens / result.seconds if result.seconds else None,
         "wall_seconds": {**stages, "total": clock.elapsed_seconds()},
         "peak_memory_bytes": result.peak_memory_bytes,
+        "rank_memory_bytes": list(result.rank_memory_bytes) if len(result.rank_memory_bytes) > 1 else None,
         "trained_parameters": trained,
         "total_parameters": total,
     }

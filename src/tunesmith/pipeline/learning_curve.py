@@ -47,7 +47,7 @@ def _point(run: Run, bench: Bench, fraction: float) -> dict[str, Any]:
         model,
         technique=technique,
         objective=make_objective(run.resolved.objective),
-        strategy=make_strategy(run.resolved.strategy, run.prepared.host.device),
+        strategy=make_strategy("single", run.prepared.host.device),
         rows=rows,
         steps=steps,
         settings=settings,

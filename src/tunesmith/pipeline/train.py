@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.settings import TrainResult, ValidationLoss
@@ -19,6 +23,7 @@ from tunesmith.pipeline.learning_curve import measure_learning_curve
 from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, measure_tuned
 from tunesmith.pipeline.merged import with_merged_base
 from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
+from tunesmith.pipeline.ranks import RankJob, joined_ranks, joining
 from tunesmith.pipeline.run import (
     Run,
     load_base,
@@ -37,7 +42,7 @@ from tunesmith.runs.atomic import read_json, remove_scratch, write_json
 from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
 from tunesmith.runs.layout import RunFolder
-from tunesmith.strategies.table import make_strategy
+from tunesmith.strategies.base import Strategy
 from tunesmith.techniques.matched import describe_trained
 from tunesmith.techniques.table import make_technique
 
@@ -122,37 +127,91 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
 
 def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any, TrainResult]:
     resolved, prepared = run.resolved, run.prepared
-    technique = make_technique(resolved.technique)
     model = prepare_technique(run, model, prepared.train.items)
-    deadline = _deadline(run, before)
-    steps, settings = train_settings(run, prepared.train.items, deadline_seconds=deadline)
-    trained, total = sizes(model)
-    run.teller.state(
-        "training",
-        f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train: {describe_trained(model)}",
-        deadline_seconds=deadline,
-    )
     watched = _watched(bench.held_out.items)
-    result = train(
+    job = RankJob(resolved.devices, tuple(map(_mark, watched)))
+    with joined_ranks(run.folder.path, job, strategy=resolved.strategy, device=prepared.host.device) as strategy:
+        # Only now, since the other ranks take their time to come.
+        deadline = _deadline(run, before)
+        _, settings = train_settings(run, prepared.train.items, deadline_seconds=deadline)
+        trained, total = sizes(model)
+        run.teller.state(
+            "training",
+            f"at most {settings.total_steps:,} steps, {trained:,} of {total:,} parameters train: "
+            f"{describe_trained(model)}",
+            deadline_seconds=deadline,
+        )
+        result = _train_under(strategy, run, model, deadline, lambda: _watch(model, watched, bench))
+    require_whole(run, result)
+    return (model if strategy.keeps_whole else _made_whole(run, model, result)), result
+
+
+def _train_under(
+    strategy: Strategy, run: Run, model: Any, deadline_seconds: float | None, validate: Callable[[], ValidationLoss]
+) -> TrainResult:
+    rows = run.prepared.train.items
+    steps, settings = train_settings(run, rows, deadline_seconds=strategy.agree(deadline_seconds))
+    return train(
         model,
-        technique=technique,
-        objective=make_objective(resolved.objective),
-        strategy=make_strategy(resolved.strategy, prepared.host.device),
-        rows=prepared.train.items,
+        technique=make_technique(run.resolved.technique),
+        objective=make_objective(run.resolved.objective),
+        strategy=strategy,
+        rows=rows,
         steps=steps,
         settings=settings,
-        checkpoints=Checkpoints(run.folder.checkpoints, resolved.keep_checkpoints),
+        checkpoints=Checkpoints(run.folder.checkpoints, run.resolved.keep_checkpoints),
         events=run.teller.events,
         read_wish=run.read_wish,
-        validate=lambda: _watch(model, watched, bench),
+        validate=validate,
     )
-    require_whole(run, result)
-    return model, result
+
+
+def _made_whole(run: Run, model: Any, result: TrainResult) -> Any:
+    """The trained model anew, out of the base and the last checkpoint, where ranks have parts of weights only."""
+    del model
+    checkpoints = Checkpoints(run.folder.checkpoints, run.resolved.keep_checkpoints)
+    state = checkpoints.load(checkpoints.path_of(result.best_step or result.steps))
+    whole = prepare_technique(run, load_base(run), run.prepared.train.items)
+    make_technique(run.resolved.technique).load_trainable_state(whole, state.weights)
+    return whole.eval()
+
+
+def run_rank(folder: RunFolder, rank: int) -> None:
+    """Another rank's part of a training: the same model and rows, nothing written, nothing told.
+
+    Raises:
+        TunesmithError: What went wrong, named.
+    """
+    events = EventWriter(Path(os.devnull), 1, 1)
+    recipe, teller = load_recipe(folder.recipe), Teller(events)
+    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller)
+    prepared = with_merged_base(folder, prepared, teller)
+    resolved = resolved_from_json(read_json(folder.resolved))
+    clock = RunClock(folder.events, 1)
+    run = Run(folder, prepared, resolved, teller, clock, lambda: "continue", packing_attention(prepared, teller))
+    if prepared.host.device == "cuda":
+        torch.cuda.set_device(rank)
+    model = prepare_technique(run, load_base(run), prepared.train.items)
+    bench = make_bench(
+        prepared, resolved, folder.evaluation, teller, attention=run.attention, should_stop=lambda: False
+    )
+    with joining(folder.path, rank, strategy=resolved.strategy, device=prepared.host.device) as (strategy, job):
+        marked = {_mark(item): item for item in bench.held_out.items}
+        watched = [marked[mark] for mark in job.watched]
+        _train_under(strategy, run, model, None, lambda: _watch(model, watched, bench))
 
 
 def _watched(items: Sequence[Item]) -> list[Item]:
     """The first items; of rated answers the wanted ones come first, since only they have a loss that should fall."""
     return sorted(items, key=lambda item: not any(row.kind == 1 for row in item))[:MOST_WATCHED_ROWS]
+
+
+def _mark(item: Item) -> str:
+    """What tells an item from all others; places do not, for a long text has several items."""
+    content = hashlib.sha256()
+    for row in item:
+        content.update(row.token_ids_T.tobytes() + row.trained_T.tobytes())
+    return content.hexdigest()
 
 
 def _watch(model: Any, items: list[Item], bench: Bench) -> ValidationLoss:

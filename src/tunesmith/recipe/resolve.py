@@ -6,7 +6,6 @@ The rules here are rules of thumb that were tried on small models; a user's own 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import Any
 
 from tunesmith.recipe.budget import Budget, parse_budget
@@ -15,18 +14,17 @@ from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import ObjectiveSpec
 from tunesmith.recipe.parts import Part
+from tunesmith.recipe.reasons import ASKED, Reasons
+from tunesmith.recipe.resolve_host import choose_checkpointing, choose_micro_batch, choose_precision, choose_strategy
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import OWN_WEIGHTS, draws_in_training
 
 USUAL_EPOCHS = 3.0
 MOST_TRAINING_SECONDS = 25 * 60
-ASKED = "as the recipe says"
 STEPS_WANTED = 120
 FEWEST_OWN_TOKENS = 384
 MOST_OWN_TOKENS = 4096
-MICRO_BATCH_TOKENS = 1024
-SHARING_MICRO_BATCH_TOKENS = 2048
 SHORTEST_SHARED_PREFIX = 16
 MOST_EVALUATION_ROWS = 200
 FEWEST_EVALUATION_ROWS = 20
@@ -73,15 +71,6 @@ _KIND_WORDS = {
 }
 
 
-@dataclass
-class _Reasons:
-    said: dict[str, str] = field(default_factory=dict)
-
-    def give(self, key: str, value: Any, reason: str) -> Any:
-        self.said[key] = reason
-        return value
-
-
 def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts) -> Resolved:
     """Choose every value that the recipe leaves open. What cannot work was refused before; see refusals.
 
@@ -91,7 +80,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         model: The model.
         host: This machine.
     """
-    train, reasons = recipe.train, _Reasons()
+    train, reasons = recipe.train, Reasons()
     said = reasons.give
     budget = Budget() if train.budget is None else parse_budget(train.budget)
     share = _share_prefix(recipe, data, model, reasons)
@@ -102,7 +91,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         rows = min(rows, budget.seconds * (1 - EVALUATION_SHARE) / cost.train_seconds_per_row)
     tokens_per_step = _tokens_per_step(recipe, data, rows, share=share, reasons=reasons)
     steps = max(1, round(rows * data.mean_row_tokens / tokens_per_step))
-    micro_batch = _micro_batch(recipe, data, share=share, reasons=reasons)
+    micro_batch = choose_micro_batch(recipe, data, share=share, reasons=reasons)
     evaluation_rows, new_tokens = _evaluation(recipe, data, budget, cost, reasons)
     task_reason = ASKED if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
     return Resolved(
@@ -145,10 +134,11 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         learning_curve=said(
             "evaluate.learning_curve", recipe.evaluate.learning_curve, _source(recipe.evaluate, "learning_curve")
         ),
-        strategy=said("strategy", "single", ASKED if recipe.strategy != "auto" else "auto: one device"),
-        precision=_precision(recipe, host, reasons),
+        strategy=choose_strategy(recipe, data, model, host, reasons),
+        devices=said("train.devices", train.devices, _source(train, "devices")),
+        precision=choose_precision(recipe, host, reasons),
         tokens_per_micro_batch=micro_batch,
-        activation_checkpointing=_checkpointing(
+        activation_checkpointing=choose_checkpointing(
             recipe, model, host, max(min(micro_batch, tokens_per_step), data.longest_row), reasons
         ),
         layout=said("train.layout", train.layout, _source(train, "layout")),
@@ -169,12 +159,12 @@ def _fitting(recipe: Recipe, data: DataFacts, model: ModelFacts) -> ObjectiveSpe
     return objective_of(recipe, task=data.task, shape=data.shape, model_kind=model.kind)
 
 
-def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> Any:
+def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> Any:
     reason = f"auto: fits task {data.task} on {_KIND_WORDS[model.kind]}"
     return reasons.give("objective", _fitting(recipe, data, model), ASKED if recipe.objective != "auto" else reason)
 
 
-def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> bool:
+def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> bool:
     key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
     if wanted != "auto":
         return bool(reasons.give(key, wanted, ASKED))
@@ -188,7 +178,7 @@ def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _
     return bool(reasons.give(key, True, reason))
 
 
-def _epochs(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> float:
+def _epochs(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: Reasons) -> float:
     key = "train.epochs"
     if recipe.train.epochs != "auto":
         epochs, reason = float(recipe.train.epochs), ASKED
@@ -217,7 +207,7 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: bool, reasons: _Reasons) -> int:
+def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: bool, reasons: Reasons) -> int:
     """Tokens of a step, so that ``rows`` (all that are seen, counted as often as they are) make enough steps."""
     key = "train.tokens_per_step"
     if recipe.train.tokens_per_step != "auto":
@@ -239,7 +229,7 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: boo
     return int(reasons.give(key, tokens, reason))
 
 
-def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> float:
+def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> float:
     key = "train.learning_rate"
     if recipe.train.learning_rate != "auto":
         return float(reasons.give(key, recipe.train.learning_rate, ASKED))
@@ -259,7 +249,7 @@ def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: 
     return float(reasons.give(key, rate, reason))
 
 
-def _schedule(recipe: Recipe, reasons: _Reasons) -> Any:
+def _schedule(recipe: Recipe, reasons: Reasons) -> Any:
     train = recipe.train
     if train.optimizer == "schedule_free_adamw" and "schedule" not in train.model_fields_set:
         return reasons.give("train.schedule", "constant", "the optimizer averages weights in place of a falling rate")
@@ -280,7 +270,7 @@ def _is_learned_in_pieces(recipe: Recipe, task: str) -> bool:
     return task == "text" and recipe.data.on_long_rows == "refuse"
 
 
-def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:
+def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> int:
     key = "train.max_length"
     if recipe.train.max_length != "auto":
         return int(reasons.give(key, recipe.train.max_length, ASKED))
@@ -294,14 +284,14 @@ def _max_length(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Re
     return int(reasons.give(key, model.context_length, reason))
 
 
-def _metrics(recipe: Recipe, data: DataFacts, reasons: _Reasons) -> tuple[str, ...]:
+def _metrics(recipe: Recipe, data: DataFacts, reasons: Reasons) -> tuple[str, ...]:
     if recipe.evaluate.metrics != "auto":
         return tuple(reasons.give("evaluate.metrics", recipe.evaluate.metrics, ASKED))
     reason = "auto: of the task and the form of its answers" if data.default_metrics else "auto: plain text has none"
     return tuple(reasons.give("evaluate.metrics", data.default_metrics, reason))
 
 
-def _probe(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> bool:
+def _probe(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> bool:
     key = "evaluate.probe"
     if recipe.evaluate.probe != "auto":
         return bool(reasons.give(key, recipe.evaluate.probe, ASKED))
@@ -310,7 +300,7 @@ def _probe(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons
     return bool(reasons.give(key, False, "auto: for task text"))
 
 
-def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> tuple[int, int]:
+def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: Reasons) -> tuple[int, int]:
     """Rows to measure on, and the most tokens of an answer."""
     new_tokens = _new_tokens(recipe, data, budget, cost, reasons)
     key = "evaluate.rows"
@@ -332,7 +322,7 @@ def _evaluation(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, rea
     return int(reasons.give(key, rows, reason)), new_tokens
 
 
-def _new_tokens(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: _Reasons) -> int:
+def _new_tokens(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: Reasons) -> int:
     """Room for answers: what the longest needs, or as much as the fewest rows may take of a budget of time."""
     key = "evaluate.max_new_tokens"
     if recipe.evaluate.max_new_tokens != "auto":
@@ -356,7 +346,7 @@ def _new_tokens(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, rea
     return int(reasons.give(key, longest, "auto: room for the longest answer of the data"))
 
 
-def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reasons) -> int:
+def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> int:
     key = "evaluate.few_shot"
     if recipe.evaluate.few_shot != "auto":
         count = min(recipe.evaluate.few_shot, data.rows)
@@ -371,38 +361,7 @@ def _few_shot(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: _Reas
     return int(reasons.give(key, count, f"auto: examples that fit into {max(0, room)} tokens of the prompt"))
 
 
-def _precision(recipe: Recipe, host: HostFacts, reasons: _Reasons) -> Any:
-    if recipe.train.precision != "auto":
-        return reasons.give("train.precision", recipe.train.precision, ASKED)
-    reason = f"auto: {host.fast_dtype} products are the fastest here, by a short measurement"
-    return reasons.give("train.precision", host.fast_dtype, reason)
-
-
-def _micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons: _Reasons) -> int:
-    key = "train.tokens_per_micro_batch"
-    if recipe.train.tokens_per_micro_batch != "auto":
-        return int(reasons.give(key, recipe.train.tokens_per_micro_batch, ASKED))
-    long_prefix = share and data.shared_prefix_tokens * 4 > data.mean_row_tokens
-    tokens = SHARING_MICRO_BATCH_TOKENS if long_prefix else MICRO_BATCH_TOKENS
-    reason = "auto: packs of this size measured fastest" + (", with a shared beginning" if long_prefix else "")
-    return int(reasons.give(key, tokens, reason))
-
-
-def _checkpointing(recipe: Recipe, model: ModelFacts, host: HostFacts, tokens: int, reasons: _Reasons) -> bool:
-    """Whether activations of the largest pack, which has ``tokens`` tokens, would not fit beside the weights."""
-    key = "train.activation_checkpointing"
-    if recipe.train.activation_checkpointing != "auto":
-        return bool(reasons.give(key, recipe.train.activation_checkpointing, ASKED))
-    full = recipe.technique.name == "full"
-    weights = model.parameters * (16 if full else 4)
-    # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022).
-    activations = tokens * (34 * model.layers * model.hidden_size * 4 + 3 * model.vocabulary_size * 4)
-    needed, there = (weights + activations) / 2**30, host.memory_bytes / 2**30
-    reason = f"about {needed:.1f} GiB of {there:.1f} GiB are needed without"
-    return bool(reasons.give(key, needed > 0.8 * there, f"auto: {reason}"))
-
-
-def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: int, reasons: _Reasons) -> int | None:
+def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: int, reasons: Reasons) -> int | None:
     key = "train.checkpoint_every_steps"
     if recipe.train.checkpoint_every_steps != "auto":
         return int(reasons.give(key, recipe.train.checkpoint_every_steps, ASKED))
@@ -412,7 +371,7 @@ def _checkpoint_every(recipe: Recipe, cost: Cost, tokens_per_step: int, steps: i
     return int(reasons.give(key, every, f"auto: about every {seconds / 60:.0f} min here, and once on the way"))
 
 
-def _validate_every(recipe: Recipe, steps: int, reasons: _Reasons) -> int:
+def _validate_every(recipe: Recipe, steps: int, reasons: Reasons) -> int:
     key = "train.validate_every_steps"
     if recipe.train.validate_every_steps != "auto":
         return int(reasons.give(key, recipe.train.validate_every_steps, ASKED))

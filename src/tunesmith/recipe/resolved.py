@@ -53,10 +53,11 @@ class Resolved:
     probe: bool
     multiple_choice: str | None
     learning_curve: bool
-    strategy: Literal["single"]
+    strategy: Literal["single", "ddp", "fsdp"]
+    devices: int
     precision: Literal["float32", "bfloat16"]
     tokens_per_micro_batch: int
-    activation_checkpointing: bool
+    activation_checkpointing: bool | int
     layout: Literal["packed", "padded"]
     share_prefix: bool
     checkpoint_every_steps: int | None
@@ -124,6 +125,7 @@ PORTABLE: Mapping[str, str] = {
 }
 HOST: Mapping[str, str] = {
     "strategy": "strategy",
+    "train.devices": "devices",
     "train.precision": "precision",
     "train.tokens_per_micro_batch": "tokens_per_micro_batch",
     "train.activation_checkpointing": "activation_checkpointing",
@@ -134,7 +136,7 @@ HOST: Mapping[str, str] = {
 }
 KEYS: Mapping[str, str] = {**PORTABLE, **HOST}
 # What runs did before there was a choice.
-_BEFORE: Mapping[str, Any] = {"train.sampler": "random"}
+_BEFORE: Mapping[str, Any] = {"train.sampler": "random", "train.devices": 1}
 _VARIANTS: Mapping[str, TypeAdapter[Any]] = {
     "technique": TypeAdapter(Annotated[TechniqueSpec, Field(discriminator="name")]),
     "objective": TypeAdapter(Annotated[ObjectiveSpec, Field(discriminator="name")]),

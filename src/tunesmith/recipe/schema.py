@@ -69,6 +69,9 @@ class TrainSpec(Part):
         Field("adamw", description="The optimizer: adamw, or one that needs less memory or no schedule.")
     )
     tokens_per_step: Auto | PositiveInt = Field("auto", description="Tokens of the rows of one optimizer step.")
+    devices: PositiveInt = Field(
+        1, description="How many devices share the work: GPUs, or processes on a machine without one."
+    )
     sampler: Literal["random", "grouped"] = Field(
         "random",
         description="Which rows a step learns from: drawn one by one, or rows that begin with the same document kept "
@@ -87,8 +90,10 @@ class TrainSpec(Part):
     weight_decay: Number = Field(0.0, ge=0, description="Decay of weight matrices (AdamW).")
     clip: Positive | None = Field(1.0, description="The greatest gradient norm; null for no limit.")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Type of the matrix products.")
-    activation_checkpointing: Auto | bool = Field(
-        "auto", description="Compute activations again in the backward pass: less memory, more time."
+    activation_checkpointing: Auto | bool | PositiveInt = Field(
+        "auto",
+        description="Compute activations again in the backward pass: less memory, more time. A number: in so many "
+        "layers.",
     )
     layout: Literal["packed", "padded"] = Field(
         "packed", description="packed: rows behind one another without padding; padded: one row at a time."
@@ -160,6 +165,10 @@ class Recipe(Part):
         description="Which weights train: the name of a technique, or an object with its settings.",
     )
     train: TrainSpec = Field(default_factory=TrainSpec)
-    strategy: Literal["auto", "single"] = Field("auto", description="How devices share the work.")
+    strategy: Literal["auto", "single", "ddp", "fsdp"] = Field(
+        "auto",
+        description="How the devices share the work: ddp (each holds the whole model), fsdp (each holds a part of it), "
+        "or single; auto: single for one device, else by memory.",
+    )
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
     executor: Literal["local"] = Field("local", description="Where the run takes place.")

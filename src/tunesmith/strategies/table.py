@@ -8,9 +8,16 @@ import torch
 
 from tunesmith.errors import RecipeError
 from tunesmith.strategies.base import Strategy
+from tunesmith.strategies.ddp import Ddp
+from tunesmith.strategies.fsdp import Fsdp
+from tunesmith.strategies.group import current_group
 from tunesmith.strategies.single import Single
 
-STRATEGIES: dict[str, Callable[[torch.device], Strategy]] = {"single": Single}
+STRATEGIES: dict[str, Callable[[torch.device], Strategy]] = {
+    "single": Single,
+    "ddp": lambda device: Ddp(current_group(device)),
+    "fsdp": lambda device: Fsdp(current_group(device)),
+}
 
 
 def make_strategy(name: str, device: str) -> Strategy:
@@ -18,6 +25,7 @@ def make_strategy(name: str, device: str) -> Strategy:
 
     Raises:
         RecipeError: There is none.
+        UsageError: It needs several processes, and this one was started alone.
     """
     if name not in STRATEGIES:
         raise RecipeError(

@@ -23,7 +23,48 @@ QUESTIONS = replace(DATA, task="qa", shape="question_answer")
 CLASSES = replace(DATA, task="classification", shape="text_label", labels=3)
 
 # Code: cases that are refused for it alone, and cases beside them that are not refused.
+TWO = "train.devices=2"
+CUT = ("strategy=fsdp", TWO)
 CASES: dict[str, tuple[list[Case], list[Case]]] = {
+    "recipe.single_devices": (
+        [(recipe("strategy=single", TWO), DATA, MODEL)],
+        [
+            (recipe("strategy=single"), DATA, MODEL),
+            (recipe(TWO), DATA, MODEL),
+            (recipe("strategy=ddp", TWO), DATA, MODEL),
+        ],
+    ),
+    "recipe.strategy_alone": (
+        [(recipe("strategy=ddp"), DATA, MODEL), (recipe("strategy=fsdp"), DATA, MODEL)],
+        [(recipe(*CUT), DATA, MODEL), (recipe(), DATA, MODEL)],
+    ),
+    "recipe.fsdp_technique": (
+        [(recipe(*CUT, "technique=qlora"), DATA, MODEL), (recipe(*CUT, "technique=ia3"), DATA, MODEL)],
+        [
+            (recipe(*CUT, "technique=dora"), DATA, MODEL),
+            (recipe(*CUT, "technique=full"), DATA, MODEL),
+            (recipe("strategy=ddp", TWO, "technique=qlora"), DATA, MODEL),
+        ],
+    ),
+    "recipe.fsdp_optimizer": (
+        [(recipe(*CUT, "train.optimizer=adamw_8bit"), DATA, MODEL)],
+        [(recipe("strategy=ddp", TWO, "train.optimizer=adamw_8bit"), DATA, MODEL)],
+    ),
+    "recipe.fsdp_new_tokens": (
+        [(recipe(*CUT, "data.new_tokens=[one]"), DATA, MODEL)],
+        [(recipe("strategy=ddp", TWO, "data.new_tokens=[one]"), DATA, MODEL)],
+    ),
+    "recipe.fsdp_head": (
+        [
+            (recipe(*CUT), CLASSES, replace(MODEL, kind="encoder")),
+            (recipe(*CUT, "objective=sequence_classification"), CLASSES, MODEL),
+            (recipe(*CUT, "technique.initialization=pissa"), DATA, MODEL),
+        ],
+        [
+            (recipe(*CUT, "technique.initialization=gaussian"), DATA, MODEL),
+            (recipe("strategy=ddp", TWO, "objective=sequence_classification"), CLASSES, MODEL),
+        ],
+    ),
     "recipe.not_causal": (
         [(recipe("objective=sft"), DATA, replace(MODEL, kind="encoder"))],
         [(recipe(), DATA, MODEL), (recipe(), CLASSES, replace(MODEL, kind="encoder", has_chat_template=False))],

@@ -51,6 +51,7 @@ OWN = {
     "evaluate.multiple_choice": ("choices.jsonl", "choices.jsonl"),
     "evaluate.learning_curve": ("true", True),
     "strategy": ("single", "single"),
+    "train.devices": ("2", 2),
     "train.precision": ("bfloat16", "bfloat16"),
     "train.sampler": ("grouped", "grouped"),
     "train.tokens_per_micro_batch": ("99", 99),
@@ -159,6 +160,40 @@ def test_checkpointing_of_activations_where_memory_is_short():
     assert not resolved().activation_checkpointing
     assert resolved(host=replace(HOST, memory_bytes=2**31)).activation_checkpointing
     assert "GiB" in resolved().reasons["train.activation_checkpointing"]
+
+
+def test_several_devices_hold_the_whole_model_where_there_is_room():
+    assert resolved().strategy == "single"
+    assert resolved("train.devices=2").strategy == "ddp"
+    large = replace(MODEL, parameters=3_000_000_000)
+    assert resolved("train.devices=2", model=large).strategy == "fsdp"
+    assert "GiB" in resolved("train.devices=2", model=large).reasons["strategy"]
+    # A GPU has its memory for itself; processes share that of the machine.
+    roomy = replace(HOST, memory_bytes=32 * 2**30)
+    assert resolved("train.devices=4", model=large, host=roomy).strategy == "fsdp"
+    assert resolved("train.devices=4", model=large, host=replace(roomy, device="cuda")).strategy == "ddp"
+
+
+@pytest.mark.parametrize("setting", ["technique=ia3", "train.optimizer=adafactor", "data.new_tokens=[a]"])
+def test_what_cannot_be_cut_stays_whole(setting):
+    large = replace(MODEL, parameters=3_000_000_000)
+    assert resolved("train.devices=2", setting, model=large).strategy == "ddp"
+
+
+def test_no_more_layers_compute_again_than_memory_needs():
+    long = replace(DATA, tokens=900 * 8000, longest_row=8192)
+    counts = []
+    for gibibytes in (2, 4, 8, 12, 16, 20, 24, 32):
+        found = resolved(data=long, host=replace(HOST, memory_bytes=gibibytes * 2**30))
+        counts.append(found.activation_checkpointing)
+    assert counts[0] is True
+    assert counts[-1] is False
+    numbers = [30 if one is True else int(one) for one in counts]
+    assert numbers == sorted(numbers, reverse=True)
+    between = [one for one in counts if not isinstance(one, bool)]
+    assert len(between) >= 2
+    assert all(0 < one < 30 for one in between)
+    assert resolved("train.activation_checkpointing=7").activation_checkpointing == 7
 
 
 def test_checkpoints_and_validations_lie_within_the_run():

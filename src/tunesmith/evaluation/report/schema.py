@@ -111,7 +111,8 @@ class Curves(Part):
 class Cost(Part):
     """What the run took. ``wall_seconds`` has ``total`` and one entry a stage.
 
-    ``best_step`` is the step whose weights are the result, where validations decided that.
+    ``best_step`` is the step whose weights are the result, where validations decided that. ``rank_memory_bytes`` is the
+    peak of each process, where several shared the training.
     """
 
     steps: int | None = None
@@ -122,6 +123,7 @@ class Cost(Part):
     tokens_per_second: Number = None
     wall_seconds: dict[str, Number] = Field(default_factory=dict)
     peak_memory_bytes: int | None = None
+    rank_memory_bytes: list[int] | None = None
     trained_parameters: int | None = None
     total_parameters: int | None = None
 

@@ -181,6 +181,7 @@ def _cost(report: Report) -> Table:
         ("Tokens processed", words.whole(cost.tokens)),
         ("Tokens a second", words.significant(cost.tokens_per_second, 3)),
         ("Peak memory", words.storage(cost.peak_memory_bytes)),
+        ("Peak memory of each process", ", ".join(map(words.storage, cost.rank_memory_bytes or []))),
         ("Trained parameters", _parameters(cost.trained_parameters, cost.total_parameters)),
     ]
     stages = [

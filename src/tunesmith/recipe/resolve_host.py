@@ -1,0 +1,99 @@
+"""Values that the machine decides, none of which changes the result: strategy, precision, packs, checkpointing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.fitting import objective_of
+from tunesmith.recipe.objectives import HEADS
+from tunesmith.recipe.reasons import ASKED, Reasons
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import CUT_TECHNIQUES, PLAIN_BEGINNINGS
+
+# Scores of some labels and what is made of them: two products of 2**24 numbers in float32.
+SCORES_BYTES = 2 * 2**24 * 4
+# A device holds the whole model where it takes no more of the memory than this; activations need the rest.
+WHOLE_MODEL_SHARE = 0.5
+MICRO_BATCH_TOKENS = 1024
+SHARING_MICRO_BATCH_TOKENS = 2048
+
+
+def choose_strategy(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts, reasons: Reasons) -> Any:
+    """One device alone; of several each holds the whole model where there is memory for as many."""
+    devices = recipe.train.devices
+    if recipe.strategy != "auto":
+        return reasons.give("strategy", recipe.strategy, ASKED)
+    if devices == 1:
+        return reasons.give("strategy", "single", "auto: one device")
+    needed = model.parameters * (16 if recipe.technique.name == "full" else 4)
+    # Processes on one machine share its memory.
+    there = host.memory_bytes / (devices if host.device == "cpu" else 1)
+    fits = needed <= WHOLE_MODEL_SHARE * there
+    name = "ddp" if fits or not _can_be_cut(recipe, data, model) else "fsdp"
+    reason = (
+        f"auto: weights, gradients and moments take about {needed / 2**30:.1f} GiB whole, and {there / 2**30:.1f} GiB "
+        f"are there for each of {devices} devices"
+    )
+    return reasons.give("strategy", name, reason)
+
+
+def _can_be_cut(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
+    """Whether nothing stands against fsdp; see the refusals."""
+    return (
+        recipe.technique.name in CUT_TECHNIQUES
+        and getattr(recipe.technique, "initialization", "default") in PLAIN_BEGINNINGS
+        and recipe.train.optimizer == "adamw"
+        and not recipe.data.new_tokens
+        and model.kind == "causal"
+        and objective_of(recipe, task=data.task, shape=data.shape, model_kind=model.kind).name not in HEADS
+    )
+
+
+def choose_precision(recipe: Recipe, host: HostFacts, reasons: Reasons) -> Any:
+    """The type that this machine multiplies fastest in."""
+    if recipe.train.precision != "auto":
+        return reasons.give("train.precision", recipe.train.precision, ASKED)
+    reason = f"auto: {host.fast_dtype} products are the fastest here, by a short measurement"
+    return reasons.give("train.precision", host.fast_dtype, reason)
+
+
+def choose_micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons: Reasons) -> int:
+    """Tokens of a pack."""
+    key = "train.tokens_per_micro_batch"
+    if recipe.train.tokens_per_micro_batch != "auto":
+        return int(reasons.give(key, recipe.train.tokens_per_micro_batch, ASKED))
+    long_prefix = share and data.shared_prefix_tokens * 4 > data.mean_row_tokens
+    tokens = SHARING_MICRO_BATCH_TOKENS if long_prefix else MICRO_BATCH_TOKENS
+    reason = "auto: packs of this size measured fastest" + (", with a shared beginning" if long_prefix else "")
+    return int(reasons.give(key, tokens, reason))
+
+
+def choose_checkpointing(
+    recipe: Recipe, model: ModelFacts, host: HostFacts, tokens: int, reasons: Reasons
+) -> bool | int:
+    """How many layers have to compute activations again so that the largest pack, of ``tokens`` tokens, fits.
+
+    True for all of them, False for none.
+    """
+    key, wanted = "train.activation_checkpointing", recipe.train.activation_checkpointing
+    if wanted != "auto":
+        reasons.give(key, wanted, ASKED)
+        return wanted
+    full = recipe.technique.name == "full"
+    # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022),
+    # and one of them, its input, where it computes the others again.
+    layer_bytes = tokens * 34 * model.hidden_size * 4
+    # A frozen output matrix makes scores of some labels at a time; a trained one keeps those of all, and two copies.
+    scores_bytes = tokens * 3 * model.vocabulary_size * 4 if full else SCORES_BYTES
+    needed = model.parameters * (16 if full else 4) + model.layers * layer_bytes + scores_bytes
+    there = 0.8 * host.memory_bytes
+    reason = f"auto: about {needed / 2**30:.1f} GiB of {host.memory_bytes / 2**30:.1f} GiB are needed without"
+    if needed <= there:
+        return bool(reasons.give(key, False, reason))
+    # One layer at a time has all of its activations while it computes them again.
+    layers = math.ceil((needed - there + layer_bytes) / (layer_bytes * 33 / 34))
+    if layers >= model.layers:
+        return bool(reasons.give(key, True, reason))
+    return int(reasons.give(key, layers, f"{reason}; {layers} of {model.layers} layers are enough"))

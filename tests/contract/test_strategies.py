@@ -1,0 +1,196 @@
+"""One list of checks for strategies of several processes: engaged, same trajectory, checkpoints, death of a rank.
+
+Each strategy has one group of processes for most of the list, so that the suite stays within its time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import strategy_ranks
+import torch
+from safetensors.torch import load_file
+from strategy_ranks import PAUSE_AFTER, STEPS, TRAININGS, pausing, train_one
+from technique_cases import QUIET
+from tiny_training import packed_model
+
+from tunesmith.errors import UsageError
+from tunesmith.strategies.table import STRATEGIES, make_strategy
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
+OF_SEVERAL = ("ddp", "fsdp")
+SHARDED = ("fsdp",)
+RANKS = 2
+_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the ranks of one group wrote."""
+
+    folder: Path
+
+    def training(self, name: str) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def memory(self, rank: int) -> dict[str, int]:
+        found: dict[str, int] = json.loads((self.folder / f"memory-{rank}.json").read_text())
+        return found
+
+
+def start(strategy: str, folder: Path, model: Path, *, world: int, **more: Any) -> list[subprocess.Popen[bytes]]:
+    folder.mkdir(parents=True)
+    job = {"strategy": strategy, "world": world, "model": str(model), "out": str(folder), **more}
+    job["store"] = str(folder / "store")
+    (folder / "job.json").write_text(json.dumps(job))
+    script = Path(strategy_ranks.__file__)
+    environment = {**os.environ, "PYTHONPATH": str(script.parent), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, str(script), str(folder / "job.json"), str(rank)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        for rank in range(world)
+    ]
+
+
+def run_ranks(strategy: str, folder: Path, model: Path, *, world: int = RANKS, **more: Any) -> Found:
+    ranks = start(strategy, folder, model, world=world, **more)
+    errors = [rank.communicate(timeout=_SECONDS)[1].decode()[-3000:] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0] * world, "\n".join(errors)
+    return Found(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "base"
+    packed_model("llama", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every training on one process; the paused one whole."""
+    folder = tmp_path_factory.mktemp("alone")
+    from safetensors.torch import save_file
+
+    for name in TRAININGS:
+        save_file(train_one(name, make_strategy("single", "cpu"), model, folder / name), folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def paused_alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that one process has paused."""
+    folder = tmp_path_factory.mktemp("paused") / "paused"
+    train_one("paused", make_strategy("single", "cpu"), model, folder, read_wish=pausing())
+    return folder
+
+
+@pytest.fixture(scope="module", params=OF_SEVERAL)
+def group(request: pytest.FixtureRequest, model: Path, paused_alone: Path, tmp_path_factory: Any) -> tuple[str, Found]:
+    """The trainings under a strategy on two ranks, and one that begins where one process stopped."""
+    folder = tmp_path_factory.mktemp(request.param)
+    resumed = folder / "from-one"
+    shutil.copytree(paused_alone, resumed)
+    return request.param, run_ranks(
+        request.param, folder / "ranks", model, trainings=list(TRAININGS), resume=str(resumed)
+    )
+
+
+# Norms of the model compute in single precision, so that another order of packs shows in the seventh digit.
+_TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}
+
+
+def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], *, since: int = 0) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        mine = found[name][since:] if name == "losses" else found[name]
+        wanted = tensor[since:] if name == "losses" else tensor
+        torch.testing.assert_close(mine, wanted, **_TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_every_strategy_is_in_the_list() -> None:
+    assert set(STRATEGIES) == {"single", *OF_SEVERAL}
+
+
+@pytest.mark.parametrize("name", [name for name in TRAININGS if name != "paused"])
+def test_the_trajectory_is_that_of_one_process(group: tuple[str, Found], alone: Path, name: str) -> None:
+    found = group[1].training(name)
+    require_same(found, load_file(alone / f"{name}.safetensors"))
+    assert float(found["losses"].abs().sum()) > 0
+
+
+def test_a_strategy_that_cuts_weights_has_cut_them(group: tuple[str, Found]) -> None:
+    strategy, found = group
+    for rank in range(RANKS):
+        memory = found.memory(rank)
+        share = memory["held"] / memory["whole"]
+        if strategy in SHARDED:
+            assert share < 1.2 / RANKS
+        else:
+            assert share >= 1
+
+
+def test_what_several_ranks_paused_one_process_finishes(
+    group: tuple[str, Found], model: Path, alone: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "paused"
+    shutil.copytree(group[1].folder / "paused", folder)
+    assert len(list((folder / "checkpoints").iterdir())) == 1
+    found = train_one("paused", make_strategy("single", "cpu"), model, folder)
+    require_same(found, load_file(alone / "paused.safetensors"))
+
+
+def test_what_one_process_paused_several_ranks_finish(group: tuple[str, Found], alone: Path) -> None:
+    found = group[1].training("resumed")
+    require_same(found, load_file(alone / "paused.safetensors"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", OF_SEVERAL)
+@pytest.mark.parametrize("world", [3, 4])
+def test_other_numbers_of_ranks_go_on_from_there_too(
+    strategy: str, world: int, model: Path, paused_alone: Path, alone: Path, tmp_path: Path
+) -> None:
+    resumed = tmp_path / "from-one"
+    shutil.copytree(paused_alone, resumed)
+    found = run_ranks(
+        strategy, tmp_path / "ranks", model, world=world, trainings=["lora", "one pack"], resume=str(resumed)
+    )
+    require_same(found.training("resumed"), load_file(alone / "paused.safetensors"))
+    for name in ("lora", "one pack"):
+        require_same(found.training(name), load_file(alone / f"{name}.safetensors"))
+
+
+@pytest.mark.parametrize("strategy", OF_SEVERAL)
+def test_a_rank_that_dies_stops_the_others_within_seconds(strategy: str, model: Path, tmp_path: Path) -> None:
+    ranks = start(strategy, tmp_path / "ranks", model, world=RANKS, dies=True)
+    assert ranks[1].wait(timeout=_SECONDS) == 9
+    ranks[1].communicate()
+    died = time.monotonic()
+    _, error = ranks[0].communicate(timeout=60)
+    assert ranks[0].returncode != 0
+    assert time.monotonic() - died < 20
+    assert b"Error" in error
+
+
+@pytest.mark.parametrize("strategy", OF_SEVERAL)
+def test_a_process_alone_is_told_so(strategy: str) -> None:
+    with pytest.raises(UsageError, match="started alone"):
+        make_strategy(strategy, "cpu")
+
+
+def test_pauses_come_in_the_middle() -> None:
+    assert 0 < PAUSE_AFTER < STEPS

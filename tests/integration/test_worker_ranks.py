@@ -1,0 +1,117 @@
+"""Runs whose training several processes share: the same result, every way of stopping, and a rank that dies."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+
+import psutil
+import pytest
+import torch
+from real_worker import Place, RealRun, Working, write_labelled
+from safetensors.torch import load_file
+
+from tunesmith.runs.control import write_wish
+from tunesmith.runs.events import Event
+
+RECIPE = {
+    "data": {"train": "rows.csv", "validation": 0.25},
+    "technique": {"name": "lora", "rank": 4},
+    "train": {"epochs": 3, "checkpoint_every_steps": 2, "tokens_per_step": 900, "seed": 3},
+    "evaluate": {"max_new_tokens": 20, "rows": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place.make(tmp_path_factory.mktemp("ranks"))
+    write_labelled(place.folder / "rows.csv", 32)
+    return place
+
+
+@pytest.fixture(scope="module")
+def alone(place: Place) -> RealRun:
+    return place.run("alone", RECIPE).done()
+
+
+def shared(strategy: str, **train: object) -> dict[str, object]:
+    return {**RECIPE, "strategy": strategy, "train": {**RECIPE["train"], "devices": 2, **train}}
+
+
+def losses(run: RealRun) -> dict[int, float]:
+    return {event.step or 0: event.data["loss"] for event in run.events if event.type == "step"}
+
+
+def require_same_result(run: RealRun, alone: RealRun) -> None:
+    assert run.states[-1] == "finished"
+    assert losses(run).keys() == losses(alone).keys()
+    for step, loss in losses(alone).items():
+        assert losses(run)[step] == pytest.approx(loss, rel=1e-3)
+    found, expected = (load_file(each.folder.adapter / "adapter_model.safetensors") for each in (run, alone))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=2e-2, atol=2e-3)
+    tuned = [json.loads((each.folder.evaluation / "tuned.json").read_text())["measured"] for each in (run, alone)]
+    assert sum(tuned[0]["losses"]["loss_sums_B"]) == pytest.approx(sum(tuned[1]["losses"]["loss_sums_B"]), rel=2e-3)
+    assert not (run.folder.path / "ranks.json").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_give_the_result_of_one(place: Place, alone: RealRun, strategy: str) -> None:
+    run = place.run(strategy, shared(strategy)).done()
+    require_same_result(run, alone)
+    memory = run.report["cost"]["rank_memory_bytes"]
+    assert len(memory) == 2
+    assert min(memory) > 0
+
+
+def other_rank(worker: Working) -> psutil.Process:
+    (child,) = [
+        child for child in psutil.Process(worker.pid).children() if "tunesmith.worker" in " ".join(child.cmdline())
+    ]
+    return child
+
+
+def told_step(events: Sequence[Event]) -> bool:
+    return any(event.type == "step" for event in events)
+
+
+def test_a_rank_that_is_killed_ends_the_run_which_then_resumes(place: Place, alone: RealRun) -> None:
+    run = place.run("killed", shared("ddp"))
+    worker = run.start()
+    worker.until(told_step)
+    other_rank(worker).send_signal(signal.SIGKILL)
+    assert worker.wait() != 0
+    (error,) = [event for event in run.events if event.type == "error"]
+    assert error.data["code"] == "worker.rank_died"
+    assert "rank 1: SIGKILL" in json.dumps(error.data)
+    run.done()
+    require_same_result(run, alone)
+
+
+def test_no_rank_outlives_its_worker(place: Place) -> None:
+    run = place.run("orphaned", shared("ddp"))
+    worker = run.start()
+    worker.until(told_step)
+    other = other_rank(worker)
+    worker.kill()
+    worker.wait()
+    _, alive = psutil.wait_procs([other], timeout=30)
+    assert not alive
+
+
+def test_a_pause_is_heard_by_all_and_one_process_can_go_on(place: Place, alone: RealRun) -> None:
+    run = place.run("paused", shared("fsdp"))
+    worker = run.start()
+    worker.until(told_step)
+    write_wish(run.folder.control, "pause")
+    assert worker.wait() == 130
+    assert run.states[-1] == "stopped"
+    resolved = json.loads(run.folder.resolved.read_text())
+    resolved["host"]["strategy"]["value"] = "single"
+    resolved["host"]["train.devices"]["value"] = 1
+    run.folder.resolved.write_text(json.dumps(resolved))
+    write_wish(run.folder.control, "continue")
+    run.done()
+    require_same_result(run, alone)

@@ -1,0 +1,130 @@
+"""One rank of several small trainings under a strategy, for the tests beside it.
+
+    python strategy_ranks.py job.json RANK
+
+The job names the strategy, how many ranks there are, a file where they meet, the model, and a folder for what was
+found: `NAME.safetensors` with losses and whole weights of each training, `memory-RANK.json`, and checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import save_file
+from tiny_training import MemoryRows, counting_rows, train_tiny
+
+from tunesmith.data.types import TokenRow
+from tunesmith.models.attention import ATTENTION
+from tunesmith.recipe.objectives import Kto
+from tunesmith.strategies.base import Strategy
+from tunesmith.strategies.table import make_strategy
+from tunesmith.techniques.full import Full
+from tunesmith.techniques.lora import Lora
+
+STEPS = 5
+PAUSE_AFTER = 3
+
+
+def rows_of(name: str) -> MemoryRows:
+    """Rows of one training; those of KTO are wanted and unwanted in turn."""
+    rows = counting_rows(24)
+    if name != "kto":
+        return rows
+    return MemoryRows(
+        TokenRow(row.token_ids_T, row.trained_T, row.place, kind=at % 2) for at, row in enumerate(rows.rows)
+    )
+
+
+TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lora": (Lora(rank=4, alpha=8), {}),
+    "full": (Full(), {"learning_rate": 1e-3, "clip": 0.1}),
+    "dora": (Lora(rank=4, alpha=8, decomposed=True), {}),
+    "checkpointed": (Lora(rank=4, alpha=8), {"activation_checkpointing": True}),
+    "padded": (Lora(rank=4, alpha=8), {"layout": "padded", "share_prefix": False}),
+    "one pack": (Lora(rank=4, alpha=8), {"tokens_per_micro_batch": 10_000}),
+    "kto": (Lora(rank=4, alpha=8), {"objective": Kto()}),
+    "paused": (Lora(rank=4, alpha=8), {}),
+}
+
+
+def train_one(name: str, strategy: Strategy, model_folder: Path, folder: Path, **more: Any) -> dict[str, torch.Tensor]:
+    """Losses by step and whole weights of one training."""
+    technique, settings = TRAININGS[name]
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        model_folder, attn_implementation=ATTENTION, dtype=torch.float64
+    )
+    model = technique.prepare(model, 0)
+    own = folder if strategy.is_main else folder / f"rank-{strategy.rank}"
+    done = train_tiny(
+        model,
+        technique,
+        own,
+        rows=rows_of(name),
+        strategy=strategy,
+        total_steps=STEPS,
+        checkpoints_folder=folder / "checkpoints",
+        **{**settings, **more},
+    )
+    weights = strategy.gather(technique.trainable_state(model))
+    losses = torch.tensor([done.losses.get(step, 0.0) for step in range(1, STEPS + 1)], dtype=torch.float64)
+    return {"losses": losses, **{name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}}
+
+
+def pausing() -> Callable[[], str]:
+    """A wish to pause behind some steps."""
+    wishes = iter(["continue"] * PAUSE_AFTER + ["pause"])
+    return wishes.__next__
+
+
+def memory_of(strategy: Strategy, model_folder: Path) -> dict[str, int]:
+    """Bytes of weights that this rank holds, of all weights and of the largest layer, under the strategy."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation=ATTENTION)
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    shared = strategy.share_out(Lora(rank=4).prepare(model, 0))
+    held = sum(getattr(one, "_local_tensor", one).nbytes for one in shared.parameters())
+    return {"whole": whole, "held": held}
+
+
+def main() -> None:
+    """Train all, or die on the way where the job says so."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    job, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
+    world, out, model_folder = job["world"], Path(job["out"]), Path(job["model"])
+    dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(job["store"], world))
+    strategy = make_strategy(job["strategy"], "cpu")
+    if job.get("dies"):
+        asked = iter(range(1000))
+
+        def die() -> str:
+            if next(asked) == 2 and rank == 1:
+                os._exit(9)
+            return "continue"
+
+        train_one("lora", strategy, model_folder, out / "dies", read_wish=die)
+        return
+    (out / f"memory-{rank}.json").write_text(json.dumps(memory_of(strategy, model_folder)))
+    for name in job["trainings"]:
+        more = {"read_wish": pausing()} if name == "paused" else {}
+        found = train_one(name, strategy, model_folder, out / name, **more)
+        if strategy.is_main:
+            save_file(found, out / f"{name}.safetensors")
+    if job.get("resume"):
+        found = train_one("paused", strategy, model_folder, Path(job["resume"]))
+        if strategy.is_main:
+            save_file(found, out / "resumed.safetensors")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
