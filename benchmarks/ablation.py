@@ -38,7 +38,8 @@ def measure(workload: str, options: argparse.Namespace) -> dict[str, Any]:
         for number in range(options.rounds):
             for at, name in enumerate(options.levers):
                 folder = Path(scratch) / f"{at}-{number}"
-                runs[name].append(run_own(WORKLOADS[workload], options, folder, lever=name))
+                done = run_own(WORKLOADS[workload], options, folder, lever=name)
+                runs[name].append({key: value for key, value in done.items() if key != "model"})
     found = {name: rates(own) for name, own in runs.items()}
     whole = found.get("all levers")
     print(f"\n{workload}: {WORKLOADS[workload].about}\n")

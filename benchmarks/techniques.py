@@ -140,7 +140,14 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "verdict": report["verdict"],
         **{
             key: report["cost"][key]
-            for key in ("steps", "tokens", "tokens_per_second", "wall_seconds", "peak_memory_bytes")
+            for key in (
+                "steps",
+                "tokens",
+                "tokens_per_second",
+                "wall_seconds",
+                "peak_memory_bytes",
+                "rank_memory_bytes",
+            )
         },
         "trained_parameters": report["cost"]["trained_parameters"],
     }

@@ -28,6 +28,7 @@ from benchmarks.machine import conditions, host_class, keep
 from benchmarks.options import read_step_options
 from benchmarks.peers.environments import python_of
 from benchmarks.workloads import ALPHA, LEARNING_RATE, RANK, WORKLOADS, Workload
+from tunesmith.catalog.cache import cache_folder
 from tunesmith.models.host import race
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +97,7 @@ def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
                     if side.peer is None
                     else run_peer(side, workload, options, folder, exported["model"])
                 )
-                runs[name].append(found)
+                runs[name].append({key: value for key, value in found.items() if key != "model"})
     return {"about": workload.about, "runs": runs, "products": products}
 
 
@@ -165,7 +166,9 @@ def run_job(command: Sequence[str], job: Mapping[str, Any], folder: Path, enviro
     if done.returncode == -signal.SIGKILL:
         return {"error": ["killed by the system, which had no memory left"]}
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-5:]}
+        # Kept results name no folder of the machine that they come from.
+        told = done.stderr.replace(str(cache_folder()), "CACHE").replace(str(ROOT), "").replace(str(folder.parent), "")
+        return {"error": told.strip().splitlines()[-5:]}
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
