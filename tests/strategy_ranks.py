@@ -22,8 +22,11 @@ import transformers
 from safetensors.torch import save_file
 from tiny_training import MemoryRows, counting_rows, train_tiny
 
+from tunesmith.data.packs import lay_out
 from tunesmith.data.types import TokenRow
+from tunesmith.engine.settings import ValidationLoss
 from tunesmith.models.attention import ATTENTION
+from tunesmith.objectives.label_loss import label_losses
 from tunesmith.recipe.objectives import Kto
 from tunesmith.strategies.base import Strategy
 from tunesmith.strategies.table import make_strategy
@@ -52,6 +55,7 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "padded": (Lora(rank=4, alpha=8), {"layout": "padded", "share_prefix": False}),
     "one pack": (Lora(rank=4, alpha=8), {"tokens_per_micro_batch": 10_000}),
     "kto": (Lora(rank=4, alpha=8), {"objective": Kto()}),
+    "watched": (Full(), {"learning_rate": 1e-3, "validate_every_steps": 2, "checkpoint_every_steps": 2}),
     "paused": (Lora(rank=4, alpha=8), {}),
 }
 
@@ -64,15 +68,20 @@ def train_one(name: str, strategy: Strategy, model_folder: Path, folder: Path, *
     )
     model = technique.prepare(model, 0)
     own = folder if strategy.is_main else folder / f"rank-{strategy.rank}"
+    (pack,) = lay_out([(0, rows_of(name)[0])], tokens_per_micro_batch=100)
+
+    def validate() -> ValidationLoss:
+        return ValidationLoss(float(label_losses(model, pack).mean()), 1, len(pack.labels_L))
+
     done = train_tiny(
         model,
         technique,
         own,
         rows=rows_of(name),
         strategy=strategy,
-        total_steps=STEPS,
+        validate=validate,
         checkpoints_folder=folder / "checkpoints",
-        **{**settings, **more},
+        **{"total_steps": STEPS, **settings, **more},
     )
     weights = strategy.gather(technique.trainable_state(model))
     losses = torch.tensor([done.losses.get(step, 0.0) for step in range(1, STEPS + 1)], dtype=torch.float64)
@@ -118,6 +127,8 @@ def main() -> None:
         found = train_one(name, strategy, model_folder, out / name, **more)
         if strategy.is_main:
             save_file(found, out / f"{name}.safetensors")
+    # More steps than there is time for, and packs of which each rank's first is of another size.
+    train_one("lora", strategy, model_folder, out / "hurried", total_steps=100_000, deadline_seconds=2.0)
     if job.get("resume"):
         found = train_one("paused", strategy, model_folder, Path(job["resume"]))
         if strategy.is_main:

@@ -49,16 +49,16 @@ def _rank(run: RunFolder) -> int:
     """One of the other ranks of a training; the worker that started it owns the run and speaks for it."""
     # Whoever wants an end tells that worker.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    from tunesmith.pipeline.ranks import RANK_VARIABLE, write_error
+    from tunesmith.pipeline.ranks import read_job, write_error
     from tunesmith.pipeline.train import run_rank
 
-    rank = int(os.environ[RANK_VARIABLE])
+    job = read_job(sys.stdin.buffer)
     try:
-        run_rank(run, rank)
+        run_rank(run, job)
     except Exception as error:
         traceback.print_exc()
         found = told(error)
-        write_error(run.path, rank, found)
+        write_error(run.path, job.rank, found)
         return found.exit_code
     return 0
 

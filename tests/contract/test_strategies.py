@@ -132,6 +132,20 @@ def test_the_trajectory_is_that_of_one_process(group: tuple[str, Found], alone: 
     assert float(found["losses"].abs().sum()) > 0
 
 
+@pytest.mark.parametrize("name", ["lora", "full", "watched"])
+def test_moments_are_kept_whole(group: tuple[str, Found], alone: Path, name: str) -> None:
+    found, expected = (
+        load_file(folder / name / "checkpoints" / f"step-{STEPS:08d}" / "optimizer.safetensors")
+        for folder in (group[1].folder, alone)
+    )
+    require_same(found, expected)
+
+
+def test_time_ends_all_ranks_at_one_step(group: tuple[str, Found]) -> None:
+    (last,) = sorted((group[1].folder / "hurried" / "checkpoints").iterdir())[-1:]
+    assert 0 < int(last.name.removeprefix("step-")) < 100_000
+
+
 def test_a_strategy_that_cuts_weights_has_cut_them(group: tuple[str, Found]) -> None:
     strategy, found = group
     for rank in range(RANKS):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,6 +15,7 @@ import torch
 from real_worker import Place, RealRun, Working, write_labelled
 from safetensors.torch import load_file
 
+from tunesmith.errors import RecipeError
 from tunesmith.runs.control import write_wish
 from tunesmith.runs.events import Event
 
@@ -54,7 +58,6 @@ def require_same_result(run: RealRun, alone: RealRun) -> None:
         torch.testing.assert_close(found[name], tensor, rtol=2e-2, atol=2e-3)
     tuned = [json.loads((each.folder.evaluation / "tuned.json").read_text())["measured"] for each in (run, alone)]
     assert sum(tuned[0]["losses"]["loss_sums_B"]) == pytest.approx(sum(tuned[1]["losses"]["loss_sums_B"]), rel=2e-3)
-    assert not (run.folder.path / "ranks.json").exists()
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -115,3 +118,21 @@ def test_a_pause_is_heard_by_all_and_one_process_can_go_on(place: Place, alone: 
     write_wish(run.folder.control, "continue")
     run.done()
     require_same_result(run, alone)
+
+
+def test_a_rank_that_fails_before_they_meet_is_told_of(tmp_path: Path) -> None:
+    # There is no recipe in the folder, so the other rank has nothing to train.
+    program = """
+import sys
+from pathlib import Path
+from tunesmith.pipeline.ranks import RankJob, joined_ranks
+
+say = lambda error: print(error.code, flush=True)
+with joined_ranks(Path(sys.argv[1]), RankJob(2, ()), strategy="ddp", device="cpu", on_stuck=say):
+    print("met")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == RecipeError.exit_code, done.stderr[-2000:]
+    assert done.stdout.split() == ["recipe.missing"]

@@ -189,7 +189,8 @@ def _take_steps(
     """Step after step until training is over, or until the user wishes otherwise."""
     settings, deadline, speed = training.parts.settings, _deadline(training), Speed()
     if deadline is not None and not _is_over(training, progress):
-        deadline.note_probe(_probe_seconds(training, progress.step))
+        # Each rank tries a pack of its own.
+        deadline.note_probe(training.parts.strategy.agree(_probe_seconds(training, progress.step)))
         _keep_deadline(training, progress, deadline)
     while not _is_over(training, progress):
         wish = read_wish()

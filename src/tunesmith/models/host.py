@@ -44,6 +44,7 @@ def probe_host() -> HostFacts:
         device=device,
         fast_dtype=fast,
         matmul_flops_per_second=speeds[fast],
+        device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if device == "cuda" else None,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.settings import TrainResult, ValidationLoss
 from tunesmith.engine.train import train
+from tunesmith.errors import TunesmithError
 from tunesmith.evaluation.held_out import Item
 from tunesmith.evaluation.systems import Measured
 from tunesmith.objectives.table import make_objective
@@ -130,7 +131,14 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     model = prepare_technique(run, model, prepared.train.items)
     watched = _watched(bench.held_out.items)
     job = RankJob(resolved.devices, tuple(map(_mark, watched)))
-    with joined_ranks(run.folder.path, job, strategy=resolved.strategy, device=prepared.host.device) as strategy:
+
+    def say(error: TunesmithError) -> None:
+        run.teller.events.emit("status", state="failed")
+        run.teller.events.emit("error", **error.to_json())
+
+    with joined_ranks(
+        run.folder.path, job, strategy=resolved.strategy, device=prepared.host.device, on_stuck=say
+    ) as strategy:
         # Only now, since the other ranks take their time to come.
         deadline = _deadline(run, before)
         _, settings = train_settings(run, prepared.train.items, deadline_seconds=deadline)
@@ -143,7 +151,7 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
         )
         result = _train_under(strategy, run, model, deadline, lambda: _watch(model, watched, bench))
     require_whole(run, result)
-    return (model if strategy.keeps_whole else _made_whole(run, model, result)), result
+    return (model if strategy.keeps_whole else _made_whole(run, result)), result
 
 
 def _train_under(
@@ -166,9 +174,8 @@ def _train_under(
     )
 
 
-def _made_whole(run: Run, model: Any, result: TrainResult) -> Any:
+def _made_whole(run: Run, result: TrainResult) -> Any:
     """The trained model anew, out of the base and the last checkpoint, where ranks have parts of weights only."""
-    del model
     checkpoints = Checkpoints(run.folder.checkpoints, run.resolved.keep_checkpoints)
     state = checkpoints.load(checkpoints.path_of(result.best_step or result.steps))
     whole = prepare_technique(run, load_base(run), run.prepared.train.items)
@@ -176,12 +183,14 @@ def _made_whole(run: Run, model: Any, result: TrainResult) -> Any:
     return whole.eval()
 
 
-def run_rank(folder: RunFolder, rank: int) -> None:
+def run_rank(folder: RunFolder, job: RankJob) -> None:
     """Another rank's part of a training: the same model and rows, nothing written, nothing told.
 
     Raises:
         TunesmithError: What went wrong, named.
     """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(job.rank)
     events = EventWriter(Path(os.devnull), 1, 1)
     recipe, teller = load_recipe(folder.recipe), Teller(events)
     prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller)
@@ -189,13 +198,11 @@ def run_rank(folder: RunFolder, rank: int) -> None:
     resolved = resolved_from_json(read_json(folder.resolved))
     clock = RunClock(folder.events, 1)
     run = Run(folder, prepared, resolved, teller, clock, lambda: "continue", packing_attention(prepared, teller))
-    if prepared.host.device == "cuda":
-        torch.cuda.set_device(rank)
     model = prepare_technique(run, load_base(run), prepared.train.items)
     bench = make_bench(
         prepared, resolved, folder.evaluation, teller, attention=run.attention, should_stop=lambda: False
     )
-    with joining(folder.path, rank, strategy=resolved.strategy, device=prepared.host.device) as (strategy, job):
+    with joining(job, strategy=resolved.strategy, device=prepared.host.device) as strategy:
         marked = {_mark(item): item for item in bench.held_out.items}
         watched = [marked[mark] for mark in job.watched]
         _train_under(strategy, run, model, None, lambda: _watch(model, watched, bench))

@@ -64,7 +64,8 @@ class ModelFacts:
 class HostFacts:
     """What this machine is.
 
-    ``fast_dtype`` won a short race of matrix products at ``matmul_flops_per_second``.
+    ``fast_dtype`` won a short race of matrix products at ``matmul_flops_per_second``. ``device_memory_bytes`` is what
+    one GPU has; without one, processes share ``memory_bytes``.
     """
 
     cores: int
@@ -72,3 +73,8 @@ class HostFacts:
     device: Literal["cpu", "cuda"] = "cpu"
     fast_dtype: Literal["float32", "bfloat16"] = "float32"
     matmul_flops_per_second: float | None = None
+    device_memory_bytes: int | None = None
+
+    def memory_of_each(self, devices: int) -> float:
+        """Bytes for each of so many devices."""
+        return self.memory_bytes / devices if self.device_memory_bytes is None else float(self.device_memory_bytes)

@@ -28,8 +28,7 @@ def choose_strategy(recipe: Recipe, data: DataFacts, model: ModelFacts, host: Ho
     if devices == 1:
         return reasons.give("strategy", "single", "auto: one device")
     needed = model.parameters * (16 if recipe.technique.name == "full" else 4)
-    # Processes on one machine share its memory.
-    there = host.memory_bytes / (devices if host.device == "cpu" else 1)
+    there = host.memory_of_each(devices)
     fits = needed <= WHOLE_MODEL_SHARE * there
     name = "ddp" if fits or not _can_be_cut(recipe, data, model) else "fsdp"
     reason = (
@@ -88,8 +87,9 @@ def choose_checkpointing(
     # A frozen output matrix makes scores of some labels at a time; a trained one keeps those of all, and two copies.
     scores_bytes = tokens * 3 * model.vocabulary_size * 4 if full else SCORES_BYTES
     needed = model.parameters * (16 if full else 4) + model.layers * layer_bytes + scores_bytes
-    there = 0.8 * host.memory_bytes
-    reason = f"auto: about {needed / 2**30:.1f} GiB of {host.memory_bytes / 2**30:.1f} GiB are needed without"
+    memory = host.memory_of_each(recipe.train.devices)
+    there = 0.8 * memory
+    reason = f"auto: about {needed / 2**30:.1f} GiB of {memory / 2**30:.1f} GiB are needed without"
     if needed <= there:
         return bool(reasons.give(key, False, reason))
     # One layer at a time has all of its activations while it computes them again.

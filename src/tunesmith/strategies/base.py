@@ -57,7 +57,7 @@ class Strategy(Protocol):
         """What the main rank has in mind. Together."""
 
     def gather(self, state: Mapping[str, torch.Tensor]) -> State:
-        """Whole tensors out of this rank's parts. Together."""
+        """Whole tensors out of the ranks' parts, on the main rank at least. Together."""
 
     def scatter(self, state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> State:
         """This rank's parts of whole tensors, cut as the tensors of the same names in ``like``. Together."""

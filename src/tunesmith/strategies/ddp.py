@@ -50,8 +50,8 @@ class Ddp:
         return True
 
     def share_out(self, model: nn.Module) -> nn.Module:
-        """The whole model on every rank, its trained weights those of the main rank."""
-        self.group.copy_from_main([p.data for p in model.parameters() if p.requires_grad])
+        """The whole model on every rank, all weights those of the main rank: some beginnings change frozen ones."""
+        self.group.copy_from_main([parameter.data for parameter in model.parameters()])
         return model
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -68,7 +68,9 @@ class Fsdp:
         policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         for layer in [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]:
             fully_shard(layer, mesh=mesh, offload_policy=policy)
-        fully_shard(model, mesh=mesh, offload_policy=policy)
+        # Else what lies outside of the layers would stay whole behind a forward without a backward pass, under other
+        # parameters than the optimizer knows.
+        fully_shard(model, mesh=mesh, offload_policy=policy, reshard_after_forward=True)
         whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
         if whole:
             raise TrainingError("weights were not cut", code="training.not_sharded", value=", ".join(whole[:3]))
@@ -94,8 +96,13 @@ class Fsdp:
         return self.group.agree(value)
 
     def gather(self, state: Mapping[str, torch.Tensor]) -> State:
-        """Cut tensors as whole ones, others as they are."""
-        return {name: one.full_tensor() if isinstance(one, DTensor) else one for name, one in state.items()}
+        """Cut tensors as whole ones in the main rank's memory, one after another; nothing on the others."""
+        found: State = {}
+        for name, one in state.items():
+            whole = one.full_tensor() if isinstance(one, DTensor) else one
+            if self.is_main:
+                found[name] = whole.cpu()
+        return found
 
     def scatter(self, state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> State:
         """This rank's parts, on the device of what they are cut like."""

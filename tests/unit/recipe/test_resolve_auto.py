@@ -171,7 +171,8 @@ def test_several_devices_hold_the_whole_model_where_there_is_room():
     # A GPU has its memory for itself; processes share that of the machine.
     roomy = replace(HOST, memory_bytes=32 * 2**30)
     assert resolved("train.devices=4", model=large, host=roomy).strategy == "fsdp"
-    assert resolved("train.devices=4", model=large, host=replace(roomy, device="cuda")).strategy == "ddp"
+    gpus = replace(roomy, device="cuda", device_memory_bytes=80 * 2**30)
+    assert resolved("train.devices=4", model=large, host=gpus).strategy == "ddp"
 
 
 @pytest.mark.parametrize("setting", ["technique=ia3", "train.optimizer=adafactor", "data.new_tokens=[a]"])
