@@ -8,6 +8,8 @@ stay in one pack.
 from __future__ import annotations
 
 import bisect
+import heapq
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -41,6 +43,7 @@ def lay_out(
     tokens_per_micro_batch: int,
     layout: Layout = "packed",
     share_prefix: bool = True,
+    ranks: int = 1,
 ) -> list[Pack]:
     """Lay rows out in packs of at most ``tokens_per_micro_batch`` tokens; a longer item gets a pack of its own.
 
@@ -50,6 +53,8 @@ def lay_out(
         layout: ``packed`` fills packs by best fit decreasing; ``padded`` puts each item into a pack of its own.
         share_prefix: Compute what rows have in common before their first trained token once, where that saves a
             notable share of their tokens.
+        ranks: For how many processes, which take turns at the packs: of more than one each gets about as many tokens,
+            where there are items enough.
 
     Returns:
         Packs that depend on the arguments alone. In a pack, rows that share a prefix stand together; otherwise rows
@@ -83,7 +88,10 @@ def lay_out(
     shared = {at for unit in units for at in unit.rows}
     units += [_Unit((at,), 0, length - root) for at, length in enumerate(lengths) if at not in shared]
     units.sort(key=lambda unit: unit.rows)
-    bins = _best_fit([unit.tokens for unit in units], tokens_per_micro_batch - root)
+    sizes, bound = [unit.tokens for unit in units], tokens_per_micro_batch - root
+    bins = _best_fit(sizes, bound)
+    if ranks > 1 and units:
+        bins = _evenly(sizes, bound, math.ceil(len(bins) / ranks) * ranks) or bins
     return [_pack(rows, [units[at] for at in places], root) for places in bins]
 
 
@@ -128,6 +136,22 @@ def _best_fit(sizes: Sequence[int], bound: int) -> list[list[int]]:
         if free > sizes[at]:
             bisect.insort(room, (free - sizes[at], into))
     return [sorted(places) for places in bins]
+
+
+def _evenly(sizes: Sequence[int], bound: int, count: int) -> list[list[int]] | None:
+    """Indices by bin, largest first into the emptiest of ``count`` bins, or fewer where there are fewer sizes.
+
+    The fullest bins come first. None where several sizes in one bin exceed the bound.
+    """
+    filled = [(0, into) for into in range(min(count, len(sizes)))]
+    bins: list[list[int]] = [[] for _ in filled]
+    for at in sorted(range(len(sizes)), key=lambda at: -sizes[at]):
+        tokens, into = heapq.heappop(filled)
+        bins[into].append(at)
+        heapq.heappush(filled, (tokens + sizes[at], into))
+    if any(tokens > bound and len(bins[into]) > 1 for tokens, into in filled):
+        return None
+    return [sorted(bins[into]) for _, into in sorted(filled, key=lambda one: (-one[0], one[1]))]
 
 
 def _divide(members: list[int], prefix: int, root: int, lengths: Sequence[int], bound: int) -> list[_Unit]:

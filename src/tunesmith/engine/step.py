@@ -77,13 +77,12 @@ class RankShare:
 def packs_of(parts: Parts, rows: Sequence[tuple[int, TokenRow]]) -> RankShare:
     """This rank's packs of some rows. Every rank lays out the whole step, so that all agree without talking."""
     ranks = parts.strategy.world_size
-    tokens = sum(len(row.token_ids_T) for _, row in rows)
     packs = lay_out(
         rows,
-        # No rank is left without work because one pack would take all rows.
-        tokens_per_micro_batch=min(parts.settings.tokens_per_micro_batch, max(1, math.ceil(tokens / ranks))),
+        tokens_per_micro_batch=parts.settings.tokens_per_micro_batch,
         layout=parts.settings.layout,
         share_prefix=parts.settings.share_prefix,
+        ranks=ranks,
     )
     own = packs[parts.strategy.rank :: ranks]
     missing = math.ceil(len(packs) / ranks) - len(own)

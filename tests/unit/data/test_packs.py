@@ -57,9 +57,9 @@ def read_back(pack):
 
 
 @settings(max_examples=300, deadline=None)
-@given(row_sets(), st.integers(1, 120), st.sampled_from(["packed", "padded"]), st.booleans())
-def test_every_row_and_every_trained_token_is_there_exactly_once(rows, bound, layout, share):
-    packs = lay_out(rows, tokens_per_micro_batch=bound, layout=layout, share_prefix=share)
+@given(row_sets(), st.integers(1, 120), st.sampled_from(["packed", "padded"]), st.booleans(), st.integers(1, 4))
+def test_every_row_and_every_trained_token_is_there_exactly_once(rows, bound, layout, share, ranks):
+    packs = lay_out(rows, tokens_per_micro_batch=bound, layout=layout, share_prefix=share, ranks=ranks)
     by_index = dict(rows)
     assert Counter(row for pack in packs for row in pack.rows) == Counter(by_index.keys())
     for pack in packs:
@@ -184,6 +184,20 @@ def test_packs_are_filled_by_best_fit():
     rows = [(at, make_row([at + 1] * length, 1)) for at, length in enumerate(lengths)]
     packs = lay_out(rows, tokens_per_micro_batch=10, share_prefix=False)
     assert sorted(pack.tokens for pack in packs) == [10, 10, 10]
+
+
+def test_several_ranks_get_about_as_many_tokens_each():
+    lengths = np.random.default_rng(0).integers(20, 60, 40).tolist()
+    rows = [(at, make_row([at + 1] * length, 1)) for at, length in enumerate(lengths)]
+    for ranks in (2, 3, 5):
+        packs = lay_out(rows, tokens_per_micro_batch=500, share_prefix=False, ranks=ranks)
+        assert len(packs) % ranks == 0
+        loads = [sum(pack.tokens for pack in packs[rank::ranks]) for rank in range(ranks)]
+        assert max(loads) < 1.1 * sum(lengths) / ranks
+    # One pack would do, and one rank would have nothing.
+    small = lay_out(rows[:4], tokens_per_micro_batch=500, share_prefix=False, ranks=2)
+    assert [len(pack.rows) for pack in small] == [2, 2]
+    assert len(lay_out(rows[:1], tokens_per_micro_batch=500, share_prefix=False, ranks=2)) == 1
 
 
 def test_a_row_longer_than_the_bound_gets_a_pack_of_its_own():
