@@ -37,6 +37,9 @@ def measure(workload: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as scratch:
         for number in range(options.rounds):
             for at, name in enumerate(options.levers):
+                if LEVERS[name].missing is not None:
+                    runs[name].append({"error": [f"{LEVERS[name].missing} is not installed"]})
+                    continue
                 folder = Path(scratch) / f"{at}-{number}"
                 done = run_own(WORKLOADS[workload], options, folder, lever=name)
                 runs[name].append({key: value for key, value in done.items() if key != "model"})

@@ -14,12 +14,16 @@ from tunesmith.executors.environment import ALLOCATOR
 
 @dataclass(frozen=True)
 class Lever:
-    """How to train without it (or with more): recipe keys, settings of the loop, a patch, and the environment."""
+    """How to train without it (or with more): recipe keys, settings of the loop, a patch, and the environment.
+
+    ``missing`` names what the machine lacks for it.
+    """
 
     train: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     patch: Callable[[], None] | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: dict(ALLOCATOR))
+    missing: str | None = None
 
 
 def _library_layers() -> None:
@@ -82,10 +86,10 @@ def _fused_attention() -> None:
     attention.takes_products = lambda _query, _key: False
 
 
-def _preloaded(library: str) -> dict[str, str]:
+def _preloaded(library: str) -> Lever:
     """Another allocator, where it is installed."""
     found = sorted(Path("/usr/lib").glob(f"*/{library}"))
-    return {"LD_PRELOAD": str(found[0])} if found else {}
+    return Lever(environment={"LD_PRELOAD": str(found[0])}) if found else Lever(missing=library)
 
 
 LEVERS: Mapping[str, Lever] = {
@@ -100,8 +104,8 @@ LEVERS: Mapping[str, Lever] = {
     "the library's attention kernel": Lever(patch=_fused_attention),
     "float32 products": Lever(train={"precision": "float32"}),
     "allocator as it comes": Lever(environment={}),
-    "tcmalloc": Lever(environment=_preloaded("libtcmalloc_minimal.so.4")),
-    "jemalloc": Lever(environment=_preloaded("libjemalloc.so.2")),
+    "tcmalloc": _preloaded("libtcmalloc_minimal.so.4"),
+    "jemalloc": _preloaded("libjemalloc.so.2"),
     "rows of one document together": Lever(train={"sampler": "grouped"}),
     "activation checkpointing": Lever(settings={"activation_checkpointing": True}),
     "packs of 512 tokens": Lever(settings={"tokens_per_micro_batch": 512}),

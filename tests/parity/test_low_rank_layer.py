@@ -135,6 +135,17 @@ def test_layers_computed_a_second_time_give_the_same_gradients(tmp_path: Path) -
     require_equal(plain, again)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True, 1])
+def test_nothing_is_kept_behind_a_step(tmp_path: Path, checkpointing: bool | int) -> None:
+    # A second pass of a layer that breaks off halfway once kept the input of its last product, and all behind it.
+    model = wrapped(packed_model("llama", tmp_path), own=True)
+    with training_mode(model, activation_checkpointing=checkpointing):
+        loss_and_gradients(model, PACK)
+        kept = [layer.siblings for layer in model.modules() if isinstance(layer, LowRankLinear)]
+        assert kept
+        assert all(one is not None and one._input is None and not one._outputs for one in kept)
+
+
 def test_turned_off_and_merged_adapters_are_respected(tmp_path: Path) -> None:
     base = packed_model("llama", tmp_path, dtype=torch.float64)
     with torch.no_grad():

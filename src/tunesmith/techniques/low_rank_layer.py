@@ -60,8 +60,11 @@ class Siblings:
             if self._outputs and member is not self._asked_first:
                 self._share = False
             together = self.members if self._share and all(map(is_plain, self.members)) else (member,)
-            self._input, self._asked_first = inputs, member
+            # Checkpointing breaks the second pass of a layer off where nothing more is needed: then nothing is kept, or
+            # the input would hold all that it was made of.
+            self._input, self._asked_first = None, member
             self._outputs = dict(zip(map(id, together), _compute(together, inputs), strict=True))
+            self._input = inputs
         out = self._outputs.pop(id(member))
         if not self._outputs:
             self._input = None
