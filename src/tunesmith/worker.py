@@ -52,7 +52,7 @@ def _rank(run: RunFolder) -> int:
     from tunesmith.pipeline.ranks import read_job, write_error
     from tunesmith.pipeline.train import run_rank
 
-    job = read_job(sys.stdin.buffer)
+    job = read_job(0)
     try:
         run_rank(run, job)
     except Exception as error:

@@ -67,6 +67,7 @@ def test_two_processes_give_the_result_of_one(place: Place, alone: RealRun, stra
     memory = run.report["cost"]["rank_memory_bytes"]
     assert len(memory) == 2
     assert min(memory) > 0
+    assert "Fatal" not in (run.folder.path / "worker.log").read_text()
 
 
 def other_rank(worker: Working) -> psutil.Process:

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import IO
 
 import torch
 import torch.distributed as dist
@@ -102,12 +101,15 @@ def joined_ranks(
             dist.destroy_process_group()
 
 
-def read_job(lines: IO[bytes]) -> RankJob:
-    """The job of this rank; when the input ends later, this process does."""
+def read_job(given: int) -> RankJob:
+    """The job of this rank, from a file descriptor; when that input ends later, this process does."""
+    # Without a buffer: a thread that waits in a buffered reader aborts the interpreter when it ends.
+    lines = os.fdopen(given, "rb", buffering=0, closefd=False)
     raw = json.loads(lines.readline())
 
     def wait_for_end() -> None:
-        lines.read()
+        while lines.read(1):
+            pass
         os._exit(1)
 
     threading.Thread(target=wait_for_end, name="worker", daemon=True).start()
