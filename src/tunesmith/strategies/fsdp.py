@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -24,13 +24,9 @@ from tunesmith.strategies.group import Group
 
 @dataclass(frozen=True)
 class Fsdp:
-    """Fully sharded data parallel; see :class:`tunesmith.strategies.base.Strategy` for each method.
-
-    ``offload`` keeps parts of weights, gradients and moments in the processor's memory beside a GPU.
-    """
+    """Fully sharded data parallel; see :class:`tunesmith.strategies.base.Strategy` for each method."""
 
     group: Group
-    offload: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -65,12 +61,11 @@ class Fsdp:
         """
         self.group.copy_from_main([p.data for p in model.parameters() if p.requires_grad])
         mesh = init_device_mesh(self.device.type, (self.world_size,))
-        policy = CPUOffloadPolicy() if self.offload else OffloadPolicy()
         for layer in [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]:
-            fully_shard(layer, mesh=mesh, offload_policy=policy)
+            fully_shard(layer, mesh=mesh)
         # Else what lies outside of the layers would stay whole behind a forward without a backward pass, under other
         # parameters than the optimizer knows.
-        fully_shard(model, mesh=mesh, offload_policy=policy, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
         whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
         if whole:
             raise TrainingError("weights were not cut", code="training.not_sharded", value=", ".join(whole[:3]))
