@@ -136,6 +136,10 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "metric": metric,
         "rows": report["data"]["validation"]["used_rows"],
         "values": {name: system.get("metrics", {}).get(metric) for name, system in systems.items()},
+        "others": {
+            name: {other: one["value"] for other, one in system.get("metrics", {}).items() if other != metric}
+            for name, system in systems.items()
+        },
         "losses": {name: system.get("loss") for name, system in systems.items()},
         "verdict": report["verdict"],
         **{
