@@ -191,7 +191,7 @@ class _Reader:
             return broken.end()
         if skipped := _SKIPPED.match(line, at):
             return skipped.end()
-        self.problem(f"{line[at]!r} is no part of the notation here")
+        self.problem("characters that are no notation, such as words")
         return at + 1
 
     def _sound(self, found: re.Match[str]) -> None:

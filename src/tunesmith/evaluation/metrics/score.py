@@ -111,6 +111,7 @@ def compare_paired(metric: str, base_rows: Rows, tuned_rows: Rows, seed: int = 0
         "low": low,
         "high": high,
         "decided": decided,
+        "rows": rows,
         "text": _verdict_text(found, change, low, high, decided=decided, rows=rows),
     }
 

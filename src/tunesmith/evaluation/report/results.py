@@ -46,10 +46,11 @@ def verdict_words(report: Report) -> tuple[str, str, Literal["better", "worse", 
         return "No verdict: base and tuned were not compared", "", "undecided"
     label = words.metric_label(verdict.metric)
     before, after = (words.metric_value(verdict.metric, value) for value in (verdict.base, verdict.tuned))
-    rows = next((s.generation.rows for s in report.systems if s.generation and s.generation.rows), None)
-    if rows is None and report.data.validation is not None:
-        rows = report.data.validation.used_rows
+    measured = report.data.validation.used_rows if report.data.validation else None
+    rows = verdict.rows or measured
     on_rows = f" on {rows:,} held-out rows" if rows else ""
+    if rows and measured and measured > rows and verdict.metric == "loss":
+        on_rows += f" in {measured:,} pieces"
     detail = f"{label} went from {before} to {after}{on_rows}; 95 % interval by paired bootstrap."
     text = words.clip(verdict.text or "undecided")
     headline = text[:1].upper() + text[1:]

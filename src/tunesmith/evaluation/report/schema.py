@@ -61,7 +61,7 @@ class System(Part):
 
 
 class Verdict(Part):
-    """The paired comparison of tuned against base on the primary metric."""
+    """The paired comparison of tuned against base on the primary metric; pieces of one text are one of the rows."""
 
     metric: str
     base: Number = None
@@ -70,6 +70,7 @@ class Verdict(Part):
     low: Number = None
     high: Number = None
     decided: bool = False
+    rows: int | None = None
     text: str = ""
 
 
