@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from tunesmith.data.packs import lay_out
 from tunesmith.data.types import TokenRow
 from tunesmith.engine.settings import ValidationLoss
 from tunesmith.models.attention import ATTENTION
+from tunesmith.models.forward import label_logits
 from tunesmith.objectives.label_loss import label_losses
 from tunesmith.recipe.objectives import Kto
 from tunesmith.strategies.base import Strategy
@@ -67,7 +68,7 @@ def train_one(name: str, strategy: Strategy, model_folder: Path, folder: Path, *
         model_folder, attn_implementation=ATTENTION, dtype=torch.float64
     )
     model = technique.prepare(model, 0)
-    own = folder if strategy.is_main else folder / f"rank-{strategy.rank}"
+    own = folder if strategy.group.is_main else folder / f"rank-{strategy.group.rank}"
     (pack,) = lay_out([(0, rows_of(name)[0])], tokens_per_micro_batch=100)
 
     def validate() -> ValidationLoss:
@@ -83,7 +84,7 @@ def train_one(name: str, strategy: Strategy, model_folder: Path, folder: Path, *
         checkpoints_folder=folder / "checkpoints",
         **{"total_steps": STEPS, **settings, **more},
     )
-    weights = strategy.gather(technique.trainable_state(model))
+    weights = strategy.weights(technique, model)
     losses = torch.tensor([done.losses.get(step, 0.0) for step in range(1, STEPS + 1)], dtype=torch.float64)
     return {"losses": losses, **{name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}}
 
@@ -95,12 +96,37 @@ def pausing() -> Callable[[], str]:
 
 
 def memory_of(strategy: Strategy, model_folder: Path) -> dict[str, int]:
-    """Bytes of weights that this rank holds, of all weights and of the largest layer, under the strategy."""
+    """Bytes of frozen and trained weights, gradients and moments that this rank holds, and of all weights.
+
+    All weights train, and one step is taken.
+    """
     model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation=ATTENTION)
+    technique = Full()
     whole = sum(parameter.nbytes for parameter in model.parameters())
-    shared = strategy.share_out(Lora(rank=4).prepare(model, 0))
-    held = sum(getattr(one, "_local_tensor", one).nbytes for one in shared.parameters())
-    return {"whole": whole, "held": held}
+    model = strategy.share_out(technique.prepare(model, 0))
+    optimizer = strategy.join(model, torch.optim.AdamW(technique.parameter_groups(model, 0.0)))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    (pack,) = lay_out([(0, rows_of("lora")[0])], tokens_per_micro_batch=100)
+    strategy.backward(label_logits(model.train(), pack).square().mean(), last=True)
+    strategy.reduce_gradients(trained)
+    strategy.clip(trained, None)
+    gradients = held([parameter.grad for parameter in trained if parameter.grad is not None])
+    averaged = getattr(optimizer, "averaged_gradients", {})
+    gradients += held([one for group in averaged.values() for one in group or () if one is not None])
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim > 0]
+    return {
+        "whole": whole,
+        "weights": held(model.parameters()),
+        "gradients": gradients,
+        "moments": held(moments),
+    }
+
+
+def held(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of this rank's parts."""
+    parts = [getattr(one, "ds_tensor", getattr(one, "_local_tensor", one)) for one in tensors]
+    return sum(one.nbytes for one in parts)
 
 
 def main() -> None:
@@ -125,13 +151,13 @@ def main() -> None:
     for name in job["trainings"]:
         more = {"read_wish": pausing()} if name == "paused" else {}
         found = train_one(name, strategy, model_folder, out / name, **more)
-        if strategy.is_main:
+        if strategy.group.is_main:
             save_file(found, out / f"{name}.safetensors")
     # More steps than there is time for, and packs of which each rank's first is of another size.
     train_one("lora", strategy, model_folder, out / "hurried", total_steps=100_000, deadline_seconds=2.0)
     if job.get("resume"):
         found = train_one("paused", strategy, model_folder, Path(job["resume"]))
-        if strategy.is_main:
+        if strategy.group.is_main:
             save_file(found, out / "resumed.safetensors")
     dist.barrier()
     dist.destroy_process_group()

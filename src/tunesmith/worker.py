@@ -22,7 +22,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "rank", "audit", "evaluate", "benchmark", "chart", "pull")
+STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "pull")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = RunFolder(options.folder.resolve())
     if options.stage == "rank":
         return _rank(run)
+    if options.stage == "node":
+        return _node(run)
     try:
         with Lease(run.lease):
             return _work(run, options.stage)
@@ -59,6 +61,22 @@ def _rank(run: RunFolder) -> int:
         traceback.print_exc()
         found = told(error)
         write_error(run.path, job.rank, found)
+        return found.exit_code
+    return 0
+
+
+def _node(run: RunFolder) -> int:
+    """Another machine's ranks; what it says goes to its terminal, for the run is not its own."""
+    asked = _terminated(signal.SIGTERM, signal.SIGINT)
+    from tunesmith.pipeline.node import run_node
+
+    try:
+        run_node(run, lambda line: print(line, flush=True), asked)
+    except Exception as error:
+        found = told(error)
+        if found is not error:
+            traceback.print_exc()
+        print("\n".join(found.lines()), file=sys.stderr)
         return found.exit_code
     return 0
 
@@ -157,15 +175,16 @@ def _pull(run: RunFolder, events: EventWriter) -> None:
     run_pull(run.path, events)
 
 
-def _terminated() -> Callable[[], bool]:
-    """Make SIGTERM a wish to pause: a machine that is taken away loses nothing."""
+def _terminated(*signals: signal.Signals) -> Callable[[], bool]:
+    """Make SIGTERM, or these signals, a wish to pause: a machine that is taken away loses nothing."""
     asked = False
 
     def note(_number: int, _frame: object) -> None:
         nonlocal asked
         asked = True
 
-    signal.signal(signal.SIGTERM, note)
+    for one in signals or (signal.SIGTERM,):
+        signal.signal(one, note)
     return lambda: asked
 
 

@@ -28,7 +28,8 @@ from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.objectives.table import OBJECTIVES, make_objective
 from tunesmith.recipe import objectives as variants
 from tunesmith.recipe.facts import DataFacts, ModelFacts
-from tunesmith.recipe.refusals import Facts, check
+from tunesmith.recipe.refusal import Facts
+from tunesmith.recipe.refusals import check
 from tunesmith.techniques.base import Technique
 from tunesmith.techniques.table import make_technique
 

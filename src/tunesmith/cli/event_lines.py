@@ -12,6 +12,7 @@ from tunesmith.runs.events import Event
 _STAGES = {
     "preparing": "preparing model and data",
     "auditing": "auditing what will train",
+    "meeting": "waiting for other machines",
     "evaluating_base": "measuring the base model",
     "training": "training",
     "evaluating": "measuring the tuned model",

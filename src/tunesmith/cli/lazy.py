@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("models", "List, show and fetch base models"),
     "check": ("check", "Look at data before training, and at what would train"),
     "train": ("train", "Tune a model on your data"),
+    "join": ("join", "Lend this machine to a training that several machines share"),
     "runs": ("runs", "List, show, compare, pause, resume and remove runs"),
     "eval": ("evaluate", "Measure models or runs on data or by multiple choice"),
     "chart": ("chart", "Draw before and after of several runs in one picture"),

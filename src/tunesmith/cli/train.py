@@ -44,6 +44,9 @@ def train(
     devices: Annotated[
         int | None, typer.Option(metavar="N", help="How many GPUs, or processes without one, share the work.")
     ] = None,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="M", help="How many machines share it; see `tunesmith join`.")
+    ] = None,
     task: Task = None,
     shape: Shape = None,
     column: Columns = None,
@@ -74,6 +77,7 @@ def train(
         "task": task,
         "technique": technique,
         "train.devices": devices,
+        "train.nodes": nodes,
     }
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(output)

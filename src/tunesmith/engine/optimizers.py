@@ -89,6 +89,12 @@ def make_optimizer(name: str, groups: Groups, learning_rate: float) -> torch.opt
     return OPTIMIZERS[name](groups, learning_rate)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Use this rate from the next step on; a group with a ``rate_scale`` takes so many times the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group.get("rate_scale", 1.0)
+
+
 def start_training(optimizer: torch.optim.Optimizer) -> None:
     """Put the weights that train in place; most optimizers have no others."""
     switch: Any = getattr(optimizer, "train", None)

@@ -14,7 +14,7 @@ from torch import nn
 from tunesmith.data.packs import lay_out
 from tunesmith.data.steps import StepPlan
 from tunesmith.data.types import Pack, TokenRow, TokenSet
-from tunesmith.engine.optimizer import set_learning_rate
+from tunesmith.engine.optimizers import set_learning_rate
 from tunesmith.engine.settings import TrainSettings
 from tunesmith.errors import TrainingError
 from tunesmith.models.memory import telling_memory_errors
@@ -76,7 +76,7 @@ class RankShare:
 
 def packs_of(parts: Parts, rows: Sequence[tuple[int, TokenRow]]) -> RankShare:
     """This rank's packs of some rows. Every rank lays out the whole step, so that all agree without talking."""
-    ranks = parts.strategy.world_size
+    ranks = parts.strategy.group.world_size
     packs = lay_out(
         rows,
         tokens_per_micro_batch=parts.settings.tokens_per_micro_batch,
@@ -84,7 +84,7 @@ def packs_of(parts: Parts, rows: Sequence[tuple[int, TokenRow]]) -> RankShare:
         share_prefix=parts.settings.share_prefix,
         ranks=ranks,
     )
-    own = packs[parts.strategy.rank :: ranks]
+    own = packs[parts.strategy.group.rank :: ranks]
     missing = math.ceil(len(packs) / ranks) - len(own)
     return RankShare(own, [min(packs, key=lambda pack: pack.tokens)] * missing if missing else [])
 
@@ -100,7 +100,7 @@ def step_sums(parts: Parts, share: RankShare, rows: Sequence[tuple[int, TokenRow
         own = parts.objective.step_sums(parts.model, share.own, companions.own)
         if companions.idle:
             parts.objective.step_sums(parts.model, [], companions.idle)
-    return parts.strategy.sum_over_ranks(own)
+    return parts.strategy.group.sum_over_ranks(own)
 
 
 def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -> Outcome:
@@ -116,19 +116,19 @@ def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -
     trained_tokens = sum(int(row.trained_T.sum()) for _, row in rows)
     if trained_tokens == 0:
         raise TrainingError("no row of this step has a trained token", code="training.no_tokens", value=f"step {step}")
-    seed_step(parts.settings.seed, step, strategy.rank)
+    seed_step(parts.settings.seed, step, strategy.group.rank)
     known = step_sums(parts, share, rows)
     sums: dict[str, torch.Tensor] = {}
     for at, pack in enumerate(share.all):
         weight = float(at < len(share.own))
-        result = run_pack(parts, pack, known, weight)
+        result = run_pack(parts, pack, known, weight, last=at == len(share.all) - 1)
         for name, value in {"loss": result.total.detach(), **result.metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value * weight
     strategy.reduce_gradients(parts.trained)
     parts.technique.regularize(parts.model)
     gradient_norm = strategy.clip(parts.trained, parts.settings.clip)
     # One transfer to the host for all of them.
-    totals = strategy.sum_over_ranks(torch.stack([value.double() for value in sums.values()]).tolist())
+    totals = strategy.group.sum_over_ranks(torch.stack([value.double() for value in sums.values()]).tolist())
     means = {name: total / known[0] for name, total in zip(sums, totals, strict=True)}
     loss = means.pop("loss")
     applied = math.isfinite(loss) and math.isfinite(gradient_norm)
@@ -141,10 +141,10 @@ def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -
     return Outcome(loss, means, gradient_norm, tokens, trained_tokens, applied)
 
 
-def run_pack(parts: Parts, pack: Pack, known: Sequence[float], weight: float = 1.0) -> LossSum:
+def run_pack(parts: Parts, pack: Pack, known: Sequence[float], weight: float = 1.0, *, last: bool) -> LossSum:
     """Forward and backward of one pack, in the precision of the settings; gradients add up in the weights.
 
-    With a ``weight`` of 0 nothing is learned from it.
+    With a ``weight`` of 0 nothing is learned from it; it is the ``last`` one of its step or not.
 
     Raises:
         ResourceError: The device has not enough memory.
@@ -153,13 +153,13 @@ def run_pack(parts: Parts, pack: Pack, known: Sequence[float], weight: float = 1
     with _telling_memory_errors([pack]), running(pack):
         with _precision(parts):
             result = parts.objective.loss(parts.model, pack, known)
-        parts.strategy.backward(result.total / known[0] * weight)
+        parts.strategy.backward(result.total / known[0] * weight, last=last)
     return result
 
 
 def _precision(parts: Parts) -> torch.autocast:
     bfloat16 = parts.settings.precision == "bfloat16"
-    return torch.autocast(parts.strategy.device.type, dtype=torch.bfloat16, enabled=bfloat16)
+    return torch.autocast(parts.strategy.group.device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

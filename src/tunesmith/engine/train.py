@@ -17,7 +17,6 @@ from tunesmith.engine.checkpoint import Checkpoints, CheckpointState
 from tunesmith.engine.deadline import Deadline
 from tunesmith.engine.mode import training_mode
 from tunesmith.engine.monitor import Speed, peak_memory_bytes
-from tunesmith.engine.optimizer import load_optimizer_state, optimizer_state
 from tunesmith.engine.optimizers import make_optimizer, result_in_place, start_training, use_result
 from tunesmith.engine.patience import Best, judge
 from tunesmith.engine.resume import find_checkpoint, library_versions, training_identity
@@ -113,25 +112,26 @@ def train(
     groups = technique.parameter_groups(model, settings.weight_decay)
     optimizer = make_optimizer(settings.optimizer, groups, settings.learning_rate)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    parts = Parts(model, optimizer, trained, technique, objective, strategy, rows, steps, settings)
     identity = training_identity(settings, rows, steps, technique.trainable_state(model))
+    optimizer = strategy.join(model, optimizer)
+    parts = Parts(model, optimizer, trained, technique, objective, strategy, rows, steps, settings)
 
     def agreed_now() -> float:
-        return float(strategy.agree(now()))
+        return float(strategy.group.agree(now()))
 
     training = _Training(parts, checkpoints, events, identity, agreed_now, agreed_now())
     progress = _start(training)
     start_training(optimizer)
     with training_mode(model, settings.activation_checkpointing), noisy_embeddings(model, settings.neftune_alpha):
-        stopped = _take_steps(training, progress, lambda: strategy.agree(read_wish()), validate)
+        stopped = _take_steps(training, progress, lambda: strategy.group.agree(read_wish()), validate)
     if stopped != "cancel":
         _save(training, progress, None)
     if stopped is None:
         _take_best(training, progress)
     use_result(optimizer)
-    own_memory = peak_memory_bytes(strategy.device)
-    by_rank = [float(own_memory) if rank == strategy.rank else 0.0 for rank in range(strategy.world_size)]
-    memory = strategy.sum_over_ranks(by_rank)
+    own_memory = peak_memory_bytes(strategy.group.device)
+    by_rank = [float(own_memory) if rank == strategy.group.rank else 0.0 for rank in range(strategy.group.world_size)]
+    memory = strategy.group.sum_over_ranks(by_rank)
     return TrainResult(
         steps=progress.step,
         total_steps=progress.clock.total_steps,
@@ -151,9 +151,9 @@ def _start(training: _Training) -> _Progress:
     parts, strategy = training.parts, training.parts.strategy
     # One rank looks, and sets aside what is broken; the others read what it found.
     state = None
-    if strategy.is_main:
+    if strategy.group.is_main:
         state = find_checkpoint(training.checkpoints, training.identity, training.events)
-    step = strategy.agree(None if state is None else state.step)
+    step = strategy.group.agree(None if state is None else state.step)
     if step is None:
         return _Progress(Clock(parts.settings.total_steps))
     if state is None:
@@ -173,11 +173,8 @@ def _start(training: _Training) -> _Progress:
 
 def _put_back(parts: Parts, state: CheckpointState) -> None:
     """Weights and optimizer as a checkpoint has them, each rank its part."""
-    own = parts.technique.trainable_state(parts.model)
-    parts.technique.load_trainable_state(parts.model, parts.strategy.scatter(state.weights, own))
-    weights = dict(parts.model.named_parameters())
-    like = {key: weights[name] for key in state.optimizer if (name := key.partition(".")[2]) in weights}
-    load_optimizer_state(parts.model, parts.optimizer, parts.strategy.scatter(state.optimizer, like))
+    parts.strategy.put_weights(parts.technique, parts.model, state.weights)
+    parts.strategy.put_moments(parts.model, parts.optimizer, state.optimizer)
 
 
 def _take_steps(
@@ -188,9 +185,9 @@ def _take_steps(
 ) -> Literal["pause", "cancel"] | None:
     """Step after step until training is over, or until the user wishes otherwise."""
     settings, deadline, speed = training.parts.settings, _deadline(training), Speed()
-    if deadline is not None and not _is_over(training, progress):
+    if deadline is not None and training.parts.strategy.can_try and not _is_over(training, progress):
         # Each rank tries a pack of its own.
-        deadline.note_probe(training.parts.strategy.agree(_probe_seconds(training, progress.step)))
+        deadline.note_probe(training.parts.strategy.group.agree(_probe_seconds(training, progress.step)))
         _keep_deadline(training, progress, deadline)
     while not _is_over(training, progress):
         wish = read_wish()
@@ -225,7 +222,7 @@ def _one_step(training: _Training, progress: _Progress, speed: Speed, deadline: 
     speed.add(outcome.tokens, seconds)
     if deadline is not None:
         deadline.note_step(seconds)
-    if outcome.applied and parts.strategy.is_main:
+    if outcome.applied and parts.strategy.group.is_main:
         training.events.emit(
             "step",
             progress.step,
@@ -237,7 +234,7 @@ def _one_step(training: _Training, progress: _Progress, speed: Speed, deadline: 
             trained_tokens=outcome.trained_tokens,
             seconds=seconds,
             tokens_per_second=speed.tokens_per_second,
-            memory_bytes=peak_memory_bytes(parts.strategy.device),
+            memory_bytes=peak_memory_bytes(parts.strategy.group.device),
             total_steps=progress.clock.total_steps,
             eta_seconds=(progress.clock.total_steps - progress.step) * speed.seconds_per_step,
             epoch=parts.steps.epoch_of(progress.step),
@@ -262,7 +259,7 @@ def _refuse(training: _Training, progress: _Progress, outcome: Outcome) -> None:
             hint="lower train.learning_rate, look at these rows, or go on without such steps by "
             "train.on_non_finite=skip",
         )
-    if parts.strategy.is_main:
+    if parts.strategy.group.is_main:
         training.events.emit(
             "warning",
             number,
@@ -279,9 +276,9 @@ def _validate(
     started = training.now()
     training.parts.model.eval()
     with result_in_place(training.parts.optimizer, training.parts.trained):
-        result = training.parts.strategy.agree(validate())
+        result = training.parts.strategy.group.agree(validate())
     training.parts.model.train()
-    if training.parts.strategy.is_main:
+    if training.parts.strategy.group.is_main:
         training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)
     if deadline is not None:
         deadline.note_validation(training.now() - started)
@@ -304,7 +301,7 @@ def _take_best(training: _Training, progress: _Progress) -> None:
     parts, best = training.parts, progress.best
     state = training.checkpoints.load(training.checkpoints.path_of(best.step))
     _put_back(parts, state)
-    if parts.strategy.is_main:
+    if parts.strategy.group.is_main:
         training.events.emit(
             "warning",
             progress.step,
@@ -320,8 +317,8 @@ def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -
     if progress.saved_step == progress.step:
         return
     started = training.now()
-    weights = parts.strategy.gather(parts.technique.trainable_state(parts.model))
-    moments = parts.strategy.gather(optimizer_state(parts.model, parts.optimizer))
+    weights = parts.strategy.weights(parts.technique, parts.model)
+    moments = parts.strategy.moments(parts.model, parts.optimizer)
     state = CheckpointState(
         step=progress.step,
         clock=progress.clock,
@@ -336,7 +333,7 @@ def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -
         random={"torch": torch.get_rng_state()},
         best=progress.best,
     )
-    if parts.strategy.is_main:
+    if parts.strategy.group.is_main:
         path = training.checkpoints.save(state)
         training.events.emit(
             "checkpoint",
@@ -373,7 +370,7 @@ def _probe_seconds(training: _Training, step: int) -> float:
     survey_seconds = training.now() - surveyed
     for _ in range(2):
         started = training.now()
-        run_pack(parts, packs[0], known)
+        run_pack(parts, packs[0], known, last=True)
         parts.optimizer.zero_grad(set_to_none=True)
         seconds = training.now() - started
         if seconds > _MOST_OF_TRIAL * (parts.settings.deadline_seconds or math.inf):
@@ -387,7 +384,7 @@ def _keep_deadline(training: _Training, progress: _Progress, deadline: Deadline)
     planned = progress.clock.total_steps
     total = deadline.total_steps(progress.step, _elapsed(training, progress), planned, asked)
     progress.clock = progress.clock.change_total(progress.step, total)
-    if planned == asked and total < asked and training.parts.strategy.is_main:
+    if planned == asked and total < asked and training.parts.strategy.group.is_main:
         training.events.emit(
             "warning",
             progress.step,

@@ -107,6 +107,22 @@ def start_worker(
     return worker
 
 
+def work_for(folder: Path) -> int:
+    """Let this machine's devices work for a run that another machine owns; returns the exit code when that is over.
+
+    What there is to say goes to the terminal, and Ctrl-C reaches the process.
+    """
+    folder = folder.resolve()
+    command = [*WORKER_COMMAND, str(folder), "--stage", "node"]
+    process = subprocess.Popen(command, cwd=_working_folder(folder, None), env=compute_environment())
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # It has heard so itself, and ends its ranks.
+            continue
+
+
 def is_launched(folder: Path) -> bool:
     """Whether the process that was last started for this folder on this machine still lives.
 

@@ -33,7 +33,8 @@ from tunesmith.pipeline.watched import ShouldStop, go_on, stop_if_asked, watched
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import HEADS, ObjectiveSpec
-from tunesmith.recipe.refusals import Facts, check
+from tunesmith.recipe.refusal import Facts
+from tunesmith.recipe.refusals import check
 from tunesmith.recipe.resolve import longest_row_allowed, resolve
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe

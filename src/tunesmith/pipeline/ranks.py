@@ -10,31 +10,33 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import TCPStore
-from torch.distributed.distributed_c10d import Store
 
 from tunesmith.errors import ResourceError, TunesmithError, WorkerError, from_json
+from tunesmith.pipeline.meeting import (
+    RankJob,
+    invite,
+    join_group,
+    open_store,
+    reach_store,
+    wait_for_machines,
+    withdraw,
+)
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.strategies.base import Strategy
 from tunesmith.strategies.table import make_strategy
 
-# Ranks wait for one that validates or writes; one that dies is noticed by other means.
-_PATIENCE = timedelta(hours=12)
-_MEETING = timedelta(minutes=5)
-_LOCAL = "127.0.0.1"
 # With gloo a rank that dies breaks the next exchange at once; where nothing does, the watching thread ends all.
 _STUCK_SECONDS = 10.0
 _DYING_SECONDS = 5.0
@@ -42,70 +44,81 @@ _ENDING_SECONDS = 60.0
 _UNFORESEEN = "worker.unexpected"
 
 
-@dataclass(frozen=True)
-class RankJob:
-    """What all ranks of a training agree on beforehand.
-
-    ``watched`` marks the held-out items whose loss is watched; ``port`` is where they meet.
-    """
-
-    devices: int
-    watched: tuple[str, ...]
-    rank: int = 0
-    port: int = 0
-
-
 @contextmanager
 def joined_ranks(
-    run_folder: Path, job: RankJob, *, strategy: str, device: str, on_stuck: Callable[[TunesmithError], None]
+    run_folder: Path,
+    job: RankJob,
+    *,
+    device: str,
+    on_stuck: Callable[[TunesmithError], None],
+    should_stop: Callable[[], bool],
 ) -> Iterator[Strategy]:
     """The strategy for the training in the block, with all of its ranks at work.
 
     Args:
         run_folder: Of the run.
         job: Its rank and port are chosen here.
-        strategy: Its name.
         device: ``cpu`` or ``cuda``.
         on_stuck: Tells of an error where a rank has died and this one would wait for it forever; the process ends
             behind it.
+        should_stop: Asked while other machines are waited for.
 
     Raises:
-        ResourceError: There are fewer GPUs than devices are wanted.
+        ResourceError: There are fewer GPUs than devices are wanted, or other machines did not come.
+        Stopped: The user asked to stop while other machines were waited for.
         WorkerError: ``worker.rank_died``: a rank ended; the others ended with it.
         TunesmithError: What another rank ended with.
     """
-    if job.devices == 1:
-        yield make_strategy(strategy, device)
+    if job.world_size == 1:
+        yield make_strategy(job.strategy, device)
         return
-    _require_devices(device, job.devices)
+    require_devices(device, job.devices)
     threads = torch.get_num_threads()
-    own_threads = max(1, threads // job.devices) if device == "cpu" else threads
-    ranks = _Ranks(run_folder)
+    own_threads = threads_of_each(device, job.devices)
+    _forget_errors(run_folder)
+    ranks = Ranks(run_folder)
     try:
-        store = _meeting_place(job.devices)
+        store = open_store(job)
+        job = replace(job, port=store.port)
+        if job.nodes > 1:
+            invite(run_folder, store, job, job_text(job))
+            wait_for_machines(store, job.nodes, should_stop)
         for rank in range(1, job.devices):
-            ranks.start(replace(job, rank=rank, port=store.port), own_threads)
+            ranks.start(replace(job, rank=rank), own_threads)
         ranks.watch(on_stuck)
         torch.set_num_threads(own_threads)
-        _join(store, 0, job.devices, device)
-        yield make_strategy(strategy, device)
+        join_group(store, job, device)
+        withdraw(run_folder)
+        yield make_strategy(job.strategy, device, offload=job.offload)
         ranks.wait()
     except RuntimeError as error:
         if isinstance(error, TunesmithError):
             raise
         raise ranks.error() or error from error
     finally:
+        withdraw(run_folder)
         ranks.end()
         torch.set_num_threads(threads)
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
+def job_text(job: RankJob) -> str:
+    """A job as one line."""
+    return json.dumps(asdict(job))
+
+
+def job_from_text(text: str | bytes) -> RankJob:
+    """The job of a line."""
+    raw = json.loads(text)
+    return RankJob(**{**raw, "watched": tuple(raw["watched"])})
+
+
 def read_job(given: int) -> RankJob:
     """The job of this rank, from a file descriptor; when that input ends later, this process does."""
     # Without a buffer: a thread that waits in a buffered reader aborts the interpreter when it ends.
     lines = os.fdopen(given, "rb", buffering=0, closefd=False)
-    raw = json.loads(lines.readline())
+    job = job_from_text(lines.readline())
 
     def wait_for_end() -> None:
         while lines.read(1):
@@ -113,16 +126,15 @@ def read_job(given: int) -> RankJob:
         os._exit(1)
 
     threading.Thread(target=wait_for_end, name="worker", daemon=True).start()
-    return RankJob(**{**raw, "watched": tuple(raw["watched"])})
+    return job
 
 
 @contextmanager
-def joining(job: RankJob, *, strategy: str, device: str) -> Iterator[Strategy]:
+def joining(job: RankJob, *, device: str) -> Iterator[Strategy]:
     """The strategy for the training in the block, as one of the other ranks."""
-    store = TCPStore(_LOCAL, job.port, job.devices, is_master=False, timeout=_MEETING)
-    _join(store, job.rank, job.devices, device)
+    join_group(reach_store(job.address, job.port), job, device)
     try:
-        yield make_strategy(strategy, device)
+        yield make_strategy(job.strategy, device, offload=job.offload)
     finally:
         dist.destroy_process_group()
 
@@ -132,83 +144,18 @@ def write_error(run_folder: Path, rank: int, error: TunesmithError) -> None:
     write_json(_error_file(run_folder, rank), error.to_json())
 
 
-class _Ranks:
-    """The other ranks of a training, as processes of this one."""
-
-    def __init__(self, run_folder: Path) -> None:
-        self._run_folder = run_folder
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._over = threading.Event()
-
-    def start(self, job: RankJob, threads: int) -> None:
-        """Start one; its output goes where this worker's goes, into worker.log."""
-        _error_file(self._run_folder, job.rank).unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tunesmith.worker", str(self._run_folder), "--stage", "rank"],
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdin=subprocess.PIPE,
-        )
-        self._processes.append(process)
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
-        process.stdin.flush()
-
-    def watch(self, on_stuck: Callable[[TunesmithError], None]) -> None:
-        """End this process, with word of why, where a rank died and nothing else has noticed for a while."""
-
-        def look() -> None:
-            while not self._over.wait(0.5):
-                if any(process.poll() for process in self._processes) and not self._over.wait(_STUCK_SECONDS):
-                    error = self.error() or WorkerError("a process of the training died", code="worker.rank_died")
-                    on_stuck(error)
-                    self.end()
-                    os._exit(error.exit_code)
-
-        threading.Thread(target=look, name="ranks", daemon=True).start()
-
-    def wait(self) -> None:
-        """Let the ranks end by themselves."""
-        until = time.monotonic() + _ENDING_SECONDS
-        for process in self._processes:
-            try:
-                process.wait(max(0.1, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-    def end(self) -> None:
-        """End what still runs."""
-        self._over.set()
-        for process in self._processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-
-    def error(self) -> TunesmithError | None:
-        """What the first rank ended with; the others end because of it, and say less."""
-        until = time.monotonic() + _DYING_SECONDS
-        while time.monotonic() < until and not any(process.poll() for process in self._processes):
-            time.sleep(0.1)
-        # Those that end because of the first one need a moment too.
-        time.sleep(1.0)
-        found = [
-            self._ended_with(rank, code)
-            for rank, process in enumerate(self._processes, start=1)
-            if (code := process.poll())
-        ]
-        return min(found, key=lambda error: error.code == _UNFORESEEN, default=None)
-
-    def _ended_with(self, rank: int, code: int) -> TunesmithError:
-        path = _error_file(self._run_folder, rank)
-        return from_json(read_json(path)) if path.exists() else _died(rank, code)
+def threads_of_each(device: str, devices: int) -> int:
+    """Threads of each process where several share this machine's cores."""
+    threads = torch.get_num_threads()
+    return max(1, threads // devices) if device == "cpu" else threads
 
 
-def _error_file(run_folder: Path, rank: int) -> Path:
-    return run_folder / f"rank-{rank}.error.json"
+def require_devices(device: str, devices: int) -> None:
+    """Refuse more devices than this machine has.
 
-
-def _require_devices(device: str, devices: int) -> None:
+    Raises:
+        ResourceError: There are fewer GPUs.
+    """
     if device == "cuda" and torch.cuda.device_count() < devices:
         raise ResourceError(
             "there are fewer GPUs than devices are wanted",
@@ -219,30 +166,107 @@ def _require_devices(device: str, devices: int) -> None:
         )
 
 
-def _meeting_place(devices: int) -> TCPStore:
-    """A store that no other machine reaches; torch by itself would listen everywhere."""
-    here = socket.socket()
-    here.bind((_LOCAL, 0))
-    here.listen()
-    port = here.getsockname()[1]
-    return TCPStore(
-        _LOCAL,
-        port,
-        devices,
-        is_master=True,
-        wait_for_workers=False,
-        timeout=_MEETING,
-        master_listen_fd=here.detach(),
-    )
+class Ranks:
+    """Ranks of a training, as processes of this one."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self._run_folder = run_folder
+        self._processes: list[tuple[int, subprocess.Popen[bytes]]] = []
+        self._over = threading.Event()
+
+    def start(self, job: RankJob, threads: int, log: IO[bytes] | None = None) -> None:
+        """Start one; its output goes into ``log``, else where this process's goes."""
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "tunesmith.worker", str(self._run_folder), "--stage", "rank"],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+        self._processes.append((job.rank, process))
+        assert process.stdin is not None
+        process.stdin.write(job_text(job).encode() + b"\n")
+        process.stdin.flush()
+
+    def watch(self, on_stuck: Callable[[TunesmithError], None]) -> None:
+        """End this process, with word of why, where a rank died and nothing else has noticed for a while."""
+
+        def look() -> None:
+            while not self._over.wait(0.5):
+                if any(process.poll() for _, process in self._processes) and not self._over.wait(_STUCK_SECONDS):
+                    error = self.error() or WorkerError("a process of the training died", code="worker.rank_died")
+                    on_stuck(error)
+                    self.end()
+                    os._exit(error.exit_code)
+
+        threading.Thread(target=look, name="ranks", daemon=True).start()
+
+    def wait(self) -> None:
+        """Let the ranks end by themselves."""
+        until = time.monotonic() + _ENDING_SECONDS
+        for _, process in self._processes:
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def end(self) -> None:
+        """End what still runs."""
+        self._over.set()
+        for _, process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+
+    def running(self) -> bool:
+        """Whether all are at work or have ended well, and one is at work."""
+        codes = [process.poll() for _, process in self._processes]
+        return None in codes and not any(codes)
+
+    def failed(self) -> bool:
+        """Whether one has ended badly."""
+        return any(process.poll() for _, process in self._processes)
+
+    def error(self) -> TunesmithError | None:
+        """What the first rank ended with; the others end because of it, and say less."""
+        until = time.monotonic() + _DYING_SECONDS
+        while time.monotonic() < until and not self._errors():
+            time.sleep(0.1)
+        # Those that end because of the first one need a moment too.
+        time.sleep(1.0)
+        return min(self._errors(), key=lambda error: error.code == _UNFORESEEN, default=None)
+
+    def leave_word(self) -> None:
+        """Write down how ranks have ended that could not do so themselves, for the worker on another machine."""
+        for rank, process in self._processes:
+            if (code := process.poll()) and not _error_file(self._run_folder, rank).exists():
+                write_error(self._run_folder, rank, _died(rank, code))
+
+    def _errors(self) -> list[TunesmithError]:
+        """Of the ranks here, and what those on other machines have left in the run folder."""
+        here = {rank for rank, _ in self._processes}
+        ended = [self._ended_with(rank, code) for rank, process in self._processes if (code := process.poll())]
+        paths = self._run_folder.glob("rank-*.error.json")
+        return ended + [from_json(read_json(path)) for path in paths if _rank_of(path) not in here]
+
+    def _ended_with(self, rank: int, code: int) -> TunesmithError:
+        path = _error_file(self._run_folder, rank)
+        return from_json(read_json(path)) if path.exists() else _died(rank, code)
 
 
-def _join(store: Store, rank: int, devices: int, device: str) -> None:
-    # All ranks are on this machine; a name of it that resolves nowhere must not stand in the way.
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform == "linux" else "lo0")
-    backend = "nccl" if device == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=devices, timeout=_PATIENCE)
-    # Only now all are there: nccl begins to talk when it has something to say.
-    dist.barrier()
+def _error_file(run_folder: Path, rank: int) -> Path:
+    return run_folder / f"rank-{rank}.error.json"
+
+
+def _rank_of(path: Path) -> int:
+    return int(path.name.split(".")[0].removeprefix("rank-"))
+
+
+def _forget_errors(run_folder: Path) -> None:
+    for path in run_folder.glob("rank-*.error.json"):
+        path.unlink()
 
 
 def _died(rank: int, code: int) -> WorkerError:

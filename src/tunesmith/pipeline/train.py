@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.settings import TrainResult, ValidationLoss
 from tunesmith.engine.train import train
@@ -22,9 +20,10 @@ from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.finish import Finished, finish
 from tunesmith.pipeline.learning_curve import measure_learning_curve
 from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, measure_tuned
+from tunesmith.pipeline.meeting import LOCAL, RankJob, own_address
 from tunesmith.pipeline.merged import with_merged_base
 from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
-from tunesmith.pipeline.ranks import RankJob, joined_ranks, joining
+from tunesmith.pipeline.ranks import joined_ranks, joining
 from tunesmith.pipeline.run import (
     Run,
     load_base,
@@ -130,14 +129,29 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     resolved, prepared = run.resolved, run.prepared
     model = prepare_technique(run, model, prepared.train.items)
     watched = _watched(bench.held_out.items)
-    job = RankJob(resolved.devices, tuple(map(_mark, watched)))
+    job = RankJob(
+        resolved.devices,
+        tuple(map(_mark, watched)),
+        resolved.strategy,
+        resolved.offload,
+        resolved.nodes,
+        address=_address(prepared.recipe.train.address, resolved.nodes),
+    )
 
     def say(error: TunesmithError) -> None:
         run.teller.events.emit("status", state="failed")
         run.teller.events.emit("error", **error.to_json())
 
+    if job.nodes > 1:
+        run.teller.state(
+            "meeting", f"{job.nodes} are wanted; on each of the others run: tunesmith join {run.folder.name}"
+        )
     with joined_ranks(
-        run.folder.path, job, strategy=resolved.strategy, device=prepared.host.device, on_stuck=say
+        run.folder.path,
+        job,
+        device=prepared.host.device,
+        on_stuck=say,
+        should_stop=lambda: run.read_wish() != "continue",
     ) as strategy:
         # Only now, since the other ranks take their time to come.
         deadline = _deadline(run, before)
@@ -158,7 +172,7 @@ def _train_under(
     strategy: Strategy, run: Run, model: Any, deadline_seconds: float | None, validate: Callable[[], ValidationLoss]
 ) -> TrainResult:
     rows = run.prepared.train.items
-    steps, settings = train_settings(run, rows, deadline_seconds=strategy.agree(deadline_seconds))
+    steps, settings = train_settings(run, rows, deadline_seconds=strategy.group.agree(deadline_seconds))
     return train(
         model,
         technique=make_technique(run.resolved.technique),
@@ -189,8 +203,6 @@ def run_rank(folder: RunFolder, job: RankJob) -> None:
     Raises:
         TunesmithError: What went wrong, named.
     """
-    if torch.cuda.is_available():
-        torch.cuda.set_device(job.rank)
     events = EventWriter(Path(os.devnull), 1, 1)
     recipe, teller = load_recipe(folder.recipe), Teller(events)
     prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), folder.path.parent, teller)
@@ -202,10 +214,16 @@ def run_rank(folder: RunFolder, job: RankJob) -> None:
     bench = make_bench(
         prepared, resolved, folder.evaluation, teller, attention=run.attention, should_stop=lambda: False
     )
-    with joining(job, strategy=resolved.strategy, device=prepared.host.device) as strategy:
+    with joining(job, device=prepared.host.device) as strategy:
         marked = {_mark(item): item for item in bench.held_out.items}
         watched = [marked[mark] for mark in job.watched]
         _train_under(strategy, run, model, None, lambda: _watch(model, watched, bench))
+
+
+def _address(wanted: str, nodes: int) -> str:
+    if nodes == 1:
+        return LOCAL
+    return own_address() if wanted == "auto" else wanted
 
 
 def _watched(items: Sequence[Item]) -> list[Item]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
-from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import HEADS, PREFERENCE
+from tunesmith.recipe.refusal import Facts, Refusal
 from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.strategies import OF_STRATEGIES
 from tunesmith.recipe.techniques import (
-    CUT_TECHNIQUES,
     LEARN_TOKENS,
     MOVING,
     OWN_WEIGHTS,
-    PLAIN_BEGINNINGS,
     VIRTUAL_TOKENS,
     draws_in_training,
 )
@@ -27,26 +23,6 @@ LEARNED_BY_SFT = (*_ASKING, "text")
 # Tasks whose rows are measured by likelihoods alone.
 _UNASKED = ("text", "preference")
 _PAIR_METRICS = ("pair_accuracy", "margin")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """All that a refusal may look at."""
-
-    data: DataFacts
-    model: ModelFacts
-    host: HostFacts
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """One combination that cannot work: its code, the key it is about, why, and what to do instead."""
-
-    code: str
-    place: str
-    reason: str
-    hint: str
-    applies: Callable[[Recipe, Facts], bool]
 
 
 def _dropout(recipe: Recipe) -> bool:
@@ -90,60 +66,8 @@ def _fitted(recipe: Recipe, facts: Facts) -> str:
     return objective_of(recipe, task=facts.data.task, shape=facts.data.shape, model_kind=facts.model.kind).name
 
 
-def _cuts_weights(recipe: Recipe) -> bool:
-    return recipe.strategy == "fsdp"
-
-
 REFUSALS: tuple[Refusal, ...] = (
-    Refusal(
-        "recipe.single_devices",
-        "strategy",
-        "single is one device, and there should be several",
-        "set strategy=auto, or train.devices=1",
-        lambda recipe, _: recipe.strategy == "single" and recipe.train.devices > 1,
-    ),
-    Refusal(
-        "recipe.strategy_alone",
-        "train.devices",
-        "this strategy shares the work between devices, and there is one",
-        "say how many with train.devices (--devices), or set strategy=auto",
-        lambda recipe, _: recipe.strategy in ("ddp", "fsdp") and recipe.train.devices == 1,
-    ),
-    Refusal(
-        "recipe.fsdp_technique",
-        "strategy",
-        "fsdp cuts every weight into parts, which this technique was not tested with",
-        f"set strategy=ddp, or choose one of {', '.join(CUT_TECHNIQUES)}",
-        lambda recipe, _: _cuts_weights(recipe) and recipe.technique.name not in CUT_TECHNIQUES,
-    ),
-    Refusal(
-        "recipe.fsdp_optimizer",
-        "train.optimizer",
-        "the moments of this optimizer cannot be cut as fsdp cuts the weights",
-        "set train.optimizer=adamw, or strategy=ddp",
-        lambda recipe, _: _cuts_weights(recipe) and recipe.train.optimizer != "adamw",
-    ),
-    Refusal(
-        "recipe.fsdp_new_tokens",
-        "data.new_tokens",
-        "rows of the embeddings that train cannot be cut as fsdp cuts the weights",
-        "set strategy=ddp, or leave data.new_tokens out",
-        lambda recipe, _: _cuts_weights(recipe) and bool(recipe.data.new_tokens),
-    ),
-    Refusal(
-        "recipe.fsdp_head",
-        "strategy",
-        "fsdp was tested with models that write, not with heads, encoders or a beginning taken out of the weights",
-        "set strategy=ddp",
-        lambda recipe, facts: (
-            _cuts_weights(recipe)
-            and (
-                facts.model.kind != "causal"
-                or _fitted(recipe, facts) in HEADS
-                or _initialization(recipe) not in PLAIN_BEGINNINGS
-            )
-        ),
-    ),
+    *OF_STRATEGIES,
     Refusal(
         "recipe.not_causal",
         "model",

@@ -136,6 +136,8 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         ),
         strategy=choose_strategy(recipe, data, model, host, reasons),
         devices=said("train.devices", train.devices, _source(train, "devices")),
+        nodes=said("train.nodes", train.nodes, _source(train, "nodes")),
+        offload=said("train.offload", train.offload, _source(train, "offload")),
         precision=choose_precision(recipe, host, reasons),
         tokens_per_micro_batch=micro_batch,
         activation_checkpointing=choose_checkpointing(

@@ -6,11 +6,9 @@ import math
 from typing import Any
 
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
-from tunesmith.recipe.fitting import objective_of
-from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.reasons import ASKED, Reasons
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import CUT_TECHNIQUES, PLAIN_BEGINNINGS
+from tunesmith.recipe.strategies import can_cut_weights
 
 # Scores of some labels and what is made of them: two products of 2**24 numbers in float32.
 SCORES_BYTES = 2 * 2**24 * 4
@@ -22,32 +20,20 @@ SHARING_MICRO_BATCH_TOKENS = 2048
 
 def choose_strategy(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts, reasons: Reasons) -> Any:
     """One device alone; of several each holds the whole model where there is memory for as many."""
-    devices = recipe.train.devices
+    devices, ranks = recipe.train.devices, recipe.train.devices * recipe.train.nodes
     if recipe.strategy != "auto":
         return reasons.give("strategy", recipe.strategy, ASKED)
-    if devices == 1:
+    if ranks == 1:
         return reasons.give("strategy", "single", "auto: one device")
     needed = model.parameters * (16 if recipe.technique.name == "full" else 4)
     there = host.memory_of_each(devices)
     fits = needed <= WHOLE_MODEL_SHARE * there
-    name = "ddp" if fits or not _can_be_cut(recipe, data, model) else "fsdp"
+    name = "ddp" if fits or not can_cut_weights(recipe, data, model) else "fsdp"
     reason = (
         f"auto: weights, gradients and moments take about {needed / 2**30:.1f} GiB whole, and {there / 2**30:.1f} GiB "
         f"are there for each of {devices} devices"
     )
     return reasons.give("strategy", name, reason)
-
-
-def _can_be_cut(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
-    """Whether nothing stands against fsdp; see the refusals."""
-    return (
-        recipe.technique.name in CUT_TECHNIQUES
-        and getattr(recipe.technique, "initialization", "default") in PLAIN_BEGINNINGS
-        and recipe.train.optimizer == "adamw"
-        and not recipe.data.new_tokens
-        and model.kind == "causal"
-        and objective_of(recipe, task=data.task, shape=data.shape, model_kind=model.kind).name not in HEADS
-    )
 
 
 def choose_precision(recipe: Recipe, host: HostFacts, reasons: Reasons) -> Any:

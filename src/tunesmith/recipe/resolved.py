@@ -53,8 +53,10 @@ class Resolved:
     probe: bool
     multiple_choice: str | None
     learning_curve: bool
-    strategy: Literal["single", "ddp", "fsdp"]
+    strategy: Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
     devices: int
+    nodes: int
+    offload: bool
     precision: Literal["float32", "bfloat16"]
     tokens_per_micro_batch: int
     activation_checkpointing: bool | int
@@ -126,6 +128,8 @@ PORTABLE: Mapping[str, str] = {
 HOST: Mapping[str, str] = {
     "strategy": "strategy",
     "train.devices": "devices",
+    "train.nodes": "nodes",
+    "train.offload": "offload",
     "train.precision": "precision",
     "train.tokens_per_micro_batch": "tokens_per_micro_batch",
     "train.activation_checkpointing": "activation_checkpointing",
@@ -136,7 +140,7 @@ HOST: Mapping[str, str] = {
 }
 KEYS: Mapping[str, str] = {**PORTABLE, **HOST}
 # What runs did before there was a choice.
-_BEFORE: Mapping[str, Any] = {"train.sampler": "random", "train.devices": 1}
+_BEFORE: Mapping[str, Any] = {"train.sampler": "random", "train.devices": 1, "train.nodes": 1, "train.offload": False}
 _VARIANTS: Mapping[str, TypeAdapter[Any]] = {
     "technique": TypeAdapter(Annotated[TechniqueSpec, Field(discriminator="name")]),
     "objective": TypeAdapter(Annotated[ObjectiveSpec, Field(discriminator="name")]),

@@ -72,6 +72,19 @@ class TrainSpec(Part):
     devices: PositiveInt = Field(
         1, description="How many devices share the work: GPUs, or processes on a machine without one."
     )
+    nodes: PositiveInt = Field(
+        1, description="How many machines share the work, each with so many devices; the others run `tunesmith join`."
+    )
+    address: str = Field(
+        "auto",
+        min_length=1,
+        description="The name or address of this machine as the others reach it; auto: its host name.",
+    )
+    offload: bool = Field(
+        False,
+        description="Keep what the strategy cuts in the host's memory, and the weights too where it cuts them: less "
+        "memory of the GPU, more time.",
+    )
     sampler: Literal["random", "grouped"] = Field(
         "random",
         description="Which rows a step learns from: drawn one by one, or rows that begin with the same document kept "
@@ -165,10 +178,11 @@ class Recipe(Part):
         description="Which weights train: the name of a technique, or an object with its settings.",
     )
     train: TrainSpec = Field(default_factory=TrainSpec)
-    strategy: Literal["auto", "single", "ddp", "fsdp"] = Field(
+    strategy: Literal["auto", "single", "ddp", "fsdp", "zero1", "zero2", "zero3"] = Field(
         "auto",
-        description="How the devices share the work: ddp (each holds the whole model), fsdp (each holds a part of it), "
-        "or single; auto: single for one device, else by memory.",
+        description="How the devices share the work: ddp (each holds all), zero1 (a part of the moments), zero2 (of "
+        "the gradients too), zero3 or fsdp (of the weights too), or single; auto: single for one device, else ddp or "
+        "fsdp by memory.",
     )
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
     executor: Literal["local"] = Field("local", description="Where the run takes place.")

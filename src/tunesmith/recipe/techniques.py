@@ -158,8 +158,6 @@ OWN_WEIGHTS = ("full", "freeze")
 # Techniques that can train the rows of new tokens.
 LEARN_TOKENS = ("lora", "dora", "qlora", "qdora", "full")
 # Beginnings after which the model without its adapter is no longer the model as it was.
-# What fsdp was tested with; other techniques keep state or call weights in ways that parts of weights do not allow.
-CUT_TECHNIQUES = ("lora", "dora", "full")
 PLAIN_BEGINNINGS = ("default", "gaussian")
 MOVING = ("pissa", "olora")
 

@@ -6,43 +6,42 @@ user) has to be agreed on, and methods marked *together* are called by all ranks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import nn
 
-State = dict[str, torch.Tensor]
+from tunesmith.strategies.group import Group
+from tunesmith.techniques.base import State, Technique
 
 
 class Strategy(Protocol):
     """How ranks share the work."""
 
     @property
-    def device(self) -> torch.device:
-        """Where this rank computes."""
-
-    @property
-    def rank(self) -> int:
-        """This process among all, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """How many processes train together."""
-
-    @property
-    def is_main(self) -> bool:
-        """True for the one rank that writes events and checkpoints."""
+    def group(self) -> Group:
+        """The ranks, and which of them this one is."""
 
     @property
     def keeps_whole(self) -> bool:
         """Whether every rank has the whole model, during training and after it."""
 
+    @property
+    def can_try(self) -> bool:
+        """Whether the gradients of packs can be thrown away, and learning begin anew."""
+
     def share_out(self, model: nn.Module) -> nn.Module:
         """The model as this rank holds it, before there is an optimizer. Together."""
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradients of one pack; ``loss`` is divided by the trained tokens of the whole step. Together."""
+    def join(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimizer as this rank steps it, before anything was learned. Together."""
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Add the gradients of one pack, which is the last one of its step or not. Together.
+
+        ``loss`` is divided by the trained tokens of the whole step.
+        """
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum what all ranks' packs have added, where that has not happened yet. Together, behind the last pack."""
@@ -50,14 +49,22 @@ class Strategy(Protocol):
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
         """Scale gradients to a total norm of at most ``max_norm``; the norm before that, over all ranks. Together."""
 
-    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all ranks. Together."""
+    def weights(self, technique: Technique, model: nn.Module) -> State:
+        """What the technique trains, whole, on the main rank at least. Together."""
 
-    def agree(self, value: Any) -> Any:
-        """What the main rank has in mind. Together."""
+    def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
+        """Each rank takes its part of what :meth:`weights` gave. Together.
 
-    def gather(self, state: Mapping[str, torch.Tensor]) -> State:
-        """Whole tensors out of the ranks' parts, on the main rank at least. Together."""
+        Raises:
+            CheckpointError: It belongs to another model.
+        """
 
-    def scatter(self, state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> State:
-        """This rank's parts of whole tensors, cut as the tensors of the same names in ``like``. Together."""
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """What the optimizer remembers, whole, on the main rank at least; see :mod:`.moments`. Together."""
+
+    def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """Each rank takes its part of what :meth:`moments` gave. Together.
+
+        Raises:
+            CheckpointError: It belongs to another model.
+        """

@@ -5,21 +5,21 @@ Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Paral
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunesmith.errors import TrainingError
-from tunesmith.strategies.base import State
 from tunesmith.strategies.gradients import clip_gradients
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.moments import put_moments, read_moments
+from tunesmith.techniques.base import State, Technique
 
 
 @dataclass(frozen=True)
@@ -27,31 +27,9 @@ class Fsdp:
     """Fully sharded data parallel; see :class:`tunesmith.strategies.base.Strategy` for each method."""
 
     group: Group
-
-    @property
-    def device(self) -> torch.device:
-        """The group's."""
-        return self.group.device
-
-    @property
-    def rank(self) -> int:
-        """In the group."""
-        return self.group.rank
-
-    @property
-    def world_size(self) -> int:
-        """Of the group."""
-        return self.group.world_size
-
-    @property
-    def is_main(self) -> bool:
-        """The first rank."""
-        return self.group.rank == 0
-
-    @property
-    def keeps_whole(self) -> bool:
-        """No: each rank has a part of each weight."""
-        return False
+    offload: bool = False
+    keeps_whole: bool = False
+    can_try: bool = True
 
     def share_out(self, model: nn.Module) -> nn.Module:
         """The model with every weight cut; trained weights are those of the main rank.
@@ -60,20 +38,26 @@ class Fsdp:
             TrainingError: A weight is still whole afterwards.
         """
         self.group.copy_from_main([p.data for p in model.parameters() if p.requires_grad])
-        mesh = init_device_mesh(self.device.type, (self.world_size,))
+        mesh = init_device_mesh(self.group.device.type, (self.group.world_size,))
+        pinned = self.group.device.type == "cuda"
+        policy = CPUOffloadPolicy(pin_memory=pinned) if self.offload else OffloadPolicy()
         for layer in [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]:
-            fully_shard(layer, mesh=mesh)
+            fully_shard(layer, mesh=mesh, offload_policy=policy)
         # Else what lies outside of the layers would stay whole behind a forward without a backward pass, under other
         # parameters than the optimizer knows.
-        fully_shard(model, mesh=mesh, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh, reshard_after_forward=True, offload_policy=policy)
         whole = [name for name, parameter in model.named_parameters() if not isinstance(parameter, DTensor)]
         if whole:
             raise TrainingError("weights were not cut", code="training.not_sharded", value=", ".join(whole[:3]))
         return model
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def join(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:  # noqa: ARG002
+        """The optimizer as it is: it knows this rank's parts only."""
+        return optimizer
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:  # noqa: ARG002
         """Gradients are averaged over the ranks on the way, and should be summed."""
-        (loss * self.world_size).backward()  # type: ignore[no-untyped-call]
+        (loss * self.group.world_size).backward()  # type: ignore[no-untyped-call]
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing is left to do: every backward pass has reduced its own."""
@@ -82,26 +66,36 @@ class Fsdp:
         """The norm of the whole, from the parts."""
         return clip_gradients(parameters, max_norm)
 
-    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Through the group."""
-        return self.group.sum_over_ranks(values)
+    def weights(self, technique: Technique, model: nn.Module) -> State:
+        """On the main rank, in the host's memory."""
+        return self._gather(technique.trainable_state(model))
 
-    def agree(self, value: Any) -> Any:
-        """Through the group."""
-        return self.group.agree(value)
+    def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
+        """This rank's parts, on their device."""
+        technique.load_trainable_state(model, _scatter(state, technique.trainable_state(model)))
 
-    def gather(self, state: Mapping[str, torch.Tensor]) -> State:
-        """Cut tensors as whole ones in the main rank's memory, one after another; nothing on the others."""
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """On the main rank, in the host's memory."""
+        return self._gather(read_moments(model, optimizer))
+
+    def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """This rank's parts, cut as the weights are."""
+        weights = dict(model.named_parameters())
+        like = {key: weights[name] for key in state if (name := key.partition(".")[2]) in weights}
+        put_moments(model, optimizer, _scatter(state, like))
+
+    def _gather(self, state: State) -> State:
+        """Whole tensors in the main rank's memory, one after another; nothing on the others."""
         found: State = {}
         for name, one in state.items():
             whole = one.full_tensor() if isinstance(one, DTensor) else one
-            if self.is_main:
+            if self.group.is_main:
                 found[name] = whole.cpu()
         return found
 
-    def scatter(self, state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> State:
-        """This rank's parts, on the device of what they are cut like."""
-        return {name: _cut(tensor, like.get(name)) for name, tensor in state.items()}
+
+def _scatter(state: State, like: Mapping[str, torch.Tensor]) -> State:
+    return {name: _cut(tensor, like.get(name)) for name, tensor in state.items()}
 
 
 def _cut(tensor: torch.Tensor, like: torch.Tensor | None) -> torch.Tensor:

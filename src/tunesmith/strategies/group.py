@@ -14,26 +14,40 @@ from tunesmith.errors import UsageError
 
 @dataclass(frozen=True)
 class Group:
-    """The processes that train together, as torch knows them."""
+    """The processes that train together, as torch knows them; one alone talks to nobody.
+
+    ``rank`` is this process among all, from 0, and ``device`` is where it computes.
+    """
 
     rank: int
     world_size: int
     device: torch.device
 
+    @property
+    def is_main(self) -> bool:
+        """True for the one rank that writes events and checkpoints."""
+        return self.rank == 0
+
     def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all ranks."""
+        """Each value summed over all ranks. Together."""
+        if self.world_size == 1:
+            return list(values)
         sums = torch.tensor(list(values), dtype=torch.float64, device=self.device)
         dist.all_reduce(sums)
         return [float(value) for value in sums.tolist()]
 
     def agree(self, value: Any) -> Any:
-        """The main rank's value."""
+        """What the main rank has in mind. Together."""
+        if self.world_size == 1:
+            return value
         held = [value]
         dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
     def sum_tensors(self, tensors: Sequence[torch.Tensor], bucket_bytes: int = 2**25) -> None:
-        """Sum each tensor over all ranks, in place; small ones travel together."""
+        """Sum each tensor over all ranks, in place; small ones travel in one. Together."""
+        if self.world_size == 1:
+            return
         for bucket in _buckets(tensors, bucket_bytes):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             dist.all_reduce(flat)
@@ -41,7 +55,9 @@ class Group:
                 tensor.copy_(piece.view_as(tensor))
 
     def copy_from_main(self, tensors: Sequence[torch.Tensor], bucket_bytes: int = 2**25) -> None:
-        """Take the main rank's values of each tensor."""
+        """Take the main rank's values of each tensor. Together."""
+        if self.world_size == 1:
+            return
         for bucket in _buckets(tensors, bucket_bytes):
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             dist.broadcast(flat, src=0)

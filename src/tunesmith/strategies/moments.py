@@ -1,4 +1,4 @@
-"""The state of an optimizer as named tensors, and its rate.
+"""What an optimizer remembers, as named tensors.
 
 Numbers that are no tensors are kept as tensors of one number: ``number.<kind>.<weight>``, and ``group.<at>.<kind>``
 where an optimizer counts something for a whole group.
@@ -13,21 +13,15 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from tunesmith.errors import CheckpointError, Problem
+from tunesmith.techniques.base import State
 
-State = dict[str, torch.Tensor]
 _NUMBER, _GROUP = "number", "group"
 # What Schedule-Free counts for a group, and which kinds of state are shaped as the weights.
 _COUNTED = ("k", "weight_sum", "lr_max", "train_mode")
 _LIKE_WEIGHTS = ("exp_avg", "exp_avg_sq", "z", "state1", "state2")
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Use this rate from the next step on; a group with a ``rate_scale`` takes so many times the rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("rate_scale", 1.0)
-
-
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def read_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Moments and counts as ``<kind>.<weight>``; empty before the first step."""
     found: State = {}
     seen: set[int] = set()
@@ -51,8 +45,8 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> State
     return found
 
 
-def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Put back what :func:`optimizer_state` gave.
+def put_moments(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Put back what :func:`read_moments` gave.
 
     Raises:
         CheckpointError: It belongs to other weights.

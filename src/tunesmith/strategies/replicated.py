@@ -1,84 +1,67 @@
 """Every rank holds the whole model and learns from its share of the packs; gradients are summed once a step.
 
 torch's DistributedDataParallel sums gradients during each backward pass, which needs as many passes on every rank.
-Packs are not that even, and one sum a step moves less data, so the sum is made here.
+Packs are not that even, and one sum a step moves less data, so the sum is made here. One rank alone is plain PyTorch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from tunesmith.strategies.base import State
 from tunesmith.strategies.gradients import clip_gradients, fill_missing
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.moments import put_moments, read_moments
+from tunesmith.techniques.base import State, Technique
 
 
 @dataclass(frozen=True)
-class Ddp:
-    """Data parallel; see :class:`tunesmith.strategies.base.Strategy` for each method."""
+class Replicated:
+    """``single`` and ``ddp``; see :class:`tunesmith.strategies.base.Strategy` for each method."""
 
     group: Group
-
-    @property
-    def device(self) -> torch.device:
-        """The group's."""
-        return self.group.device
-
-    @property
-    def rank(self) -> int:
-        """In the group."""
-        return self.group.rank
-
-    @property
-    def world_size(self) -> int:
-        """Of the group."""
-        return self.group.world_size
-
-    @property
-    def is_main(self) -> bool:
-        """The first rank."""
-        return self.group.rank == 0
-
-    @property
-    def keeps_whole(self) -> bool:
-        """Yes."""
-        return True
+    keeps_whole: bool = True
+    can_try: bool = True
 
     def share_out(self, model: nn.Module) -> nn.Module:
         """The whole model on every rank, all weights those of the main rank: some beginnings change frozen ones."""
         self.group.copy_from_main([parameter.data for parameter in model.parameters()])
         return model
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def join(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:  # noqa: ARG002
+        """The optimizer as it is: every rank takes the whole step."""
+        return optimizer
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:  # noqa: ARG002
         """Plain backward."""
         loss.backward()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """One sum over all ranks."""
-        self.group.sum_tensors(fill_missing(parameters))
+        # A weight that no pack of one rank reached has a gradient for all of them.
+        if self.group.world_size > 1:
+            self.group.sum_tensors(fill_missing(parameters))
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
-        """Every rank has the same gradients."""
+        """Every rank has the same gradients; one transfer to the host."""
         return clip_gradients(parameters, max_norm)
 
-    def sum_over_ranks(self, values: Sequence[float]) -> list[float]:
-        """Through the group."""
-        return self.group.sum_over_ranks(values)
+    def weights(self, technique: Technique, model: nn.Module) -> State:
+        """As they are."""
+        return technique.trainable_state(model)
 
-    def agree(self, value: Any) -> Any:
-        """Through the group."""
-        return self.group.agree(value)
+    def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
+        """As they are."""
+        technique.load_trainable_state(model, state)
 
-    def gather(self, state: Mapping[str, torch.Tensor]) -> State:
-        """The tensors: every rank has them whole."""
-        return dict(state)
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+        """As they are."""
+        return read_moments(model, optimizer)
 
-    def scatter(self, state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> State:  # noqa: ARG002
-        """The tensors."""
-        return dict(state)
+    def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+        """As they are."""
+        put_moments(model, optimizer, state)

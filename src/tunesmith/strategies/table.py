@@ -8,20 +8,25 @@ import torch
 
 from tunesmith.errors import RecipeError
 from tunesmith.strategies.base import Strategy
-from tunesmith.strategies.ddp import Ddp
 from tunesmith.strategies.fsdp import Fsdp
-from tunesmith.strategies.group import current_group
-from tunesmith.strategies.single import Single
+from tunesmith.strategies.group import Group, current_group
+from tunesmith.strategies.replicated import Replicated
+from tunesmith.strategies.zero import Zero
 
-STRATEGIES: dict[str, Callable[[torch.device], Strategy]] = {
-    "single": Single,
-    "ddp": lambda device: Ddp(current_group(device)),
-    "fsdp": lambda device: Fsdp(current_group(device)),
+STRATEGIES: dict[str, Callable[[torch.device, bool], Strategy]] = {
+    "single": lambda device, _: Replicated(Group(0, 1, device)),
+    "ddp": lambda device, _: Replicated(current_group(device)),
+    "fsdp": lambda device, offload: Fsdp(current_group(device), offload=offload),
+    "zero1": lambda device, offload: Zero(current_group(device), 1, offload),
+    "zero2": lambda device, offload: Zero(current_group(device), 2, offload),
+    "zero3": lambda device, offload: Zero(current_group(device), 3, offload),
 }
 
 
-def make_strategy(name: str, device: str) -> Strategy:
+def make_strategy(name: str, device: str, *, offload: bool = False) -> Strategy:
     """The strategy of that name on ``device`` (``cpu``, ``cuda``, ``cuda:1``).
+
+    With ``offload`` what it cuts is kept in the host's memory; ``single`` and ``ddp`` cut nothing.
 
     Raises:
         RecipeError: There is none.
@@ -35,4 +40,4 @@ def make_strategy(name: str, device: str) -> Strategy:
             value=name,
             hint=f"strategies of this version: {', '.join(STRATEGIES)}",
         )
-    return STRATEGIES[name](torch.device(device))
+    return STRATEGIES[name](torch.device(device), offload)

@@ -34,9 +34,9 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
         clock.time += clock.seconds[min(step, len(clock.seconds) - 1)]  # type: ignore[attr-defined]
         return take_step(parts, step, total_steps, rate)
 
-    def slow_pack(parts: Any, pack: Any, known: Any) -> Any:
+    def slow_pack(parts: Any, pack: Any, known: Any, *, last: bool) -> Any:
         clock.time += clock.seconds[0] * pack.tokens / 80  # type: ignore[attr-defined]
-        return run_pack(parts, pack, known)
+        return run_pack(parts, pack, known, last=last)
 
     monkeypatch.setattr(loop, "take_step", slow_step)
     monkeypatch.setattr(loop, "run_pack", slow_pack)
@@ -121,10 +121,10 @@ def test_a_trial_that_takes_long_is_not_repeated(tmp_path: Path, fake_time: Fake
     tried: list[int] = []
     real = loop.run_pack
 
-    def slow(parts: Any, pack: Any, known: Any) -> Any:
+    def slow(parts: Any, pack: Any, known: Any, *, last: bool) -> Any:
         tried.append(pack.tokens)
         fake_time.time += 10.0
-        return real(parts, pack, known)
+        return real(parts, pack, known, last=last)
 
     monkeypatch.setattr(loop, "run_pack", slow)
     run(tmp_path / "a", fake_time, deadline_seconds=60.0)

@@ -56,7 +56,7 @@ def lines_of(mapping) -> list[str]:
         ("train.schedule=cosin", "train.schedule: must be 'cosine', 'linear' or 'constant': 'cosin'"),
         ("evaluate.metrics=accuracy", "evaluate.metrics: must be 'auto' or a list: 'accuracy'"),
         ("evaluate.metrics=[]", "evaluate.metrics: must be 'auto' or a list that is not empty"),
-        ("strategy=dpd", "strategy: must be 'auto', 'single', 'ddp' or 'fsdp': 'dpd'"),
+        ("strategy=dpd", "strategy: must be 'auto', 'single', 'ddp', 'fsdp', 'zero1', 'zero2' or 'zero3': 'dpd'"),
         ("executor=slurm", "executor: must be 'local': 'slurm'"),
     ],
 )

@@ -10,7 +10,8 @@ from recipe_cases import DATA, HOST, MODEL, TEXT, problems_of, recipe
 from tunesmith.errors import RecipeError
 from tunesmith.recipe.facts import DataFacts, ModelFacts
 from tunesmith.recipe.load import load_recipe
-from tunesmith.recipe.refusals import LEARNED_BY_SFT, REFUSALS, Facts, check
+from tunesmith.recipe.refusal import Facts
+from tunesmith.recipe.refusals import LEARNED_BY_SFT, REFUSALS, check
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import LEARN_TOKENS
 
@@ -35,26 +36,29 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         ],
     ),
     "recipe.strategy_alone": (
-        [(recipe("strategy=ddp"), DATA, MODEL), (recipe("strategy=fsdp"), DATA, MODEL)],
+        [(recipe(f"strategy={name}"), DATA, MODEL) for name in ("ddp", "fsdp", "zero1", "zero3")],
         [(recipe(*CUT), DATA, MODEL), (recipe(), DATA, MODEL)],
     ),
-    "recipe.fsdp_technique": (
-        [(recipe(*CUT, "technique=qlora"), DATA, MODEL), (recipe(*CUT, "technique=ia3"), DATA, MODEL)],
+    "recipe.cut_technique": (
+        [(recipe(*CUT, "technique=qlora"), DATA, MODEL), (recipe("strategy=zero3", TWO, "technique=ia3"), DATA, MODEL)],
         [
             (recipe(*CUT, "technique=dora"), DATA, MODEL),
             (recipe(*CUT, "technique=full"), DATA, MODEL),
             (recipe("strategy=ddp", TWO, "technique=qlora"), DATA, MODEL),
         ],
     ),
-    "recipe.fsdp_optimizer": (
-        [(recipe(*CUT, "train.optimizer=adamw_8bit"), DATA, MODEL)],
+    "recipe.cut_optimizer": (
+        [
+            (recipe(f"strategy={name}", TWO, "train.optimizer=adamw_8bit"), DATA, MODEL)
+            for name in ("fsdp", "zero1", "zero2", "zero3")
+        ],
         [(recipe("strategy=ddp", TWO, "train.optimizer=adamw_8bit"), DATA, MODEL)],
     ),
-    "recipe.fsdp_new_tokens": (
+    "recipe.cut_new_tokens": (
         [(recipe(*CUT, "data.new_tokens=[one]"), DATA, MODEL)],
         [(recipe("strategy=ddp", TWO, "data.new_tokens=[one]"), DATA, MODEL)],
     ),
-    "recipe.fsdp_head": (
+    "recipe.cut_model": (
         [
             (recipe(*CUT), CLASSES, replace(MODEL, kind="encoder")),
             (recipe(*CUT, "objective=sequence_classification"), CLASSES, MODEL),
@@ -64,6 +68,32 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe(*CUT, "technique.initialization=gaussian"), DATA, MODEL),
             (recipe("strategy=ddp", TWO, "objective=sequence_classification"), CLASSES, MODEL),
         ],
+    ),
+    "recipe.cut_gradients": (
+        [(recipe(f"strategy={name}", TWO, "technique=adalora"), DATA, MODEL) for name in ("zero1", "zero2")],
+        [
+            (recipe("strategy=ddp", TWO, "technique=adalora"), DATA, MODEL),
+            (recipe("strategy=zero2", TWO, "technique=qlora"), DATA, MODEL),
+            (recipe("strategy=zero2", TWO, "objective=sequence_classification"), CLASSES, MODEL),
+        ],
+    ),
+    "recipe.zero_skip": (
+        [
+            (recipe(f"strategy={name}", TWO, "train.on_non_finite=skip"), DATA, MODEL)
+            for name in ("zero1", "zero2", "zero3")
+        ],
+        [(recipe(*CUT, "train.on_non_finite=skip"), DATA, MODEL)],
+    ),
+    "recipe.offload_strategy": (
+        [
+            (recipe("train.offload=true"), DATA, MODEL),
+            (recipe("strategy=ddp", TWO, "train.offload=true"), DATA, MODEL),
+        ],
+        [(recipe("strategy=ddp", TWO), DATA, MODEL)],
+    ),
+    "recipe.offload_host": (
+        [(recipe(f"strategy={name}", TWO, "train.offload=true"), DATA, MODEL) for name in ("fsdp", "zero1", "zero3")],
+        [(recipe(*CUT), DATA, MODEL)],
     ),
     "recipe.not_causal": (
         [(recipe("objective=sft"), DATA, replace(MODEL, kind="encoder"))],

@@ -52,6 +52,8 @@ OWN = {
     "evaluate.learning_curve": ("true", True),
     "strategy": ("single", "single"),
     "train.devices": ("2", 2),
+    "train.nodes": ("2", 2),
+    "train.offload": ("true", True),
     "train.precision": ("bfloat16", "bfloat16"),
     "train.sampler": ("grouped", "grouped"),
     "train.tokens_per_micro_batch": ("99", 99),

@@ -62,7 +62,7 @@ def test_what_a_later_version_adds_is_passed_over(golden):
         (
             lambda data: data.pop("host"),
             "recipe.resolved_missing",
-            ", ".join(key for key in HOST_KEYS if key != "train.devices"),
+            ", ".join(key for key in HOST_KEYS if key not in ("train.devices", "train.nodes", "train.offload")),
         ),
         (
             lambda data: data["portable"]["technique"].update(value={"name": "later"}),
@@ -109,6 +109,8 @@ OTHER = {
     "learning_curve": True,
     "strategy": "other",
     "devices": 9,
+    "nodes": 3,
+    "offload": True,
     "precision": "bfloat16",
     "tokens_per_micro_batch": 9,
     "activation_checkpointing": True,

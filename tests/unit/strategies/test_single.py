@@ -34,9 +34,9 @@ def test_small_gradients_stay_and_none_means_no_limit() -> None:
 
 def test_one_rank() -> None:
     strategy = make_strategy("single", "cpu")
-    assert (strategy.rank, strategy.world_size, strategy.is_main) == (0, 1, True)
-    assert strategy.sum_over_ranks([1.5, 2.0]) == [1.5, 2.0]
-    assert strategy.device == torch.device("cpu")
+    assert (strategy.group.rank, strategy.group.world_size, strategy.group.is_main) == (0, 1, True)
+    assert strategy.group.sum_over_ranks([1.5, 2.0]) == [1.5, 2.0]
+    assert strategy.group.device == torch.device("cpu")
 
 
 def test_an_unknown_strategy_is_refused() -> None:

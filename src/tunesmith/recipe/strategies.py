@@ -1,0 +1,111 @@
+"""Strategies of several devices: what each of them cuts, and what it cannot do for that."""
+
+from __future__ import annotations
+
+from tunesmith.recipe.facts import DataFacts, ModelFacts
+from tunesmith.recipe.fitting import objective_of
+from tunesmith.recipe.objectives import HEADS
+from tunesmith.recipe.refusal import Refusal
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.techniques import PLAIN_BEGINNINGS
+
+# Each cuts what those before it cut as well.
+CUT_MOMENTS = ("zero1", "zero2", "zero3", "fsdp")
+CUT_WEIGHTS = ("zero3", "fsdp")
+DEEPSPEED = ("zero1", "zero2", "zero3")
+# Other techniques keep state or call weights in ways that parts of weights do not allow.
+CUT_TECHNIQUES = ("lora", "dora", "full")
+
+
+def _ranks(recipe: Recipe) -> int:
+    return recipe.train.devices * recipe.train.nodes
+
+
+def can_cut_weights(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
+    """Whether nothing stands against cutting the weights; see the refusals."""
+    return (
+        recipe.technique.name in CUT_TECHNIQUES
+        and recipe.train.optimizer == "adamw"
+        and not recipe.data.new_tokens
+        and _can_cut_model(recipe, data, model)
+    )
+
+
+def _can_cut_model(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
+    objective = objective_of(recipe, task=data.task, shape=data.shape, model_kind=model.kind).name
+    beginning = getattr(recipe.technique, "initialization", "default")
+    return model.kind == "causal" and objective not in HEADS and beginning in PLAIN_BEGINNINGS
+
+
+OF_STRATEGIES: tuple[Refusal, ...] = (
+    Refusal(
+        "recipe.single_devices",
+        "strategy",
+        "single is one device, and there should be several",
+        "set strategy=auto, or train.devices=1 and train.nodes=1",
+        lambda recipe, _: recipe.strategy == "single" and _ranks(recipe) > 1,
+    ),
+    Refusal(
+        "recipe.strategy_alone",
+        "train.devices",
+        "this strategy shares the work between devices, and there is one",
+        "say how many with train.devices (--devices) and train.nodes (--nodes), or set strategy=auto",
+        lambda recipe, _: recipe.strategy not in ("auto", "single") and _ranks(recipe) == 1,
+    ),
+    Refusal(
+        "recipe.cut_technique",
+        "strategy",
+        "this strategy cuts every weight into parts, which this technique was not tested with",
+        f"set strategy=ddp, or choose one of {', '.join(CUT_TECHNIQUES)}",
+        lambda recipe, _: recipe.strategy in CUT_WEIGHTS and recipe.technique.name not in CUT_TECHNIQUES,
+    ),
+    Refusal(
+        "recipe.cut_gradients",
+        "strategy",
+        "adalora judges weights by their gradients, which this strategy cuts into parts",
+        "set strategy=ddp, or technique=lora",
+        lambda recipe, _: recipe.strategy in ("zero1", "zero2") and recipe.technique.name == "adalora",
+    ),
+    Refusal(
+        "recipe.cut_optimizer",
+        "train.optimizer",
+        "the moments of this optimizer cannot be cut into parts",
+        "set train.optimizer=adamw, or strategy=ddp",
+        lambda recipe, _: recipe.strategy in CUT_MOMENTS and recipe.train.optimizer != "adamw",
+    ),
+    Refusal(
+        "recipe.cut_new_tokens",
+        "data.new_tokens",
+        "rows of the embeddings that train cannot be cut as the weights are",
+        "set strategy=ddp, or leave data.new_tokens out",
+        lambda recipe, _: recipe.strategy in CUT_WEIGHTS and bool(recipe.data.new_tokens),
+    ),
+    Refusal(
+        "recipe.cut_model",
+        "strategy",
+        "weights are cut of models that write, not of heads, encoders or after a beginning taken out of the weights",
+        "set strategy=ddp",
+        lambda recipe, facts: recipe.strategy in CUT_WEIGHTS and not _can_cut_model(recipe, facts.data, facts.model),
+    ),
+    Refusal(
+        "recipe.zero_skip",
+        "train.on_non_finite",
+        "this strategy cannot forget the gradients of a step",
+        "set train.on_non_finite=stop, or strategy=fsdp",
+        lambda recipe, _: recipe.strategy in DEEPSPEED and recipe.train.on_non_finite == "skip",
+    ),
+    Refusal(
+        "recipe.offload_strategy",
+        "train.offload",
+        "what a device alone holds, or holds whole, is not moved to the host's memory",
+        f"set strategy to one of {', '.join(CUT_MOMENTS)} with several train.devices, or train.offload=false",
+        lambda recipe, _: recipe.train.offload and recipe.strategy not in CUT_MOMENTS,
+    ),
+    Refusal(
+        "recipe.offload_host",
+        "train.offload",
+        "there is no GPU, so all is in the host's memory",
+        "leave train.offload out",
+        lambda recipe, facts: recipe.train.offload and recipe.strategy in CUT_MOMENTS and facts.host.device == "cpu",
+    ),
+)

@@ -1,0 +1,242 @@
+"""Moments, gradients and weights cut over the ranks by DeepSpeed: its ZeRO stages 1, 2 and 3.
+
+Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models".
+
+The loop calls the model and steps the optimizer itself, so DeepSpeed's engine only turns the model's weights into its
+own, takes the gradients, and gives its optimizer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunesmith.errors import CheckpointError, TrainingError, UsageError
+from tunesmith.strategies.group import Group
+from tunesmith.techniques.base import State, Technique
+
+# Numbers that travel in one message, and, at stage 3, that are whole at a time. DeepSpeed's own settings are for models
+# of billions of weights, and would keep all of a small one whole.
+_BUCKET = 2**24
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+# Weights below this size stay whole on every rank at stage 3, where a message costs more than the memory.
+_SMALL = 2**10
+
+
+@dataclass
+class Zero:
+    """``zero1``, ``zero2`` and ``zero3``; see :class:`tunesmith.strategies.base.Strategy` for each method.
+
+    ``engine`` is there once the ranks have joined.
+    """
+
+    group: Group
+    stage: int
+    offload: bool = False
+    engine: Any = None
+    # What a pack has added is on its way to other ranks at once.
+    can_try: bool = False
+
+    @property
+    def keeps_whole(self) -> bool:
+        """At stage 3 no rank does."""
+        return self.stage < 3
+
+    def share_out(self, model: nn.Module) -> nn.Module:
+        """The whole model, all weights those of the main rank; they are cut when the optimizer is there."""
+        self.group.copy_from_main([parameter.data for parameter in model.parameters()])
+        return model
+
+    def join(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """DeepSpeed's optimizer around the given one, which from now on sees this rank's part alone.
+
+        Raises:
+            UsageError: DeepSpeed is not installed.
+            TrainingError: It has not cut what it should.
+        """
+        deepspeed = _load_deepspeed(self.group)
+        with redirect_stdout(sys.stderr):
+            self.engine, joined, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=self._config())
+        whole = [
+            name for name, parameter in model.named_parameters() if self.stage == 3 and not hasattr(parameter, "ds_id")
+        ]
+        if whole or joined is optimizer:
+            raise TrainingError("DeepSpeed has cut nothing", code="training.not_sharded", value=", ".join(whole[:3]))
+        result: torch.optim.Optimizer = joined
+        return result
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Gradients are averaged over the ranks on the way, and should be summed."""
+        from deepspeed.runtime.utils import register_output_backward_hooks
+
+        self.engine.set_gradient_accumulation_boundary(last)
+        scaled = loss * self.group.world_size
+        # As the engine does it to the output of a model that it calls itself.
+        begin = self.engine._backward_prologue
+        register_output_backward_hooks(scaled, preprocess_once_fn=begin, preprocess_per_tensor_fn=lambda one: one)
+        self.engine.backward(scaled, scale_wrt_gas=False)
+
+    def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Nothing is left to do: the last backward pass has reduced all."""
+
+    def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:  # noqa: ARG002
+        """The norm of the whole; DeepSpeed scales when it steps, and does not step where the norm is not finite."""
+        joined = self.engine.optimizer
+        joined.clip_grad = max_norm or 0.0
+        norm = float(_norm(joined))
+        # DeepSpeed says -1 where a gradient is not finite.
+        return norm if norm >= 0 else float("nan")
+
+    def weights(self, technique: Technique, model: nn.Module) -> State:
+        """On the main rank; at stage 3 a copy in the host's memory."""
+        with self._whole(model, change=False):
+            state = technique.trainable_state(model)
+            if self.stage < 3:
+                return state
+            return {name: tensor.cpu().clone() for name, tensor in state.items()} if self.group.is_main else {}
+
+    def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
+        """Through the model's own weights; those that the optimizer changes are copies of them."""
+        with self._whole(model, change=True):
+            technique.load_trainable_state(model, state)
+        self.engine.optimizer.refresh_fp32_params()
+
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:  # noqa: ARG002
+        """Whole tensors in the main rank's memory, one after another; nothing on the others."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        joined = self.engine.optimizer
+        own = joined.optimizer.state.get(_flat(joined)[0], {})
+        if not own:
+            return {}
+        _link_moments(joined)
+        found: State = {}
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            for kind in _MOMENTS:
+                moment = safe_get_full_optimizer_state(parameter, kind)
+                if self.group.is_main:
+                    # DeepSpeed steps in float32 whatever the weights are; others keep moments as their weights.
+                    found[f"{kind}.{name}"] = moment.to("cpu", parameter.dtype)
+            if self.group.is_main:
+                found[f"step.{name}"] = own["step"].detach().clone().cpu()
+        return found
+
+    def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:  # noqa: ARG002
+        """This rank's parts, into the flat tensors that DeepSpeed's optimizer steps."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        if not state:
+            return
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        wanted = {f"{kind}.{name}" for name in trained for kind in ("step", *_MOMENTS)}
+        if wanted != state.keys():
+            raise CheckpointError(
+                "the saved optimizer state is not that of this model",
+                code="checkpoint.optimizer",
+                value=", ".join(sorted(wanted ^ state.keys())[:3]),
+            )
+        joined = self.engine.optimizer
+        step = state[f"step.{next(iter(trained))}"]
+        for flat in _flat(joined):
+            joined.optimizer.state[flat] = {"step": step.clone().to(flat.device, torch.float32)} | {
+                kind: torch.zeros_like(flat) for kind in _MOMENTS
+            }
+        _link_moments(joined)
+        for name, parameter in trained.items():
+            for kind in _MOMENTS:
+                safe_set_full_optimizer_state(parameter, state[f"{kind}.{name}"].to(parameter.device), kind)
+
+    def _config(self) -> dict[str, Any]:
+        zero: dict[str, Any] = {
+            "stage": self.stage,
+            "reduce_bucket_size": _BUCKET,
+            "allgather_bucket_size": _BUCKET,
+            "stage3_prefetch_bucket_size": _BUCKET,
+            "stage3_max_live_parameters": _BUCKET,
+            "stage3_max_reuse_distance": _BUCKET,
+            "stage3_param_persistence_threshold": _SMALL,
+            "overlap_comm": self.group.device.type == "cuda",
+        }
+        if self.offload:
+            pinned = self.group.device.type == "cuda"
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
+            if self.stage == 3:
+                zero["offload_param"] = {"device": "cpu", "pin_memory": pinned}
+        return {
+            # Counts of rows are the loop's; DeepSpeed wants numbers that agree with each other.
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "zero_optimization": zero,
+            # Else an optimizer of its own is compiled for offload; torch's runs on the host as well.
+            "zero_force_ds_cpu_optimizer": False,
+        }
+
+    @contextmanager
+    def _whole(self, model: nn.Module, *, change: bool) -> Iterator[None]:
+        """Trained weights whole for the block; with ``change`` all ranks take what the main rank made of them."""
+        if self.stage < 3:
+            yield
+            return
+        from deepspeed.zero import GatheredParameters
+
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        with GatheredParameters(trained, modifier_rank=0 if change else None):
+            yield
+
+
+def _load_deepspeed(group: Group) -> Any:
+    """DeepSpeed, quiet, told where it is, and talking through torch's group alone."""
+    os.environ.setdefault("DS_ACCELERATOR", group.device.type)
+    local = torch.cuda.current_device() if group.device.type == "cuda" else group.rank
+    os.environ["LOCAL_RANK"] = str(local)
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    try:
+        with redirect_stdout(sys.stderr):
+            import deepspeed
+    except ImportError as error:
+        raise UsageError(
+            "this strategy needs the package deepspeed",
+            code="usage.missing_extra",
+            place="strategy",
+            hint="pip install 'tunesmith[deepspeed]'",
+        ) from error
+    # It would be compiled at first use, to do what gloo does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _norm(joined: Any) -> torch.Tensor:
+    """The total norm of what was reduced, by stage 3 or by the others."""
+    if not hasattr(joined, "_get_norm_groups"):
+        norm: torch.Tensor = joined.scaled_global_norm()
+        return norm
+    norms: list[torch.Tensor] = joined._get_norm_groups()
+    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
+
+
+def _link_moments(joined: Any) -> None:
+    """Let the stages before 3 find the moments of each weight.
+
+    By themselves they look once, behind the step of the first group, when the others have none yet.
+    """
+    if hasattr(joined, "_hp_optimizer_states_linked"):
+        joined._hp_optimizer_states_linked = False
+        joined._lazy_init_hp_params_optimizer_state()
+
+
+def _flat(joined: Any) -> list[torch.Tensor]:
+    """This rank's part of all trained weights, as the optimizer inside steps it."""
+    flat = getattr(joined, "fp32_partitioned_groups_flat", None)
+    found: list[torch.Tensor] = joined.single_partition_of_fp32_groups if flat is None else flat
+    return found
