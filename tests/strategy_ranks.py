@@ -61,11 +61,13 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def train_one(name: str, strategy: Strategy, model_folder: Path, folder: Path, **more: Any) -> dict[str, torch.Tensor]:
+def train_one(
+    name: str, strategy: Strategy, model_folder: Path, folder: Path, dtype: str = "float64", **more: Any
+) -> dict[str, torch.Tensor]:
     """Losses by step and whole weights of one training."""
     technique, settings = TRAININGS[name]
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        model_folder, attn_implementation=ATTENTION, dtype=torch.float64
+        model_folder, attn_implementation=ATTENTION, dtype=getattr(torch, dtype)
     )
     model = technique.prepare(model, 0)
     own = folder if strategy.group.is_main else folder / f"rank-{strategy.group.rank}"
@@ -136,7 +138,8 @@ def main() -> None:
     job, rank = json.loads(Path(sys.argv[1]).read_text()), int(sys.argv[2])
     world, out, model_folder = job["world"], Path(job["out"]), Path(job["model"])
     dist.init_process_group("gloo", rank=rank, world_size=world, store=dist.FileStore(job["store"], world))
-    strategy = make_strategy(job["strategy"], "cpu")
+    strategy = make_strategy(job["strategy"], "cpu", offload=job.get("offload", False))
+    dtype = job["dtype"]
     if job.get("dies"):
         asked = iter(range(1000))
 
@@ -145,18 +148,18 @@ def main() -> None:
                 os._exit(9)
             return "continue"
 
-        train_one("lora", strategy, model_folder, out / "dies", read_wish=die)
+        train_one("lora", strategy, model_folder, out / "dies", dtype, read_wish=die)
         return
     (out / f"memory-{rank}.json").write_text(json.dumps(memory_of(strategy, model_folder)))
     for name in job["trainings"]:
         more = {"read_wish": pausing()} if name == "paused" else {}
-        found = train_one(name, strategy, model_folder, out / name, **more)
+        found = train_one(name, strategy, model_folder, out / name, dtype, **more)
         if strategy.group.is_main:
             save_file(found, out / f"{name}.safetensors")
     # More steps than there is time for, and packs of which each rank's first is of another size.
-    train_one("lora", strategy, model_folder, out / "hurried", total_steps=100_000, deadline_seconds=2.0)
+    train_one("lora", strategy, model_folder, out / "hurried", dtype, total_steps=100_000, deadline_seconds=2.0)
     if job.get("resume"):
-        found = train_one("paused", strategy, model_folder, Path(job["resume"]))
+        found = train_one("paused", strategy, model_folder, Path(job["resume"]), dtype)
         if strategy.group.is_main:
             save_file(found, out / "resumed.safetensors")
     dist.barrier()

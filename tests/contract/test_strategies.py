@@ -11,14 +11,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import strategy_ranks
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from strategy_ranks import PAUSE_AFTER, STEPS, TRAININGS, pausing, train_one
 from technique_cases import QUIET
 from tiny_training import packed_model
@@ -37,6 +39,13 @@ CUT = {
 }
 OF_SEVERAL = tuple(CUT)
 RANKS = 2
+
+
+def dtype_of(strategy: str) -> str:
+    """DeepSpeed takes no double precision, in which the others show that they compute the same."""
+    return "float32" if strategy.startswith("zero") else "float64"
+
+
 _SECONDS = 240
 
 
@@ -56,7 +65,14 @@ class Found:
 
 def start(strategy: str, folder: Path, model: Path, *, world: int, **more: Any) -> list[subprocess.Popen[bytes]]:
     folder.mkdir(parents=True)
-    job = {"strategy": strategy, "world": world, "model": str(model), "out": str(folder), **more}
+    job = {
+        "strategy": strategy,
+        "world": world,
+        "model": str(model),
+        "out": str(folder),
+        "dtype": dtype_of(strategy),
+        **more,
+    }
     job["store"] = str(folder / "store")
     (folder / "job.json").write_text(json.dumps(job))
     script = Path(strategy_ranks.__file__)
@@ -88,39 +104,42 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every training on one process; the paused one whole."""
-    folder = tmp_path_factory.mktemp("alone")
-    from safetensors.torch import save_file
+def all_alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Every training on one process in a type of numbers; the paused one whole, and `half` as it was paused."""
 
-    for name in TRAININGS:
-        save_file(train_one(name, make_strategy("single", "cpu"), model, folder / name), folder / f"{name}.safetensors")
-    return folder
+    @cache
+    def alone(dtype: str) -> Path:
+        folder = tmp_path_factory.mktemp("alone")
+        for name in TRAININGS:
+            found = train_one(name, make_strategy("single", "cpu"), model, folder / name, dtype)
+            save_file(found, folder / f"{name}.safetensors")
+        train_one("paused", make_strategy("single", "cpu"), model, folder / "half", dtype, read_wish=pausing())
+        return folder
+
+    return alone
 
 
 @pytest.fixture(scope="module")
-def paused_alone(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that one process has paused."""
-    folder = tmp_path_factory.mktemp("paused") / "paused"
-    train_one("paused", make_strategy("single", "cpu"), model, folder, read_wish=pausing())
-    return folder
+def alone(group: tuple[str, Found], all_alone: Callable[[str], Path]) -> Path:
+    """What the trainings of the group give on one process."""
+    return all_alone(dtype_of(group[0]))
 
 
 @pytest.fixture(scope="module", params=OF_SEVERAL)
-def group(request: pytest.FixtureRequest, model: Path, paused_alone: Path, tmp_path_factory: Any) -> tuple[str, Found]:
+def group(request: pytest.FixtureRequest, model: Path, all_alone: Any, tmp_path_factory: Any) -> tuple[str, Found]:
     """The trainings under a strategy on two ranks, and one that begins where one process stopped."""
     folder = tmp_path_factory.mktemp(request.param)
     resumed = folder / "from-one"
-    shutil.copytree(paused_alone, resumed)
+    shutil.copytree(all_alone(dtype_of(request.param)) / "half", resumed)
     return request.param, run_ranks(
         request.param, folder / "ranks", model, trainings=list(TRAININGS), resume=str(resumed)
     )
 
 
-# Norms of the model compute in single precision, so that another order of packs shows in the seventh digit; DeepSpeed's
-# optimizer computes in single precision as well.
+# Norms of the model compute in single precision, so that another order of packs shows in the seventh digit. In single
+# precision alone AdamW makes much of the last digits of gradients near zero.
 _TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}
-_SINGLE = {"rtol": 3e-4, "atol": 1e-6}
+_SINGLE = {"rtol": 1e-3, "atol": 1e-5}
 
 
 def require_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], strategy: str) -> None:
@@ -176,7 +195,7 @@ def test_what_several_ranks_paused_one_process_finishes(
     folder = tmp_path / "paused"
     shutil.copytree(group[1].folder / "paused", folder)
     assert len(list((folder / "checkpoints").iterdir())) == 1
-    found = train_one("paused", make_strategy("single", "cpu"), model, folder)
+    found = train_one("paused", make_strategy("single", "cpu"), model, folder, dtype_of(group[0]))
     require_same(found, load_file(alone / "paused.safetensors"), group[0])
 
 
@@ -189,10 +208,10 @@ def test_what_one_process_paused_several_ranks_finish(group: tuple[str, Found], 
 @pytest.mark.parametrize("strategy", OF_SEVERAL)
 @pytest.mark.parametrize("world", [3, 4])
 def test_other_numbers_of_ranks_go_on_from_there_too(
-    strategy: str, world: int, model: Path, paused_alone: Path, alone: Path, tmp_path: Path
+    strategy: str, world: int, model: Path, all_alone: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    resumed = tmp_path / "from-one"
-    shutil.copytree(paused_alone, resumed)
+    resumed, alone = tmp_path / "from-one", all_alone(dtype_of(strategy))
+    shutil.copytree(alone / "half", resumed)
     found = run_ranks(
         strategy, tmp_path / "ranks", model, world=world, trainings=["lora", "one pack"], resume=str(resumed)
     )

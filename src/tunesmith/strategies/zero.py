@@ -79,7 +79,8 @@ class Zero:
 
         self.engine.set_gradient_accumulation_boundary(last)
         scaled = loss * self.group.world_size
-        # As the engine does it to the output of a model that it calls itself.
+        # As the engine does it before and behind the forward pass of a model that it calls itself.
+        self.engine.optimizer.clear_backward_seen_flag()
         begin = self.engine._backward_prologue
         register_output_backward_hooks(scaled, preprocess_once_fn=begin, preprocess_per_tensor_fn=lambda one: one)
         self.engine.backward(scaled, scale_wrt_gas=False)
@@ -187,7 +188,7 @@ class Zero:
         if self.stage < 3:
             yield
             return
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with GatheredParameters(trained, modifier_rank=0 if change else None):
