@@ -2,9 +2,10 @@
 
     python -m benchmarks.strategies --data-folder FOLDER [--only NAME ...] [--budget "24k tokens"]
 
-Whole models train (technique full), so that weights, gradients and moments are there to be cut; rows are GSM8K's. On a
-machine without a GPU two processes share the cores that one has alone, so the best that can come of it is the same
-speed. Each row is one run of `tunesmith train`, one after the other.
+Whole models train (technique full) with activation checkpointing, so that weights, gradients and moments are there to
+be cut, and activations do not hide it; rows are GSM8K's. On a machine without a GPU two processes share the cores that
+one has alone, so the best that can come of it is the same speed. Each row is a run of `tunesmith train`, one after the
+other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from benchmarks.techniques import run_train
 SHARED: Mapping[str, tuple[str, ...]] = {
     "single": (),
     "ddp, 2 processes": ("strategy=ddp", "train.devices=2"),
+    "zero1, 2 processes": ("strategy=zero1", "train.devices=2"),
+    "zero2, 2 processes": ("strategy=zero2", "train.devices=2"),
+    "zero3, 2 processes": ("strategy=zero3", "train.devices=2"),
     "fsdp, 2 processes": ("strategy=fsdp", "train.devices=2"),
 }
 _SETTINGS = (
@@ -26,6 +30,8 @@ _SETTINGS = (
     "technique=full",
     "train.tokens_per_step=2048",
     "train.precision=float32",
+    "train.activation_checkpointing=true",
+    "train.tokens_per_micro_batch=512",
     "evaluate.rows=4",
     "evaluate.few_shot=0",
     "evaluate.max_new_tokens=4",

@@ -220,7 +220,28 @@ def test_other_numbers_of_ranks_go_on_from_there_too(
         require_same(found.training(name), load_file(alone / f"{name}.safetensors"), strategy)
 
 
-@pytest.mark.parametrize("strategy", OF_SEVERAL)
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [name for name in OF_SEVERAL if CUT[name]])
+def test_what_is_cut_can_lie_in_the_host_s_memory(
+    strategy: str, model: Path, all_alone: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Here it lies there anyway; the way of the gradients and weights is another one all the same."""
+    names = ["lora", "full", "padded"]
+    alone = all_alone(dtype_of(strategy))
+    shutil.copytree(alone / "half", tmp_path / "from-one")
+    found = run_ranks(
+        strategy, tmp_path / "ranks", model, trainings=names, offload=True, resume=str(tmp_path / "from-one")
+    )
+    for name in names:
+        require_same(found.training(name), load_file(alone / f"{name}.safetensors"), strategy)
+    require_same(found.training("resumed"), load_file(alone / "paused.safetensors"), strategy)
+
+
+# The processes of one torch strategy and of one of DeepSpeed; the others end in the same way.
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", "zero3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fsdp", "zero1", "zero2"))],
+)
 def test_a_rank_that_dies_stops_the_others_within_seconds(strategy: str, model: Path, tmp_path: Path) -> None:
     ranks = start(strategy, tmp_path / "ranks", model, world=RANKS, dies=True)
     assert ranks[1].wait(timeout=_SECONDS) == 9

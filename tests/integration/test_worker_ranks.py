@@ -60,7 +60,9 @@ def require_same_result(run: RealRun, alone: RealRun) -> None:
     assert sum(tuned[0]["losses"]["loss_sums_B"]) == pytest.approx(sum(tuned[1]["losses"]["loss_sums_B"]), rel=2e-3)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "strategy", ["ddp", "fsdp", "zero3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2"))]
+)
 def test_two_processes_give_the_result_of_one(place: Place, alone: RealRun, strategy: str) -> None:
     run = place.run(strategy, shared(strategy)).done()
     require_same_result(run, alone)
@@ -68,6 +70,15 @@ def test_two_processes_give_the_result_of_one(place: Place, alone: RealRun, stra
     assert len(memory) == 2
     assert min(memory) > 0
     assert "Fatal" not in (run.folder.path / "worker.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2"])
+def test_weights_in_four_bits_are_shared_where_they_are_not_cut(place: Place, strategy: str) -> None:
+    recipe = {"technique": {"name": "qlora", "rank": 4}}
+    alone = place.run(f"four-bits-alone-{strategy}", {**RECIPE, **recipe}).done()
+    run = place.run(f"four-bits-{strategy}", {**shared(strategy), **recipe}).done()
+    require_same_result(run, alone)
 
 
 def other_rank(worker: Working) -> psutil.Process:
@@ -126,10 +137,12 @@ def test_a_rank_that_fails_before_they_meet_is_told_of(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from tunesmith.pipeline.ranks import RankJob, joined_ranks
+from tunesmith.pipeline.meeting import RankJob
+from tunesmith.pipeline.ranks import joined_ranks
 
 say = lambda error: print(error.code, flush=True)
-with joined_ranks(Path(sys.argv[1]), RankJob(2, ()), strategy="ddp", device="cpu", on_stuck=say):
+job = RankJob(2, (), "ddp")
+with joined_ranks(Path(sys.argv[1]), job, device="cpu", on_stuck=say, should_stop=lambda: False):
     print("met")
 """
     done = subprocess.run(

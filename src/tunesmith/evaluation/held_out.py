@@ -103,5 +103,6 @@ def _losses_L(model: Any, pack: Pack, label_losses: LabelLosses, layout: Layout)
         value=f"{pack.tokens} tokens",
         hint="lower train.tokens_per_micro_batch, or measure a smaller model",
     )
-    with enough, torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+    # Not inference_mode: weights that ranks gather here would be of no use to training afterwards.
+    with enough, torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         return label_losses(model, pack).double().cpu().numpy()

@@ -182,6 +182,8 @@ class Ranks:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
+            # Ctrl-C in a terminal is for the process that started it.
+            start_new_session=True,
         )
         self._processes.append((job.rank, process))
         assert process.stdin is not None

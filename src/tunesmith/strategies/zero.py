@@ -166,6 +166,8 @@ class Zero:
             "stage3_max_live_parameters": _BUCKET,
             "stage3_max_reuse_distance": _BUCKET,
             "stage3_param_persistence_threshold": _SMALL,
+            # Else torch's own linear function would be another one in this process from now on.
+            "memory_efficient_linear": False,
             "overlap_comm": self.group.device.type == "cuda",
         }
         if self.offload:
