@@ -23,11 +23,15 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class AuditResult:
-    """What the audit stage wrote. ``resolved`` is None where the audit refused the data before values were chosen."""
+    """What the audit stage wrote. ``resolved`` is None where the audit refused the data before values were chosen.
+
+    ``facts`` are the rows in tokens, the model and this machine in numbers, from which plans are made.
+    """
 
     audit: dict[str, Any]
     resolved: dict[str, Any] | None
     error: SupervisionError | None
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ def audit(
             if not (folder / "audit.json").exists():
                 raise
             error = refused
-        resolved = folder / "resolved.json"
+        resolved, facts = folder / "resolved.json", folder / "facts.json"
         return AuditResult(
-            read_json(_written(folder, "audit.json")), read_json(resolved) if resolved.exists() else None, error
+            read_json(_written(folder, "audit.json")),
+            read_json(resolved) if resolved.exists() else None,
+            error,
+            read_json(facts) if facts.exists() else {},
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
 from tunesmith.pipeline.otherwise import require_other_ways, with_other_ways
-from tunesmith.pipeline.prepare import Prepared, audit_run, head_of, prepare, prepare_model, resolve_run
+from tunesmith.pipeline.prepare import Prepared, audit_run, data_facts, head_of, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.fitting import objective_of
@@ -63,10 +64,21 @@ def run_audit(folder: Path, events: EventWriter) -> None:
     found = audit_run(prepared, show=int(_request(folder).get("show", 0)))
     write_json(folder / "audit.json", found.to_json())
     events.emit("artifact", kind="audit", path="audit.json")
+    write_json(folder / "facts.json", _facts(prepared))
     found.require_ok()
     write_json(folder / "resolved.json", resolve_run(prepared).to_json())
     events.emit("artifact", kind="resolved", path="resolved.json")
     teller.state("finished")
+
+
+def _facts(prepared: Prepared) -> dict[str, Any]:
+    """What a plan is made from."""
+    return {
+        "data": asdict(data_facts(prepared)),
+        "model": asdict(prepared.model_facts),
+        "host": asdict(prepared.host),
+        "config": read_json(prepared.model.folder / "config.json"),
+    }
 
 
 def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], bool]) -> None:

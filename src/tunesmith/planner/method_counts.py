@@ -253,6 +253,7 @@ def _prefix(shape: ModelShape, _matrices: int, settings: Settings) -> int | None
 
 
 def _leads_out(matrix: Matrix) -> bool:
+    """What the library takes for the way out of an MLP; by their names, that of an encoder's attention as well."""
     return matrix.name.endswith(("down_proj", "output.dense"))
 
 

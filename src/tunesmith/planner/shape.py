@@ -11,20 +11,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.catalog.entries import CatalogEntry
 from tunesmith.errors import ModelError, Problem
 from tunesmith.recipe.facts import ModelFacts, ModelKind
 
 
+Reads = Literal["before_attention", "heads", "before_mlp", "inner"]
+
+
 @dataclass(frozen=True)
 class Matrix:
-    """A linear layer: ``name`` is its path below the transformer layer that it is in, ``self_attn.q_proj``."""
+    """A linear layer: ``name`` is its path below the transformer layer that it is in, ``self_attn.q_proj``.
+
+    ``reads`` is the tensor that it is called with; matrices that read the same one can share it.
+    """
 
     name: str
     inputs: int
     outputs: int
+    reads: Reads
     bias: bool = False
 
     @property
@@ -35,7 +42,7 @@ class Matrix:
     @property
     def is_attention(self) -> bool:
         """Whether it belongs to attention, as ``targets: attention`` of a recipe means it."""
-        return "attn" in self.name or "attention" in self.name
+        return self.reads in ("before_attention", "heads")
 
 
 @dataclass(frozen=True)
@@ -265,28 +272,31 @@ def _matrices(numbers: _Numbers, family: Family) -> tuple[Matrix, ...]:
     hidden, inner = numbers.hidden, numbers.intermediate
     queries, keys = numbers.heads * numbers.head_dim, numbers.key_value_heads * numbers.head_dim
     if family.encoder:
-        square = [
-            Matrix(f"attention.{name}", hidden, hidden, bias=True)
-            for name in ("self.query", "self.key", "self.value", "output.dense")
-        ]
-        outer = [Matrix("intermediate.dense", hidden, inner, True), Matrix("output.dense", inner, hidden, True)]
-        return tuple(square + outer)
+        return (
+            *(
+                Matrix(f"attention.self.{name}", hidden, hidden, "before_attention", bias=True)
+                for name in ("query", "key", "value")
+            ),
+            Matrix("attention.output.dense", hidden, hidden, "heads", bias=True),
+            Matrix("intermediate.dense", hidden, inner, "before_mlp", bias=True),
+            Matrix("output.dense", inner, hidden, "inner", bias=True),
+        )
     if family.fused:
         return (
-            Matrix("self_attn.qkv_proj", hidden, queries + 2 * keys),
-            Matrix("self_attn.o_proj", queries, hidden),
-            Matrix("mlp.gate_up_proj", hidden, 2 * inner),
-            Matrix("mlp.down_proj", inner, hidden),
+            Matrix("self_attn.qkv_proj", hidden, queries + 2 * keys, "before_attention"),
+            Matrix("self_attn.o_proj", queries, hidden, "heads"),
+            Matrix("mlp.gate_up_proj", hidden, 2 * inner, "before_mlp"),
+            Matrix("mlp.down_proj", inner, hidden, "inner"),
         )
     biased = family.query_key_value_biases or numbers.attention_bias
     return (
-        Matrix("self_attn.q_proj", hidden, queries, biased),
-        Matrix("self_attn.k_proj", hidden, keys, biased),
-        Matrix("self_attn.v_proj", hidden, keys, biased),
-        Matrix("self_attn.o_proj", queries, hidden, numbers.attention_bias),
-        Matrix("mlp.gate_proj", hidden, inner, numbers.inner_bias),
-        Matrix("mlp.up_proj", hidden, inner, numbers.inner_bias),
-        Matrix("mlp.down_proj", inner, hidden, numbers.inner_bias),
+        Matrix("self_attn.q_proj", hidden, queries, "before_attention", biased),
+        Matrix("self_attn.k_proj", hidden, keys, "before_attention", biased),
+        Matrix("self_attn.v_proj", hidden, keys, "before_attention", biased),
+        Matrix("self_attn.o_proj", queries, hidden, "heads", numbers.attention_bias),
+        Matrix("mlp.gate_proj", hidden, inner, "before_mlp", numbers.inner_bias),
+        Matrix("mlp.up_proj", hidden, inner, "before_mlp", numbers.inner_bias),
+        Matrix("mlp.down_proj", inner, hidden, "inner", numbers.inner_bias),
     )
 
 

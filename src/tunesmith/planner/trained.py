@@ -8,15 +8,16 @@ Low-rank adapters have ``rank * (inputs + outputs)`` numbers a matrix (Hu et al.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.planner.method_counts import METHODS, Counted, takes_ia3
+from tunesmith.planner.method_counts import METHODS, takes_ia3
 from tunesmith.planner.shape import Matrix, ModelShape
 from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.techniques import Freeze, Full, LowRank, PeftMethod, TechniqueSpec
 
-# Settings of the library that choose layers or ranks one by one, which no formula here follows.
+# Settings of the library that choose layers or sizes one by one, which no formula here follows.
 _ONE_BY_ONE = frozenset(
     {
         "bias",
@@ -31,6 +32,14 @@ _ONE_BY_ONE = frozenset(
         "token_dim",
     }
 )
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A matrix that a technique puts something on; ``rank`` is 0 where there is none."""
+
+    matrix: Matrix
+    rank: int
 
 
 def trained_parameters(
@@ -53,15 +62,13 @@ def trained_parameters(
     Returns:
         None where only the built model can tell.
     """
+    rows = new_tokens * shape.hidden_size * (2 if shape.output_matrix else 1)
     if isinstance(technique, Full):
-        return model_parameters(shape, objective=objective, labels=labels) + new_tokens * _rows(shape)
+        return model_parameters(shape, objective=objective, labels=labels) + rows
     if isinstance(technique, Freeze):
         return _freeze(shape, technique, objective, labels)
-    beside = head_parameters(shape, objective=objective, labels=labels) + new_tokens * _rows(shape)
-    if isinstance(technique, LowRank):
-        return _low_rank(shape, technique) + beside
-    found = _method(shape, technique)
-    return None if found is None else found + beside
+    found = _low_rank(shape, technique) if isinstance(technique, LowRank) else _method(shape, technique)
+    return None if found is None else found + head_parameters(shape, objective=objective, labels=labels) + rows
 
 
 def head_parameters(shape: ModelShape, *, objective: str, labels: int) -> int:
@@ -83,39 +90,56 @@ def model_parameters(shape: ModelShape, *, objective: str, labels: int) -> int:
     return shape.parameters - shape.output_matrix - pooler + head
 
 
-def targeted(shape: ModelShape, technique: TechniqueSpec) -> list[list[Matrix]]:
-    """For each layer, the matrices that a technique puts something on; for full and freeze none."""
+def adapted_matrices(shape: ModelShape, technique: TechniqueSpec) -> list[tuple[Adapted, ...]]:
+    """For each layer of the model, the matrices that a technique puts something on; none for full and freeze."""
     if isinstance(technique, Full | Freeze):
-        return [[] for _ in range(shape.layers)]
+        return [()] * shape.layers
+    named = list(technique.targets) if isinstance(technique.targets, tuple) else []
+    patterns = list(technique.rank_pattern) if isinstance(technique, LowRank) else []
+    if any(part.isdigit() for name in (*named, *patterns) for part in name.split(".")):
+        return [_adapted(shape, technique, layer) for layer in range(shape.layers)]
+    return [_adapted(shape, technique, 0)] * shape.layers
+
+
+def _adapted(shape: ModelShape, technique: LowRank | PeftMethod, layer: int) -> tuple[Adapted, ...]:
+    chosen = [one for one in shape.matrices if _is_target(shape, technique, layer, one)]
+    if isinstance(technique, LowRank):
+        return tuple(Adapted(one, _rank(shape, technique, layer, one)) for one in chosen)
+    settings = {**METHODS[technique.name].settings, **technique.settings} if technique.name in METHODS else {}
+    rank = settings.get("init_r", settings.get("r", 0))
+    return tuple(Adapted(one, int(rank or 0)) for one in chosen)
+
+
+def _is_target(shape: ModelShape, technique: LowRank | PeftMethod, layer: int, matrix: Matrix) -> bool:
     targets: Any = technique.targets
-    if isinstance(technique, PeftMethod) and targets == "auto":
+    if targets == "auto":
         kind = METHODS[technique.name].targets if technique.name in METHODS else "linear"
-        wanted = {"linear": shape.matrices, "keys_values_down": tuple(filter(takes_ia3, shape.matrices))}.get(kind, ())
-        return [list(wanted)] * shape.layers
-    if targets == "all-linear":
-        return [list(shape.matrices)] * shape.layers
-    if targets == "attention":
-        return [[matrix for matrix in shape.matrices if matrix.is_attention]] * shape.layers
-    return [
-        [matrix for matrix in shape.matrices if _names(shape, layer, matrix, targets)]
-        for layer in _layers(shape, targets)
-    ]
+        return kind == "linear" or (kind == "keys_values_down" and takes_ia3(matrix))
+    if isinstance(targets, tuple):
+        return _is_named(shape, layer, matrix, targets)
+    return targets == "all-linear" or matrix.is_attention
 
 
-def rank_of(shape: ModelShape, technique: LowRank, layer: int, matrix: Matrix) -> int:
-    """The rank of one matrix's adapter: of the patterns that name it the longest counts."""
-    fitting = [name for name in technique.rank_pattern if _names(shape, layer, matrix, [name])]
+def _rank(shape: ModelShape, technique: LowRank, layer: int, matrix: Matrix) -> int:
+    """Of the patterns that name a matrix the longest counts."""
+    fitting = [name for name in technique.rank_pattern if _is_named(shape, layer, matrix, [name])]
     return technique.rank_pattern[max(fitting, key=len)] if fitting else technique.rank
 
 
+def _is_named(shape: ModelShape, layer: int, matrix: Matrix, names: Iterable[str]) -> bool:
+    """Whether one of some names means this matrix: its full name ends with it, at a dot."""
+    stack = f"{shape.architecture.replace('-', '_')}.encoder.layer" if shape.kind == "encoder" else "model.layers"
+    full = f"{stack}.{layer}.{matrix.name}"
+    return any(full == name or full.endswith("." + name) for name in names)
+
+
 def _low_rank(shape: ModelShape, technique: LowRank) -> int:
-    has_lengths = technique.name in ("dora", "qdora")
-    total = 0
-    for layer, matrices in enumerate(targeted(shape, technique)):
-        for matrix in matrices:
-            total += rank_of(shape, technique, layer, matrix) * (matrix.inputs + matrix.outputs)
-            total += matrix.outputs if has_lengths else 0
-    return total
+    lengths = 1 if technique.name in ("dora", "qdora") else 0
+    return sum(
+        one.rank * (one.matrix.inputs + one.matrix.outputs) + lengths * one.matrix.outputs
+        for layer in adapted_matrices(shape, technique)
+        for one in layer
+    )
 
 
 def _method(shape: ModelShape, technique: PeftMethod) -> int | None:
@@ -124,24 +148,11 @@ def _method(shape: ModelShape, technique: PeftMethod) -> int | None:
         return None
     if counted.targets == "norms" and technique.targets != "auto":
         return None
-    settings: Mapping[str, Any] = {**counted.settings, **technique.settings}
-    chosen = [matrix for matrices in targeted(shape, technique) for matrix in matrices]
-    return _sum(
-        [*(counted.per_matrix(one, settings) for one in chosen), _of_model(shape, counted, len(chosen), settings)]
-    )
-
-
-def _of_model(shape: ModelShape, counted: Counted, matrices: int, settings: Mapping[str, Any]) -> int | None:
-    return counted.per_model(shape, matrices, settings)
-
-
-def _sum(numbers: Iterable[int | None]) -> int | None:
-    total = 0
-    for number in numbers:
-        if number is None:
-            return None
-        total += number
-    return total
+    settings = {**counted.settings, **technique.settings}
+    chosen = [one.matrix for layer in adapted_matrices(shape, technique) for one in layer]
+    numbers = [*(counted.per_matrix(one, settings) for one in chosen), counted.per_model(shape, len(chosen), settings)]
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _freeze(shape: ModelShape, technique: Freeze, objective: str, labels: int) -> int:
@@ -153,21 +164,3 @@ def _freeze(shape: ModelShape, technique: Freeze, objective: str, labels: int) -
     if shape.kind == "encoder":
         return total + (shape.pooler if objective == "sequence_classification" else 0)
     return total + shape.outer_norms + (0 if objective in HEADS else shape.output_matrix)
-
-
-def _rows(shape: ModelShape) -> int:
-    """Numbers that train for one new token: its row of the embeddings, and of an output matrix of its own."""
-    return shape.hidden_size * (2 if shape.output_matrix else 1)
-
-
-def _layers(shape: ModelShape, names: Iterable[str]) -> list[int]:
-    return list(range(shape.layers))
-
-
-def _names(shape: ModelShape, layer: int, matrix: Matrix, names: Iterable[str]) -> bool:
-    """Whether one of some names means this matrix: its full name ends with it, at a dot."""
-    stack = "encoder.layer" if shape.kind == "encoder" else "model.layers"
-    full = (
-        f"{shape.architecture.replace('-', '_') + '.' if shape.kind == 'encoder' else ''}{stack}.{layer}.{matrix.name}"
-    )
-    return any(full == name or full.endswith("." + name) for name in names)
