@@ -49,14 +49,15 @@ def rows_of(name: str) -> MemoryRows:
 
 
 TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "lora": (Lora(rank=4, alpha=8), {}),
-    "full": (Full(), {"learning_rate": 1e-3, "clip": 0.1}),
+    "lora": (Lora(rank=4, alpha=8, learning_rate_ratio=16.0), {"learning_rate": 1e-3}),
+    "full": (Full(), {"learning_rate": 1e-3, "clip": 0.1, "weight_decay": 0.1}),
     "dora": (Lora(rank=4, alpha=8, decomposed=True), {}),
     "checkpointed": (Lora(rank=4, alpha=8), {"activation_checkpointing": True}),
     "padded": (Lora(rank=4, alpha=8), {"layout": "padded", "share_prefix": False}),
     "one pack": (Lora(rank=4, alpha=8), {"tokens_per_micro_batch": 10_000}),
     "kto": (Lora(rank=4, alpha=8), {"objective": Kto()}),
     "watched": (Full(), {"learning_rate": 1e-3, "validate_every_steps": 2, "checkpoint_every_steps": 2}),
+    "patient": (Full(), {"learning_rate": 0.3, "validate_every_steps": 1, "patience": 2}),
     "paused": (Lora(rank=4, alpha=8), {}),
 }
 
@@ -112,6 +113,12 @@ def memory_of(strategy: Strategy, model_folder: Path) -> dict[str, int]:
     strategy.backward(label_logits(model.train(), pack).square().mean(), last=True)
     strategy.reduce_gradients(trained)
     strategy.clip(trained, None)
+    # DeepSpeed steps copies of the trained weights.
+    copies = [
+        one
+        for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+        for one in getattr(optimizer, name, ())
+    ]
     gradients = held([parameter.grad for parameter in trained if parameter.grad is not None])
     averaged = getattr(optimizer, "averaged_gradients", {})
     gradients += held([one for group in averaged.values() for one in group or () if one is not None])
@@ -120,6 +127,7 @@ def memory_of(strategy: Strategy, model_folder: Path) -> dict[str, int]:
     return {
         "whole": whole,
         "weights": held(model.parameters()),
+        "copies": held(copies),
         "gradients": gradients,
         "moments": held(moments),
     }

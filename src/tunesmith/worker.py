@@ -51,11 +51,13 @@ def _rank(run: RunFolder) -> int:
     """One of the other ranks of a training; the worker that started it owns the run and speaks for it."""
     # Whoever wants an end tells that worker.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    from tunesmith.pipeline.meeting import use_device
     from tunesmith.pipeline.ranks import read_job, write_error
     from tunesmith.pipeline.train import run_rank
 
     job = read_job(0)
     try:
+        use_device(job)
         run_rank(run, job)
     except Exception as error:
         traceback.print_exc()

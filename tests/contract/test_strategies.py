@@ -187,6 +187,8 @@ def test_each_rank_holds_a_part_of_what_is_cut(group: tuple[str, Found]) -> None
                 assert share < 1.2 / RANKS, kind
             elif (strategy, kind) != ("zero1", "gradients"):
                 assert share == pytest.approx(1), kind
+        copies = memory["copies"] / memory["whole"]
+        assert copies == 0 or (strategy.startswith("zero") and copies < 1.2 / RANKS)
 
 
 def test_what_several_ranks_paused_one_process_finishes(

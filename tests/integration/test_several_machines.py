@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,7 +20,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tunesmith.errors import ResourceError, Stopped, UsageError
-from tunesmith.pipeline.meeting import RankJob, open_store, take_place, wait_for_machines
+from tunesmith.pipeline.machines import Guest, Guests, find_invitation, invite, is_of
+from tunesmith.pipeline.meeting import RankJob, address_for, open_store, reach_store
 from tunesmith.runs.control import write_wish
 from tunesmith.runs.events import Event
 
@@ -134,7 +137,7 @@ def test_a_rank_that_dies_there_is_told_of_here_and_the_run_resumes(place: Place
 
 @pytest.mark.slow
 def test_a_machine_that_is_taken_away_says_so(place: Place) -> None:
-    run = place.run("taken", SHARED)
+    run = place.run("taken", {**SHARED, "train": {**SHARED["train"], "epochs": 100}})
     worker, machine = start_both(run)
     # As a terminal does it at Ctrl-C.
     os.killpg(machine.process.pid, signal.SIGINT)
@@ -160,20 +163,114 @@ def test_a_pause_is_heard_there_and_while_nobody_came(place: Place) -> None:
     assert not (run.folder.path / "meeting.json").exists()
 
 
-def test_a_machine_too_many_is_sent_away() -> None:
+@pytest.fixture
+def meeting(tmp_path: Path) -> Iterator[tuple[Guests, Callable[[], Guest], list[Guest]]]:
+    """The worker's side of a meeting, and how another machine comes to it."""
     store = open_store(RankJob(1, (), nodes=2))
-    store.set("job", "{}")
-    assert take_place(store, 2) == (1, "{}")
+    guests: list[Guest] = []
+
+    def come() -> Guest:
+        guests.append(Guest(reach_store("127.0.0.1", store.port)))
+        return guests[-1]
+
+    invite(tmp_path, store, RankJob(1, (), nodes=2, port=store.port))
+    yield Guests(reach_store("127.0.0.1", store.port)), come, guests
+    for guest in guests:
+        guest.leave()
+
+
+def test_a_machine_too_many_is_sent_away(meeting: Any) -> None:
+    host, come, _ = meeting
+    first, second = come(), come()
+    host.wait(2, lambda: False)
+    assert first.await_place(lambda: False) == 1
     with pytest.raises(UsageError, match="all the machines"):
-        take_place(store, 2)
+        second.await_place(lambda: False)
 
 
-def test_who_waits_too_long_is_told_how_many_came(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.pipeline.meeting._OTHER_MACHINES_SECONDS", 0.3)
+def test_a_machine_that_left_before_the_training_is_not_counted(meeting: Any) -> None:
+    host, come, _ = meeting
+    come().leave()
+    with pytest.raises(Stopped):
+        host.wait(2, iter([False, False, True]).__next__)
+    second = come()
+    host.wait(2, lambda: False)
+    assert second.await_place(lambda: False) == 1
+
+
+def test_a_machine_that_falls_silent_is_missed(meeting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.pipeline.machines._LOST_SECONDS", 1.5)
+    host, come, _ = meeting
+    guest = come()
+    host.wait(2, lambda: False)
+    assert host.error() is None
+    # As one that is switched off.
+    guest._left.set()
+    time.sleep(2.5)
+    error = host.error()
+    assert error is not None
+    assert "machine 2" in str(error)
+
+
+def test_the_first_word_of_what_went_wrong_counts(meeting: Any) -> None:
+    host, come, _ = meeting
+    guest = come()
+    host.wait(2, lambda: False)
+    guest.tell(ResourceError("not enough memory", code="resource.memory"))
+    guest.tell(ResourceError("something later", code="resource.later"))
+    error = host.error()
+    assert error is not None
+    assert error.code == "resource.memory"
+
+
+def test_who_waits_too_long_is_told_how_many_came(meeting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.pipeline.machines._OTHERS_SECONDS", 0.3)
     with pytest.raises(ResourceError, match="1 of 2 are there"):
-        wait_for_machines(open_store(RankJob(1, (), nodes=2)), 2, lambda: False)
+        meeting[0].wait(2, lambda: False)
 
 
-def test_an_address_that_is_none_is_refused_before_anyone_waits() -> None:
+def test_a_store_of_another_run_is_not_taken_for_the_one_that_invited(tmp_path: Path) -> None:
+    stores = [open_store(RankJob(1, (), nodes=2)) for _ in range(2)]
+    for name, store in zip(("a", "b"), stores, strict=True):
+        (tmp_path / name).mkdir()
+        invite(tmp_path / name, store, RankJob(1, (), nodes=2, port=store.port))
+    first = find_invitation(tmp_path / "a")
+    assert first is not None
+    assert is_of(stores[0], first)
+    assert not is_of(stores[1], first)
+
+
+def test_an_address_that_is_none_is_refused() -> None:
     with pytest.raises(UsageError, match="no address"):
-        open_store(RankJob(1, (), nodes=2, address="no.such.machine.invalid"))
+        address_for(2, "no.such.machine.invalid")
+    assert address_for(1, "auto") == "127.0.0.1"
+    assert address_for(2, "127.0.0.1") == "127.0.0.1"
+
+
+def test_who_would_wait_for_ever_is_told_so(place: Place, alone: RealRun) -> None:
+    run = place.run("one-machine", RECIPE)
+    code, said = join(run).end()
+    assert code != 0
+    assert "wants one machine" in said
+    run = place.run("cancelled", SHARED)
+    write_wish(run.folder.control, "cancel")
+    code, said = join(run).end()
+    assert code != 0
+    assert "cancelled" in said
+
+
+def test_a_machine_that_cannot_work_ends_the_meeting_with_its_reason(place: Place) -> None:
+    """The other machine does not find the data."""
+    run = place.run("no-data", SHARED)
+    worker = run.start()
+    worker.until(lambda events: any(event.data.get("state") == "meeting" for event in events))
+    rows = place.folder / "rows.csv"
+    moved = rows.rename(rows.with_suffix(".away"))
+    try:
+        machine = join(run)
+        assert worker.wait() != 0
+        assert machine.end()[0] != 0
+    finally:
+        moved.rename(rows)
+    (error,) = [event for event in run.events if event.type == "error"]
+    assert error.data["code"] == "data.missing"

@@ -123,13 +123,22 @@ def test_a_pause_is_heard_by_all_and_one_process_can_go_on(place: Place, alone: 
     write_wish(run.folder.control, "pause")
     assert worker.wait() == 130
     assert run.states[-1] == "stopped"
-    resolved = json.loads(run.folder.resolved.read_text())
-    resolved["host"]["strategy"]["value"] = "single"
-    resolved["host"]["train.devices"]["value"] = 1
-    run.folder.resolved.write_text(json.dumps(resolved))
     write_wish(run.folder.control, "continue")
+    # As `tunesmith runs resume --devices 1 --strategy auto` leaves it.
+    run.folder.resume.write_text(json.dumps({"train.devices": 1, "strategy": "auto"}))
     run.done()
     require_same_result(run, alone)
+    assert (run.resolved["strategy"], run.resolved["train.devices"]) == ("single", 1)
+    assert not run.folder.resume.exists()
+
+
+def test_a_way_to_share_that_cannot_be_is_refused_and_forgotten(place: Place, alone: RealRun) -> None:
+    run = place.run("not-so", {**RECIPE, "train": {**RECIPE["train"], "budget": "3s"}})
+    run.folder.resume.write_text(json.dumps({"strategy": "fsdp"}))
+    assert run.work() == RecipeError.exit_code
+    assert run.error["code"] == "recipe.strategy_alone"
+    run.done()
+    assert run.resolved["strategy"] == "single"
 
 
 def test_a_rank_that_fails_before_they_meet_is_told_of(tmp_path: Path) -> None:
@@ -142,7 +151,7 @@ from tunesmith.pipeline.ranks import joined_ranks
 
 say = lambda error: print(error.code, flush=True)
 job = RankJob(2, (), "ddp")
-with joined_ranks(Path(sys.argv[1]), job, device="cpu", on_stuck=say, should_stop=lambda: False):
+with joined_ranks(Path(sys.argv[1]), job, on_stuck=say, should_stop=lambda: False):
     print("met")
 """
     done = subprocess.run(

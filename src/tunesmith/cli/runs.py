@@ -71,10 +71,24 @@ def compare(
 
 
 @app.command()
-def resume(name: Name, output: RunsFolder = None, *, track: Track = None, as_json: AsJson = False) -> None:
+def resume(
+    name: Name,
+    output: RunsFolder = None,
+    *,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="Share the work between N devices from now on.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(metavar="M", help="Share it between M machines.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="How it is shared, such as ddp; auto: by memory.")
+    ] = None,
+    track: Track = None,
+    as_json: AsJson = False,
+) -> None:
     """Go on with a run, or follow one that runs.
 
-    A run that stopped goes on from its last checkpoint, and one that is finished is shown.
+    A run that stopped goes on from its last checkpoint, and one that is finished is shown. Checkpoints are those of one
+    device, so that another number of devices can go on.
     """
     from tunesmith.cli.outcome import print_outcome, watch
     from tunesmith.jobs.control import resume as resume_run
@@ -89,7 +103,9 @@ def resume(name: Name, output: RunsFolder = None, *, track: Track = None, as_jso
         return
     note(f"run {run.name} still runs, following it" if state == "running" else f"resuming run {run.name}", "bold")
     try:
-        watch(run, partial(resume_run, run), after=last_seq(run), track=track or ())
+        wanted = {"strategy": strategy, "train.devices": devices, "train.nodes": nodes}
+        shared = {key: value for key, value in wanted.items() if value is not None}
+        watch(run, partial(resume_run, run, shared=shared), after=last_seq(run), track=track or ())
     except RunError as error:
         # It may come to its end between the look at its state and this.
         if error.code != "run.finished":

@@ -61,6 +61,7 @@ class _Training:
     identity: dict[str, Any]
     now: Callable[[], float]
     started: float
+    trained_bytes: int
 
 
 def train(
@@ -113,13 +114,14 @@ def train(
     optimizer = make_optimizer(settings.optimizer, groups, settings.learning_rate)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     identity = training_identity(settings, rows, steps, technique.trainable_state(model))
+    trained_bytes = sum(parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     optimizer = strategy.join(model, optimizer)
     parts = Parts(model, optimizer, trained, technique, objective, strategy, rows, steps, settings)
 
     def agreed_now() -> float:
         return float(strategy.group.agree(now()))
 
-    training = _Training(parts, checkpoints, events, identity, agreed_now, agreed_now())
+    training = _Training(parts, checkpoints, events, identity, agreed_now, agreed_now(), trained_bytes)
     progress = _start(training)
     start_training(optimizer)
     with training_mode(model, settings.activation_checkpointing), noisy_embeddings(model, settings.neftune_alpha):
@@ -276,7 +278,8 @@ def _validate(
     started = training.now()
     training.parts.model.eval()
     with result_in_place(training.parts.optimizer, training.parts.trained):
-        result = training.parts.strategy.group.agree(validate())
+        own = validate()
+        result = ValidationLoss(*training.parts.strategy.group.agree([own.loss, own.rows, own.tokens]))
     training.parts.model.train()
     if training.parts.strategy.group.is_main:
         training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)
@@ -351,8 +354,7 @@ def _deadline(training: _Training) -> Deadline | None:
     if seconds is None:
         return None
     # Weights and two moments go to disk.
-    saved_bytes = 3 * sum(parameter.nbytes for parameter in training.parts.trained)
-    return Deadline(seconds, checkpoint_seconds=0.5 + saved_bytes / _GUESSED_BYTES_PER_SECOND)
+    return Deadline(seconds, checkpoint_seconds=0.5 + 3 * training.trained_bytes / _GUESSED_BYTES_PER_SECOND)
 
 
 def _probe_seconds(training: _Training, step: int) -> float:

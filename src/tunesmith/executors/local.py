@@ -115,6 +115,8 @@ def work_for(folder: Path) -> int:
     folder = folder.resolve()
     command = [*WORKER_COMMAND, str(folder), "--stage", "node"]
     process = subprocess.Popen(command, cwd=_working_folder(folder, None), env=compute_environment())
+    # Whoever ends this command means that process.
+    signal.signal(signal.SIGTERM, lambda number, _frame: process.send_signal(number))
     while True:
         try:
             return process.wait()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tunesmith.errors import DataError, ModelError, RecipeError, RunError, SupervisionError, TunesmithError, UsageError
 from tunesmith.executors.local import LAUNCH, LocalWorker, start_worker
 from tunesmith.jobs.states import RESUMABLE, is_alive, run_status
+from tunesmith.runs.atomic import write_json
 from tunesmith.runs.control import write_wish
 from tunesmith.runs.events import read_events
 from tunesmith.runs.layout import NAME_PATTERN, RunFolder, find_run, remove_run
@@ -26,14 +28,26 @@ def start(run: RunFolder, command: Sequence[str] | None = None) -> LocalWorker:
     return start_worker(run.path, stage="train", command=command)
 
 
-def resume(run: RunFolder, command: Sequence[str] | None = None) -> LocalWorker | None:
+def resume(
+    run: RunFolder, command: Sequence[str] | None = None, *, shared: Mapping[str, Any] | None = None
+) -> LocalWorker | None:
     """Start a worker for a run that stopped; None where a living worker owns it already.
 
+    ``shared`` says how the work is shared from now on, where that is to change: `strategy`, `train.devices`,
+    `train.nodes`, `train.offload`.
+
     Raises:
-        RunError: The run is finished or was cancelled.
+        RunError: The run is finished or was cancelled, or runs and should be shared in another way.
     """
     status = run_status(run)
     if status.state == "running":
+        if shared:
+            raise RunError(
+                "the run is at work, and cannot be shared in another way meanwhile",
+                code="run.running",
+                place=run.name,
+                hint=f"pause it first: tunesmith runs pause {run.name}",
+            )
         return None
     if status.state not in RESUMABLE:
         raise RunError(
@@ -42,6 +56,8 @@ def resume(run: RunFolder, command: Sequence[str] | None = None) -> LocalWorker 
             place=run.name,
             hint=f"look at it with `tunesmith runs show {run.name}`, or train again under another name",
         )
+    if shared:
+        write_json(run.resume, dict(shared))
     return start(run, command)
 
 

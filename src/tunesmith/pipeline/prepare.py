@@ -279,7 +279,7 @@ def _refuse_early(recipe: Recipe, task: PreparedTask, data: RunData, model: Mode
     """What is known to be impossible before anything is tokenized."""
     rows = max(1, data.inspection.good_rows)
     facts = DataFacts(task.name, data.inspection.shape, rows, 1, 1, 1, 1, has_context=_has_context(data))
-    check(recipe, Facts(facts, model, HostFacts(1, 1)))
+    check(recipe, Facts(facts, model, probe_host()))
 
 
 def _require_known_tokens(stores: Sequence[TokenStore], model: ModelFacts, added: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ first line of its standard input; when that input ends, the worker is gone, and 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -24,15 +23,8 @@ import torch
 import torch.distributed as dist
 
 from tunesmith.errors import ResourceError, TunesmithError, WorkerError, from_json
-from tunesmith.pipeline.meeting import (
-    RankJob,
-    invite,
-    join_group,
-    open_store,
-    reach_store,
-    wait_for_machines,
-    withdraw,
-)
+from tunesmith.pipeline.machines import Guests, invite, job_from_text, job_text, withdraw
+from tunesmith.pipeline.meeting import RankJob, join_group, open_store, reach_store
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.strategies.base import Strategy
 from tunesmith.strategies.table import make_strategy
@@ -46,19 +38,13 @@ _UNFORESEEN = "worker.unexpected"
 
 @contextmanager
 def joined_ranks(
-    run_folder: Path,
-    job: RankJob,
-    *,
-    device: str,
-    on_stuck: Callable[[TunesmithError], None],
-    should_stop: Callable[[], bool],
+    run_folder: Path, job: RankJob, *, on_stuck: Callable[[TunesmithError], None], should_stop: Callable[[], bool]
 ) -> Iterator[Strategy]:
     """The strategy for the training in the block, with all of its ranks at work.
 
     Args:
         run_folder: Of the run.
-        job: Its rank and port are chosen here.
-        device: ``cpu`` or ``cuda``.
+        job: Its port is chosen here.
         on_stuck: Tells of an error where a rank has died and this one would wait for it forever; the process ends
             behind it.
         should_stop: Asked while other machines are waited for.
@@ -69,27 +55,30 @@ def joined_ranks(
         WorkerError: ``worker.rank_died``: a rank ended; the others ended with it.
         TunesmithError: What another rank ended with.
     """
+    # A worker that was killed while it waited has left its own.
+    withdraw(run_folder)
     if job.world_size == 1:
-        yield make_strategy(job.strategy, device)
+        yield make_strategy(job.strategy, job.device)
         return
-    require_devices(device, job.devices)
+    require_devices(job.device, job.devices)
     threads = torch.get_num_threads()
-    own_threads = threads_of_each(device, job.devices)
-    _forget_errors(run_folder)
+    own_threads = threads_of_each(job.device, job.devices)
     ranks = Ranks(run_folder)
     try:
         store = open_store(job)
         job = replace(job, port=store.port)
         if job.nodes > 1:
-            invite(run_folder, store, job, job_text(job))
-            wait_for_machines(store, job.nodes, should_stop)
+            invite(run_folder, store, job)
+            # By a connection of its own: one that waits for an answer keeps others from asking.
+            ranks.guests = Guests(reach_store(job.address, job.port))
+            ranks.guests.wait(job.nodes, should_stop)
+            withdraw(run_folder)
         for rank in range(1, job.devices):
             ranks.start(replace(job, rank=rank), own_threads)
         ranks.watch(on_stuck)
         torch.set_num_threads(own_threads)
-        join_group(store, job, device)
-        withdraw(run_folder)
-        yield make_strategy(job.strategy, device, offload=job.offload)
+        join_group(store, job)
+        yield make_strategy(job.strategy, job.device, offload=job.offload)
         ranks.wait()
     except RuntimeError as error:
         if isinstance(error, TunesmithError):
@@ -101,17 +90,6 @@ def joined_ranks(
         torch.set_num_threads(threads)
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def job_text(job: RankJob) -> str:
-    """A job as one line."""
-    return json.dumps(asdict(job))
-
-
-def job_from_text(text: str | bytes) -> RankJob:
-    """The job of a line."""
-    raw = json.loads(text)
-    return RankJob(**{**raw, "watched": tuple(raw["watched"])})
 
 
 def read_job(given: int) -> RankJob:
@@ -130,11 +108,11 @@ def read_job(given: int) -> RankJob:
 
 
 @contextmanager
-def joining(job: RankJob, *, device: str) -> Iterator[Strategy]:
+def joining(job: RankJob) -> Iterator[Strategy]:
     """The strategy for the training in the block, as one of the other ranks."""
-    join_group(reach_store(job.address, job.port), job, device)
+    join_group(reach_store(job.address, job.port), job)
     try:
-        yield make_strategy(job.strategy, device, offload=job.offload)
+        yield make_strategy(job.strategy, job.device, offload=job.offload)
     finally:
         dist.destroy_process_group()
 
@@ -173,9 +151,11 @@ class Ranks:
         self._run_folder = run_folder
         self._processes: list[tuple[int, subprocess.Popen[bytes]]] = []
         self._over = threading.Event()
+        self.guests: Guests | None = None
 
     def start(self, job: RankJob, threads: int, log: IO[bytes] | None = None) -> None:
         """Start one; its output goes into ``log``, else where this process's goes."""
+        _error_file(self._run_folder, job.rank).unlink(missing_ok=True)
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "tunesmith.worker", str(self._run_folder), "--stage", "rank"],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
@@ -195,7 +175,7 @@ class Ranks:
 
         def look() -> None:
             while not self._over.wait(0.5):
-                if any(process.poll() for _, process in self._processes) and not self._over.wait(_STUCK_SECONDS):
+                if (self.failed() or self._guest_error()) and not self._over.wait(_STUCK_SECONDS):
                     error = self.error() or WorkerError("a process of the training died", code="worker.rank_died")
                     on_stuck(error)
                     self.end()
@@ -240,18 +220,13 @@ class Ranks:
         time.sleep(1.0)
         return min(self._errors(), key=lambda error: error.code == _UNFORESEEN, default=None)
 
-    def leave_word(self) -> None:
-        """Write down how ranks have ended that could not do so themselves, for the worker on another machine."""
-        for rank, process in self._processes:
-            if (code := process.poll()) and not _error_file(self._run_folder, rank).exists():
-                write_error(self._run_folder, rank, _died(rank, code))
-
     def _errors(self) -> list[TunesmithError]:
-        """Of the ranks here, and what those on other machines have left in the run folder."""
-        here = {rank for rank, _ in self._processes}
         ended = [self._ended_with(rank, code) for rank, process in self._processes if (code := process.poll())]
-        paths = self._run_folder.glob("rank-*.error.json")
-        return ended + [from_json(read_json(path)) for path in paths if _rank_of(path) not in here]
+        elsewhere = self._guest_error()
+        return ended if elsewhere is None else [*ended, elsewhere]
+
+    def _guest_error(self) -> TunesmithError | None:
+        return None if self.guests is None else self.guests.error()
 
     def _ended_with(self, rank: int, code: int) -> TunesmithError:
         path = _error_file(self._run_folder, rank)
@@ -260,15 +235,6 @@ class Ranks:
 
 def _error_file(run_folder: Path, rank: int) -> Path:
     return run_folder / f"rank-{rank}.error.json"
-
-
-def _rank_of(path: Path) -> int:
-    return int(path.name.split(".")[0].removeprefix("rank-"))
-
-
-def _forget_errors(run_folder: Path) -> None:
-    for path in run_folder.glob("rank-*.error.json"):
-        path.unlink()
 
 
 def _died(rank: int, code: int) -> WorkerError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.finish import Finished, finish
 from tunesmith.pipeline.learning_curve import measure_learning_curve
 from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, measure_tuned
-from tunesmith.pipeline.meeting import LOCAL, RankJob, own_address
+from tunesmith.pipeline.meeting import RankJob
 from tunesmith.pipeline.merged import with_merged_base
 from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
 from tunesmith.pipeline.ranks import joined_ranks, joining
@@ -34,6 +33,7 @@ from tunesmith.pipeline.run import (
     train_settings,
 )
 from tunesmith.pipeline.saved import save_result
+from tunesmith.pipeline.sharing import mark_of, require_shareable, resolve_anew, shared_job
 from tunesmith.pipeline.told import Teller
 from tunesmith.pipeline.within_time import base_seconds, measure_base_within
 from tunesmith.recipe.load import load_recipe
@@ -115,28 +115,21 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
     teller.events.emit("artifact", kind="audit", path=folder.audit.name)
     teller.warn(found.warnings, "audit")
     found.require_ok()
-    if folder.resolved.exists():
-        resolved = resolved_from_json(read_json(folder.resolved))
-    else:
-        resolved = resolve_run(prepared)
-        write_json(folder.resolved, resolved.to_json())
+    resolved = resolved_from_json(read_json(folder.resolved)) if folder.resolved.exists() else resolve_run(prepared)
+    resolved = resolve_anew(folder, prepared, resolved)
+    require_shareable(prepared, resolved)
+    write_json(folder.resolved, resolved.to_json())
+    folder.resume.unlink(missing_ok=True)
     teller.events.emit("artifact", kind="resolved", path=folder.resolved.name)
     prepared = with_merged_base(folder, prepared, teller)
     return Run(folder, prepared, resolved, teller, clock, read_wish, packing_attention(prepared, teller))
 
 
 def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any, TrainResult]:
-    resolved, prepared = run.resolved, run.prepared
+    prepared = run.prepared
     model = prepare_technique(run, model, prepared.train.items)
     watched = _watched(bench.held_out.items)
-    job = RankJob(
-        resolved.devices,
-        tuple(map(_mark, watched)),
-        resolved.strategy,
-        resolved.offload,
-        resolved.nodes,
-        address=_address(prepared.recipe.train.address, resolved.nodes),
-    )
+    job = shared_job(run, watched)
 
     def say(error: TunesmithError) -> None:
         run.teller.events.emit("status", state="failed")
@@ -146,15 +139,13 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
         run.teller.state(
             "meeting", f"{job.nodes} are wanted; on each of the others run: tunesmith join {run.folder.name}"
         )
+    came = run.clock.elapsed_seconds()
     with joined_ranks(
-        run.folder.path,
-        job,
-        device=prepared.host.device,
-        on_stuck=say,
-        should_stop=lambda: run.read_wish() != "continue",
+        run.folder.path, job, on_stuck=say, should_stop=lambda: run.read_wish() != "continue"
     ) as strategy:
-        # Only now, since the other ranks take their time to come.
-        deadline = _deadline(run, before)
+        # Only now, since the other ranks take their time to come; a budget is not for waiting for machines.
+        waited = run.clock.elapsed_seconds() - came if job.nodes > 1 else 0.0
+        deadline = _deadline(run, before, waited)
         _, settings = train_settings(run, prepared.train.items, deadline_seconds=deadline)
         trained, total = sizes(model)
         run.teller.state(
@@ -214,16 +205,10 @@ def run_rank(folder: RunFolder, job: RankJob) -> None:
     bench = make_bench(
         prepared, resolved, folder.evaluation, teller, attention=run.attention, should_stop=lambda: False
     )
-    with joining(job, device=prepared.host.device) as strategy:
-        marked = {_mark(item): item for item in bench.held_out.items}
+    with joining(job) as strategy:
+        marked = {mark_of(item): item for item in bench.held_out.items}
         watched = [marked[mark] for mark in job.watched]
         _train_under(strategy, run, model, None, lambda: _watch(model, watched, bench))
-
-
-def _address(wanted: str, nodes: int) -> str:
-    if nodes == 1:
-        return LOCAL
-    return own_address() if wanted == "auto" else wanted
 
 
 def _watched(items: Sequence[Item]) -> list[Item]:
@@ -231,20 +216,12 @@ def _watched(items: Sequence[Item]) -> list[Item]:
     return sorted(items, key=lambda item: not any(row.kind == 1 for row in item))[:MOST_WATCHED_ROWS]
 
 
-def _mark(item: Item) -> str:
-    """What tells an item from all others; places do not, for a long text has several items."""
-    content = hashlib.sha256()
-    for row in item:
-        content.update(row.token_ids_T.tobytes() + row.trained_T.tobytes())
-    return content.hexdigest()
-
-
 def _watch(model: Any, items: list[Item], bench: Bench) -> ValidationLoss:
     losses = bench.ruler.losses(model, items, lambda _: None, lambda: False)
     return ValidationLoss(losses.mean, len(items), sum(losses.counts_B))
 
 
-def _deadline(run: Run, before: list[Measured]) -> float | None:
+def _deadline(run: Run, before: list[Measured], waited_seconds: float) -> float | None:
     """Seconds that training may take: what the budget leaves, less what measuring and reporting will need."""
     budget = run.resolved.budget_seconds
     if budget is None:
@@ -255,7 +232,7 @@ def _deadline(run: Run, before: list[Measured]) -> float | None:
     base = before[0]
     answers = _ANSWERS_AGAINST_BASE * base.answer_seconds
     reserve = _LOSSES_AGAINST_BASE * (base.loss_seconds + base.beside_seconds) + answers + _FINISHING_SECONDS
-    left = budget - run.clock.elapsed_seconds() - reserve
+    left = budget + waited_seconds - run.clock.elapsed_seconds() - reserve
     if left <= 0:
         run.teller.warn(
             [f"measuring the base model has used up the budget of {budget:.0f} s; one step is trained"], "train.budget"

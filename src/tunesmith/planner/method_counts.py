@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunesmith.planner.shape import Matrix, ModelShape
+from tunesmith.planner.families import Matrix
+from tunesmith.planner.shape import ModelShape
 
 Settings = Mapping[str, Any]
 # Numbers that one matrix adds, or None where the settings ask for what has no closed form here.
@@ -53,8 +54,8 @@ def _boft(matrix: Matrix, settings: Settings) -> int | None:
     size, blocks = int(settings["boft_block_size"]), int(settings["boft_block_num"])
     if (size == 0) == (blocks == 0) or int(settings["boft_n_butterfly_factor"]) != 1:
         return None
-    size, blocks = (size, matrix.inputs // size) if size else (matrix.inputs // blocks, blocks)
-    return blocks * size**2 + matrix.outputs
+    size = size or matrix.inputs // blocks
+    return (blocks or matrix.inputs // size) * size**2 + matrix.outputs
 
 
 def _c3a(matrix: Matrix, settings: Settings) -> int:
@@ -118,7 +119,7 @@ def _lokr(matrix: Matrix, settings: Settings) -> int:
 
 
 def _factors(dimension: int, factor: int) -> tuple[int, int]:
-    """Two divisors of a dimension, near its square root, or the first of them near ``factor``, as LyCORIS finds them."""
+    """Two divisors of a dimension, near its square root or the first of them near ``factor``, as LyCORIS finds them."""
     if factor > 0 and dimension % factor == 0:
         return factor, dimension // factor
     most = dimension if factor == -1 else factor
@@ -186,9 +187,8 @@ def _randlora(matrix: Matrix, settings: Settings) -> int:
 
 def _road(matrix: Matrix, settings: Settings) -> int | None:
     """An angle and a length for pairs of outputs (Liao et al. 2024)."""
-    size = {"road_1": matrix.outputs // 2, "road_2": matrix.outputs, "road_4": 2 * matrix.outputs}
-    variant = size.get(str(settings["variant"]))
-    return None if variant is None else 2 * variant
+    sizes = {"road_1": 2 * (matrix.outputs // 2), "road_2": 2 * matrix.outputs, "road_4": 4 * matrix.outputs}
+    return sizes.get(str(settings["variant"]))
 
 
 def _supertuning(matrix: Matrix, settings: Settings) -> int:

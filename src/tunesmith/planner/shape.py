@@ -11,72 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from tunesmith.catalog.entries import CatalogEntry
 from tunesmith.errors import ModelError, Problem
+from tunesmith.planner.families import FAMILIES, Family, Matrix, Numbers, family_of, layer_matrices
 from tunesmith.recipe.facts import ModelFacts, ModelKind
-
-
-Reads = Literal["before_attention", "heads", "before_mlp", "inner"]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A linear layer: ``name`` is its path below the transformer layer that it is in, ``self_attn.q_proj``.
-
-    ``reads`` is the tensor that it is called with; matrices that read the same one can share it.
-    """
-
-    name: str
-    inputs: int
-    outputs: int
-    reads: Reads
-    bias: bool = False
-
-    @property
-    def weights(self) -> int:
-        """Numbers of the matrix, without a bias."""
-        return self.inputs * self.outputs
-
-    @property
-    def is_attention(self) -> bool:
-        """Whether it belongs to attention, as ``targets: attention`` of a recipe means it."""
-        return self.reads in ("before_attention", "heads")
-
-
-@dataclass(frozen=True)
-class Family:
-    """How models of one ``model_type`` differ from a plain llama.
-
-    ``norms`` are those of a layer that are as wide as the hidden state. ``tied`` and ``head_dim`` are what a config
-    means that does not say; ``windowed`` is the share of layers whose tokens see a window only.
-    """
-
-    fused: bool = False
-    norms: int = 2
-    query_key_norms: bool = False
-    query_key_value_biases: bool = False
-    tied: bool = False
-    head_dim: int | None = None
-    windowed: float = 0.0
-    encoder: bool = False
-
-
-FAMILIES: Mapping[str, Family] = {
-    "llama": Family(),
-    "mistral": Family(windowed=1.0),
-    "smollm3": Family(tied=True),
-    "qwen2": Family(query_key_value_biases=True),
-    "qwen3": Family(query_key_norms=True, head_dim=128),
-    "phi3": Family(fused=True, windowed=1.0),
-    "gemma": Family(tied=True, head_dim=256),
-    "gemma2": Family(norms=4, tied=True, head_dim=256, windowed=0.5),
-    "gemma3_text": Family(norms=4, query_key_norms=True, tied=True, head_dim=256, windowed=5 / 6),
-    "bert": Family(encoder=True),
-    "roberta": Family(encoder=True),
-    "xlm-roberta": Family(encoder=True),
-}
 
 
 @dataclass(frozen=True)
@@ -169,8 +109,8 @@ def shape_of_entry(entry: CatalogEntry) -> ModelShape:
     Raises:
         ModelError: ``model.shape_unknown``: no plan is known for its architecture.
     """
-    family = _family(entry.architecture, entry.id)
-    numbers = _Numbers(
+    family = family_of(entry.architecture, entry.id)
+    numbers = Numbers(
         hidden=entry.hidden_size,
         intermediate=entry.intermediate_size,
         heads=entry.attention_heads,
@@ -192,7 +132,7 @@ def shape_of_entry(entry: CatalogEntry) -> ModelShape:
         context_length=entry.context_length,
         sliding_window=entry.sliding_window,
         tied_embeddings=entry.tied_embeddings,
-        matrices=_matrices(numbers, family),
+        matrices=layer_matrices(numbers, family),
     )
 
 
@@ -213,10 +153,10 @@ def shape_of_config(config: Mapping[str, Any], name: str) -> ModelShape:
             are missing or are none, all of them at once.
     """
     architecture = str(config.get("model_type"))
-    family = _family(architecture, name)
+    family = family_of(architecture, name)
     _require_numbers(config, family, name)
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
-    numbers = _Numbers(
+    numbers = Numbers(
         hidden=hidden,
         intermediate=int(config["intermediate_size"]),
         heads=heads,
@@ -242,7 +182,7 @@ def shape_of_config(config: Mapping[str, Any], name: str) -> ModelShape:
         context_length=int(config["max_position_embeddings"]) if config.get("max_position_embeddings") else None,
         sliding_window=int(window) if window else None,
         tied_embeddings=True if family.encoder else family.tied if tied is None else bool(tied),
-        matrices=_matrices(numbers, family),
+        matrices=layer_matrices(numbers, family),
     )
     outside = _outside(shape, int(config.get("type_vocab_size") or 2))
     return replace(shape, parameters=outside + shape.layers * shape.layer_parameters)
@@ -254,62 +194,6 @@ def _outside(shape: ModelShape, token_kinds: int) -> int:
     if shape.kind == "encoder":
         rows += (shape.context_length or 0) + token_kinds
     return rows * shape.hidden_size + shape.output_matrix + shape.outer_norms + shape.pooler
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    hidden: int
-    intermediate: int
-    heads: int
-    key_value_heads: int
-    head_dim: int
-    attention_bias: bool = False
-    inner_bias: bool = False
-
-
-def _matrices(numbers: _Numbers, family: Family) -> tuple[Matrix, ...]:
-    """The linear layers of one transformer layer, in the order in which they are called."""
-    hidden, inner = numbers.hidden, numbers.intermediate
-    queries, keys = numbers.heads * numbers.head_dim, numbers.key_value_heads * numbers.head_dim
-    if family.encoder:
-        return (
-            *(
-                Matrix(f"attention.self.{name}", hidden, hidden, "before_attention", bias=True)
-                for name in ("query", "key", "value")
-            ),
-            Matrix("attention.output.dense", hidden, hidden, "heads", bias=True),
-            Matrix("intermediate.dense", hidden, inner, "before_mlp", bias=True),
-            Matrix("output.dense", inner, hidden, "inner", bias=True),
-        )
-    if family.fused:
-        return (
-            Matrix("self_attn.qkv_proj", hidden, queries + 2 * keys, "before_attention"),
-            Matrix("self_attn.o_proj", queries, hidden, "heads"),
-            Matrix("mlp.gate_up_proj", hidden, 2 * inner, "before_mlp"),
-            Matrix("mlp.down_proj", inner, hidden, "inner"),
-        )
-    biased = family.query_key_value_biases or numbers.attention_bias
-    return (
-        Matrix("self_attn.q_proj", hidden, queries, "before_attention", biased),
-        Matrix("self_attn.k_proj", hidden, keys, "before_attention", biased),
-        Matrix("self_attn.v_proj", hidden, keys, "before_attention", biased),
-        Matrix("self_attn.o_proj", queries, hidden, "heads", numbers.attention_bias),
-        Matrix("mlp.gate_proj", hidden, inner, "before_mlp", numbers.inner_bias),
-        Matrix("mlp.up_proj", hidden, inner, "before_mlp", numbers.inner_bias),
-        Matrix("mlp.down_proj", inner, hidden, "inner", numbers.inner_bias),
-    )
-
-
-def _family(architecture: str, name: str) -> Family:
-    if architecture in FAMILIES:
-        return FAMILIES[architecture]
-    raise ModelError(
-        "no plan can be made for models of this architecture",
-        code="model.shape_unknown",
-        place=name,
-        value=architecture,
-        hint=f"architectures with a plan: {', '.join(FAMILIES)}; others train all the same",
-    )
 
 
 def _require_numbers(config: Mapping[str, Any], family: Family, name: str) -> None:

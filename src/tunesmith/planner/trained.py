@@ -12,10 +12,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tunesmith.planner.families import Matrix
 from tunesmith.planner.method_counts import METHODS, takes_ia3
-from tunesmith.planner.shape import Matrix, ModelShape
+from tunesmith.planner.shape import ModelShape
 from tunesmith.recipe.objectives import HEADS
-from tunesmith.recipe.techniques import Freeze, Full, LowRank, PeftMethod, TechniqueSpec
+from tunesmith.recipe.techniques import Dora, Freeze, Full, Lora, LowRank, PeftMethod, Qdora, Qlora, TechniqueSpec
 
 # Settings of the library that choose layers or sizes one by one, which no formula here follows.
 _ONE_BY_ONE = frozenset(
@@ -102,7 +103,7 @@ def adapted_matrices(shape: ModelShape, technique: TechniqueSpec) -> list[tuple[
 
 
 def _adapted(shape: ModelShape, technique: LowRank | PeftMethod, layer: int) -> tuple[Adapted, ...]:
-    chosen = [one for one in shape.matrices if _is_target(shape, technique, layer, one)]
+    chosen = [matrix for matrix in shape.matrices if _is_target(shape, technique, layer, matrix)]
     if isinstance(technique, LowRank):
         return tuple(Adapted(one, _rank(shape, technique, layer, one)) for one in chosen)
     settings = {**METHODS[technique.name].settings, **technique.settings} if technique.name in METHODS else {}
@@ -133,8 +134,8 @@ def _is_named(shape: ModelShape, layer: int, matrix: Matrix, names: Iterable[str
     return any(full == name or full.endswith("." + name) for name in names)
 
 
-def _low_rank(shape: ModelShape, technique: LowRank) -> int:
-    lengths = 1 if technique.name in ("dora", "qdora") else 0
+def _low_rank(shape: ModelShape, technique: Lora | Dora | Qlora | Qdora) -> int:
+    lengths = int(isinstance(technique, Dora | Qdora))
     return sum(
         one.rank * (one.matrix.inputs + one.matrix.outputs) + lengths * one.matrix.outputs
         for layer in adapted_matrices(shape, technique)

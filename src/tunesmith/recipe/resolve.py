@@ -92,6 +92,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
     tokens_per_step = _tokens_per_step(recipe, data, rows, share=share, reasons=reasons)
     steps = max(1, round(rows * data.mean_row_tokens / tokens_per_step))
     micro_batch = choose_micro_batch(recipe, data, share=share, reasons=reasons)
+    strategy = choose_strategy(recipe, data, model, host, reasons)
     evaluation_rows, new_tokens = _evaluation(recipe, data, budget, cost, reasons)
     task_reason = ASKED if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
     return Resolved(
@@ -134,14 +135,19 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
         learning_curve=said(
             "evaluate.learning_curve", recipe.evaluate.learning_curve, _source(recipe.evaluate, "learning_curve")
         ),
-        strategy=choose_strategy(recipe, data, model, host, reasons),
+        strategy=strategy,
         devices=said("train.devices", train.devices, _source(train, "devices")),
         nodes=said("train.nodes", train.nodes, _source(train, "nodes")),
         offload=said("train.offload", train.offload, _source(train, "offload")),
         precision=choose_precision(recipe, host, reasons),
         tokens_per_micro_batch=micro_batch,
         activation_checkpointing=choose_checkpointing(
-            recipe, model, host, max(min(micro_batch, tokens_per_step), data.longest_row), reasons
+            recipe,
+            model,
+            host,
+            strategy=strategy,
+            tokens=max(min(micro_batch, tokens_per_step), data.longest_row),
+            reasons=reasons,
         ),
         layout=said("train.layout", train.layout, _source(train, "layout")),
         share_prefix=share,

@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.reasons import ASKED, Reasons
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.strategies import can_cut_weights
+from tunesmith.recipe.strategies import CUT_WEIGHTS, can_cut_weights
 
 # Scores of some labels and what is made of them: two products of 2**24 numbers in float32.
 SCORES_BYTES = 2 * 2**24 * 4
@@ -56,7 +56,7 @@ def choose_micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons:
 
 
 def choose_checkpointing(
-    recipe: Recipe, model: ModelFacts, host: HostFacts, tokens: int, reasons: Reasons
+    recipe: Recipe, model: ModelFacts, host: HostFacts, *, strategy: str, tokens: int, reasons: Reasons
 ) -> bool | int:
     """How many layers have to compute activations again so that the largest pack, of ``tokens`` tokens, fits.
 
@@ -70,9 +70,13 @@ def choose_checkpointing(
     # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022),
     # and one of them, its input, where it computes the others again.
     layer_bytes = tokens * 34 * model.hidden_size * 4
-    # A frozen output matrix makes scores of some labels at a time; a trained one keeps those of all, and two copies.
-    scores_bytes = tokens * 3 * model.vocabulary_size * 4 if full else SCORES_BYTES
-    needed = model.parameters * (16 if full else 4) + model.layers * layer_bytes + scores_bytes
+    # A frozen, whole output matrix makes scores of some labels at a time; else those of all are there, and two copies.
+    cut = strategy in CUT_WEIGHTS
+    scores_bytes = tokens * 3 * model.vocabulary_size * 4 if full or cut else SCORES_BYTES
+    held_bytes = model.parameters * (16 if full else 4)
+    if cut:
+        held_bytes //= recipe.train.devices * recipe.train.nodes
+    needed = held_bytes + model.layers * layer_bytes + scores_bytes
     memory = host.memory_of_each(recipe.train.devices)
     there = 0.8 * memory
     reason = f"auto: about {needed / 2**30:.1f} GiB of {memory / 2**30:.1f} GiB are needed without"

@@ -88,6 +88,20 @@ OF_STRATEGIES: tuple[Refusal, ...] = (
         lambda recipe, facts: recipe.strategy in CUT_WEIGHTS and not _can_cut_model(recipe, facts.data, facts.model),
     ),
     Refusal(
+        "recipe.cut_curve",
+        "evaluate.learning_curve",
+        "its points are trained on one device, which need not hold what this strategy cuts",
+        "set strategy=ddp, or leave evaluate.learning_curve out",
+        lambda recipe, _: recipe.strategy in CUT_MOMENTS and recipe.evaluate.learning_curve,
+    ),
+    Refusal(
+        "recipe.address_alone",
+        "train.address",
+        "there is no other machine to reach this one",
+        "set train.nodes, or leave train.address out",
+        lambda recipe, _: recipe.train.address != "auto" and recipe.train.nodes == 1,
+    ),
+    Refusal(
         "recipe.zero_skip",
         "train.on_non_finite",
         "this strategy cannot forget the gradients of a step",

@@ -47,6 +47,11 @@ class RunFolder:
         return self.path / "control.json"
 
     @property
+    def resume(self) -> Path:
+        """How the next attempt is to share the work, where that was asked for; gone once it is resolved."""
+        return self.path / "resume.json"
+
+    @property
     def lease(self) -> Path:
         """Which worker owns the run, and until when."""
         return self.path / "lease.json"

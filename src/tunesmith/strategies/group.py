@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,12 +38,17 @@ class Group:
         return [float(value) for value in sums.tolist()]
 
     def agree(self, value: Any) -> Any:
-        """What the main rank has in mind. Together."""
+        """What the main rank has in mind: a number, a text, or a list of them. Together."""
         if self.world_size == 1:
             return value
-        held = [value]
-        dist.broadcast_object_list(held, src=0, device=self.device)
-        return held[0]
+        # As JSON: torch would send a pickle, which runs what whoever sends it wants.
+        said = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8).to(self.device)
+        size = torch.tensor([len(said)], device=self.device)
+        dist.broadcast(size, src=0)
+        if not self.is_main:
+            said = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+        dist.broadcast(said, src=0)
+        return json.loads(bytes(said.cpu().tolist()))
 
     def sum_tensors(self, tensors: Sequence[torch.Tensor], bucket_bytes: int = 2**25) -> None:
         """Sum each tensor over all ranks, in place; small ones travel in one. Together."""

@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,11 +44,8 @@ class Zero:
     engine: Any = None
     # What a pack has added is on its way to other ranks at once.
     can_try: bool = False
-
-    @property
-    def keeps_whole(self) -> bool:
-        """At stage 3 no rank does."""
-        return self.stage < 3
+    # The weights of stages 1 and 2 are whole, but lie in DeepSpeed's memory, which is not needed behind the training.
+    keeps_whole: bool = False
 
     def share_out(self, model: nn.Module) -> nn.Module:
         """The whole model, all weights those of the main rank; they are cut when the optimizer is there."""
@@ -92,22 +89,28 @@ class Zero:
         """The norm of the whole; DeepSpeed scales when it steps, and does not step where the norm is not finite."""
         joined = self.engine.optimizer
         joined.clip_grad = max_norm or 0.0
-        norm = float(_norm(joined))
-        # DeepSpeed says -1 where a gradient is not finite.
-        return norm if norm >= 0 else float("nan")
+        return float(_norm(joined))
 
     def weights(self, technique: Technique, model: nn.Module) -> State:
-        """On the main rank; at stage 3 a copy in the host's memory."""
-        with self._whole(model, change=False):
-            state = technique.trainable_state(model)
-            if self.stage < 3:
-                return state
-            return {name: tensor.cpu().clone() for name, tensor in state.items()} if self.group.is_main else {}
+        """As they are; at stage 3 in the main rank's host memory, one after another."""
+        if self.stage < 3:
+            return technique.trainable_state(model)
+        from deepspeed.runtime.zero import GatheredParameters
+
+        found: State = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                with GatheredParameters([parameter]):
+                    if self.group.is_main:
+                        found[name] = parameter.detach().cpu().clone()
+        return found
 
     def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
         """Through the model's own weights; those that the optimizer changes are copies of them."""
-        with self._whole(model, change=True):
+        if self.stage < 3:
             technique.load_trainable_state(model, state)
+        else:
+            self._put_parts(model, state)
         self.engine.optimizer.refresh_fp32_params()
 
     def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:  # noqa: ARG002
@@ -139,15 +142,15 @@ class Zero:
         if not state:
             return
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        wanted = {f"{kind}.{name}" for name in trained for kind in ("step", *_MOMENTS)}
-        if wanted != state.keys():
+        unknown = state.keys() - {f"{kind}.{name}" for name in trained for kind in ("step", *_MOMENTS)}
+        if unknown:
             raise CheckpointError(
                 "the saved optimizer state is not that of this model",
                 code="checkpoint.optimizer",
-                value=", ".join(sorted(wanted ^ state.keys())[:3]),
+                value=", ".join(sorted(unknown)[:3]),
             )
         joined = self.engine.optimizer
-        step = state[f"step.{next(iter(trained))}"]
+        step = next(value for key, value in state.items() if key.startswith("step."))
         for flat in _flat(joined):
             joined.optimizer.state[flat] = {"step": step.clone().to(flat.device, torch.float32)} | {
                 kind: torch.zeros_like(flat) for kind in _MOMENTS
@@ -155,7 +158,10 @@ class Zero:
         _link_moments(joined)
         for name, parameter in trained.items():
             for kind in _MOMENTS:
-                safe_set_full_optimizer_state(parameter, state[f"{kind}.{name}"].to(parameter.device), kind)
+                # A weight that never had a gradient has none on one process.
+                moment = state.get(f"{kind}.{name}")
+                if moment is not None:
+                    safe_set_full_optimizer_state(parameter, moment.to(parameter.device), kind)
 
     def _config(self) -> dict[str, Any]:
         zero: dict[str, Any] = {
@@ -184,17 +190,27 @@ class Zero:
             "zero_force_ds_cpu_optimizer": False,
         }
 
-    @contextmanager
-    def _whole(self, model: nn.Module, *, change: bool) -> Iterator[None]:
-        """Trained weights whole for the block; with ``change`` all ranks take what the main rank made of them."""
-        if self.stage < 3:
-            yield
-            return
+    @torch.no_grad()
+    def _put_parts(self, model: nn.Module, state: State) -> None:
+        """Stage 3: each rank takes its part of each weight, which the main rank has whole for a moment."""
         from deepspeed.runtime.zero import GatheredParameters
 
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        with GatheredParameters(trained, modifier_rank=0 if change else None):
-            yield
+        trained: dict[str, Any] = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        wrong = [
+            name
+            for name in trained.keys() | state.keys()
+            if name not in trained or name not in state or tuple(state[name].shape) != tuple(trained[name].ds_shape)
+        ]
+        if wrong:
+            raise CheckpointError(
+                "the saved weights are not those of this model",
+                code="checkpoint.weights",
+                value=", ".join(sorted(wrong)[:3]),
+            )
+        for name, parameter in trained.items():
+            with GatheredParameters([parameter], modifier_rank=0):
+                if self.group.is_main:
+                    parameter.copy_(state[name])
 
 
 def _load_deepspeed(group: Group) -> Any:
@@ -219,12 +235,13 @@ def _load_deepspeed(group: Group) -> Any:
 
 
 def _norm(joined: Any) -> torch.Tensor:
-    """The total norm of what was reduced, by stage 3 or by the others."""
+    """The total norm of what was reduced, by stage 3 or by the others; infinite where a gradient is not finite."""
     if not hasattr(joined, "_get_norm_groups"):
         norm: torch.Tensor = joined.scaled_global_norm()
         return norm
-    norms: list[torch.Tensor] = joined._get_norm_groups()
-    total: torch.Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    from deepspeed.runtime.utils import combine_grad_norm_groups
+
+    total: torch.Tensor = combine_grad_norm_groups(joined._get_norm_groups())
     return total
 
 

@@ -39,6 +39,6 @@ def test_one_device_needs_nobody(tmp_path: Path) -> None:
     def say(error: Exception) -> None:
         raise error
 
-    with joined_ranks(tmp_path, RankJob(1, ()), device="cpu", on_stuck=say, should_stop=lambda: False) as strategy:
+    with joined_ranks(tmp_path, RankJob(1, ()), on_stuck=say, should_stop=lambda: False) as strategy:
         assert strategy.group.world_size == 1
     assert not list(tmp_path.iterdir())

@@ -77,6 +77,17 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe("strategy=zero2", TWO, "objective=sequence_classification"), CLASSES, MODEL),
         ],
     ),
+    "recipe.cut_curve": (
+        [
+            (recipe(f"strategy={name}", TWO, "evaluate.learning_curve=true"), DATA, MODEL)
+            for name in ("fsdp", "zero1", "zero3")
+        ],
+        [(recipe("strategy=ddp", TWO, "evaluate.learning_curve=true"), DATA, MODEL)],
+    ),
+    "recipe.address_alone": (
+        [(recipe("train.address=here"), DATA, MODEL)],
+        [(recipe("train.address=here", "train.nodes=2"), DATA, MODEL)],
+    ),
     "recipe.zero_skip": (
         [
             (recipe(f"strategy={name}", TWO, "train.on_non_finite=skip"), DATA, MODEL)

@@ -1,0 +1,140 @@
+"""The planner's formulas for trained parameters against what a prepared model really trains, exactly."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from technique_cases import QUIET, SUITE, load_base
+from tiny_models import FAMILIES, tiny_causal_model, tiny_encoder_folder
+
+from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.planner.method_counts import METHODS
+from tunesmith.planner.shape import ModelShape, shape_of_config
+from tunesmith.planner.trained import model_parameters, trained_parameters
+from tunesmith.recipe import techniques as variants
+from tunesmith.techniques import peft_methods
+from tunesmith.techniques.table import make_technique
+
+pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
+
+# What they train depends on the weights, or on matrices that layers share.
+UNKNOWN = {"adamss", "frod", "lily", "osf"}
+# Biases and fused matrices are the slow tier's.
+COUNTED_FAMILIES = [
+    "llama",
+    "qwen3",
+    "gemma3_text",
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("qwen2", "phi3")),
+]
+# Wide enough for what the methods get where the recipe is silent.
+WIDE = {"hidden_size": 128, "head_dim": 32, "intermediate_size": 256, "num_hidden_layers": 1}
+LOW_RANK = {
+    "attention alone": variants.Lora(rank=3, targets="attention"),
+    "two names": variants.Dora(rank=3, targets=("o_proj", "mlp.down_proj")),
+    "one layer": variants.Lora(rank=3, targets=("model.layers.1.self_attn.o_proj",)),
+    "patterns": variants.Lora(rank=3, rank_pattern={"o_proj": 5, "layers.0.self_attn.o_proj": 7, "down_proj": 1}),
+    "moved beginning": variants.Lora(rank=3, initialization="pissa"),
+}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model on disk and what a plan knows of it."""
+
+    folder: Path
+    shape: ModelShape
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    @cache
+    def make(family: str, *, wide: bool = False) -> Tiny:
+        folder = tmp_path_factory.mktemp(f"{family}-{wide}")
+        tiny_causal_model(family, folder, **(WIDE if wide else {}))
+        return Tiny(folder, shape_of(folder))
+
+    return make
+
+
+def shape_of(folder: Path) -> ModelShape:
+    return shape_of_config(json.loads((folder / "config.json").read_text("utf-8")), "tiny")
+
+
+def trained_in(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def really_trained(spec: Any, folder: Path, new_token_ids: tuple[int, ...] = ()) -> int:
+    technique = make_technique(spec)
+    return trained_in(technique.prepare(load_base(technique, folder), seed=0, new_token_ids=new_token_ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_has_as_many_parameters_as_its_config_says(family: str, tiny: Any) -> None:
+    model = load_model(LoadPlan(tiny(family).folder))
+    assert tiny(family).shape.parameters == sum(one.numel() for one in model.parameters())
+
+
+@pytest.mark.parametrize("family", COUNTED_FAMILIES)
+@pytest.mark.parametrize("name", [name for name, case in SUITE.items() if case.spec.name not in UNKNOWN])
+def test_every_formula_counts_what_trains(name: str, family: str, tiny: Any) -> None:
+    spec, model = SUITE[name].spec, tiny(family)
+    assert trained_parameters(model.shape, spec) == really_trained(spec, model.folder)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_counts_with_the_settings_that_it_gets_by_itself(name: str, tiny: Any) -> None:
+    spec, model = variants.PeftMethod(name=name), tiny("llama", wide=True)
+    assert trained_parameters(model.shape, spec) == really_trained(spec, model.folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize("spec", LOW_RANK.values(), ids=list(LOW_RANK))
+def test_targets_and_patterns_count_as_they_are_matched(spec: Any, family: str, tiny: Any) -> None:
+    model = tiny(family)
+    assert trained_parameters(model.shape, spec) == really_trained(spec, model.folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("spec", [variants.Lora(rank=2), variants.Full()], ids=["lora", "full"])
+def test_rows_of_new_tokens_count(spec: Any, family: str, tiny: Any) -> None:
+    """With embeddings that are the output matrix, and with two; rows of a full training are there before it."""
+    model = tiny(family)
+    new = () if spec.name == "full" else (398, 399)
+    assert trained_parameters(model.shape, spec, new_tokens=len(new)) == really_trained(spec, model.folder, new)
+
+
+def test_methods_without_a_formula_are_exactly_these() -> None:
+    assert METHODS.keys() | UNKNOWN == peft_methods.METHODS.keys()
+
+
+@pytest.mark.parametrize("objective", ["sequence_classification", "token_classification", "question_answering"])
+@pytest.mark.parametrize("family", ["bert", "llama", "mistral"])
+@pytest.mark.parametrize(
+    "spec", [variants.Lora(rank=2), variants.Freeze(layers=1), variants.Full()], ids=["lora", "freeze", "full"]
+)
+def test_heads_count(spec: Any, family: str, objective: str, tmp_path: Path) -> None:
+    if family == "bert":
+        tiny_encoder_folder(tmp_path)
+    else:
+        tiny_causal_model(family, tmp_path)
+    classes: dict[str, Any] = {
+        "sequence_classification": transformers.AutoModelForSequenceClassification,
+        "token_classification": transformers.AutoModelForTokenClassification,
+        "question_answering": transformers.AutoModelForQuestionAnswering,
+    }
+    labels = 2 if objective == "question_answering" else 5
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.num_labels = labels
+    with torch.random.fork_rng(devices=[]):
+        model = classes[objective].from_config(config)
+    shape, kind = shape_of(tmp_path), {"objective": objective, "labels": labels}
+    assert model_parameters(shape, **kind) == sum(one.numel() for one in model.parameters())
+    assert trained_parameters(shape, spec, **kind) == trained_in(make_technique(spec).prepare(model, seed=0))
