@@ -1,5 +1,6 @@
-"""The Python door: the same use cases as the command line, in three names.
+"""The Python door: the same use cases as the command line, in a few names.
 
+print(tunesmith.plan({"model": "smollm2-135m-instruct", "data": {"train": "train.jsonl"}}).plan.memory.peak)
 run = tunesmith.train({"model": "smollm2-135m-instruct", "data": {"train": "train.jsonl"}})
 print(run.metrics)
 with tunesmith.load(run) as model:
@@ -28,6 +29,7 @@ from tunesmith.runs.events import Event
 from tunesmith.runs.layout import RunFolder, default_runs_folder, find_run
 
 if TYPE_CHECKING:
+    from tunesmith.jobs.planning import Planned
     from tunesmith.recipe.schema import Recipe
 
 Messages = Sequence[Mapping[str, Any]]
@@ -167,6 +169,40 @@ def train(
         discard_if_refused(run, error)
         raise
     return Run(run.path.resolve())
+
+
+def plan(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    hardware: str | None = None,
+    output: str | Path | None = None,
+    **overrides: Any,
+) -> Planned:
+    """Predict memory and time of a recipe, on this machine or on ``hardware`` by its id or file.
+
+    Args:
+        recipe: A recipe, a mapping or a file.
+        hardware: An id of a known machine, or a file with a profile; this machine if None.
+        output: The folder of runs, where a model that is a run is looked for.
+        overrides: Values of the recipe, such as ``train={"devices": 8}``.
+
+    Raises:
+        TunesmithError: What is wrong with recipe, model, data or hardware.
+    """
+    from tunesmith.jobs.planning import plan_recipe
+    from tunesmith.jobs.stages import audit
+    from tunesmith.recipe.load import dump_recipe
+
+    wanted = _recipe(recipe, overrides)
+    folder = default_runs_folder() if output is None else Path(output)
+
+    def look() -> Mapping[str, Any]:
+        found = audit(dump_recipe(wanted), _ignore, runs_folder=folder)
+        if not found.facts and found.error is not None:
+            raise found.error
+        return found.facts
+
+    return plan_recipe(wanted, folder, hardware, look)
 
 
 def load(run_or_model: Run | str | Path, *, output: str | Path | None = None) -> Model:

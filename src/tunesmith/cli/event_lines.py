@@ -12,6 +12,7 @@ from tunesmith.runs.events import Event
 _STAGES = {
     "preparing": "preparing model and data",
     "auditing": "auditing what will train",
+    "planned": "planned",
     "meeting": "waiting for other machines",
     "evaluating_base": "measuring the base model",
     "training": "training",

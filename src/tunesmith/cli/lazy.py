@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": ("quickstart", "Tune a small model on a bundled sample, before and after"),
     "models": ("models", "List, show and fetch base models"),
     "check": ("check", "Look at data before training, and at what would train"),
+    "plan": ("plan", "Say what memory and time a training would take, here or elsewhere"),
     "train": ("train", "Tune a model on your data"),
     "join": ("join", "Lend this machine to a training that several machines share"),
     "runs": ("runs", "List, show, compare, pause, resume and remove runs"),

@@ -117,7 +117,8 @@ def discard_if_refused(run: RunFolder, error: TunesmithError) -> bool:
     Returns:
         Whether it was removed; a run with a step or a checkpoint is kept, and so is one that failed by itself.
     """
-    if not isinstance(error, _BAD_INPUT) or run.checkpoints.exists() or is_alive(run):
+    refused = isinstance(error, _BAD_INPUT) or error.code == "resource.plan"
+    if not refused or run.checkpoints.exists() or is_alive(run):
         return False
     if any(event.type in ("step", "checkpoint") for event in read_events(run.events)):
         return False

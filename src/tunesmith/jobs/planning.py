@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -18,14 +18,18 @@ import orjson
 
 from tunesmith.catalog.cache import cache_folder, prepared_folder
 from tunesmith.catalog.resolve import ModelReference, resolve_model
-from tunesmith.errors import OutputError
+from tunesmith.errors import OutputError, UsageError
 from tunesmith.jobs.create import data_sources
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.runs.atomic import read_json, write_json
 
 if TYPE_CHECKING:
     from tunesmith.formats.examples import Conversation, Document
+    from tunesmith.planner.alternatives import Alternative
+    from tunesmith.planner.hardware import Hardware
+    from tunesmith.planner.plan import Plan
     from tunesmith.planner.shape import ModelShape
+    from tunesmith.recipe.resolved import Resolved
     from tunesmith.recipe.schema import Recipe
 
 _MACHINE = "this-machine.json"
@@ -182,3 +186,67 @@ def _keep(path: Path, content: Mapping[str, Any]) -> None:
         write_json(path, dict(content))
     except (OSError, OutputError):
         return
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, the values that it is about, the same in other ways, and what would make it fit."""
+
+    plan: Plan
+    resolved: Resolved
+    hardware: Hardware
+    others: list[Alternative]
+    changes: list[Alternative]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "plan": self.plan.to_json(),
+            "resolved": self.resolved.to_json(),
+            "hardware": self.hardware.model_dump(mode="json"),
+            "others": [asdict(one) for one in self.others],
+            "changes": [asdict(one) for one in self.changes],
+        }
+
+
+def plan_recipe(
+    recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Callable[[], Mapping[str, Any]]
+) -> Planned:
+    """Plan a recipe on this machine, or on hardware by its id or file; ``audit`` as for :func:`known_facts`.
+
+    Raises:
+        UsageError: There is no such hardware, or this machine was never looked at and the model is not here.
+        RecipeError: The combination cannot work.
+        ModelError: The model's architecture is unknown.
+    """
+    from tunesmith.planner import calibration
+    from tunesmith.planner.alternatives import alternatives, cheapest_fits
+    from tunesmith.planner.hardware import load_hardware
+    from tunesmith.planner.hardware import this_machine as machine_of
+    from tunesmith.planner.plan import make_plan
+    from tunesmith.recipe.refusal import Facts
+    from tunesmith.recipe.refusals import check
+    from tunesmith.recipe.resolve import resolve
+
+    known = known_facts(recipe, runs_folder, audit)
+    if hardware is None and known.host is None:
+        raise UsageError(
+            "this machine was not looked at yet",
+            code="usage.hardware_unmeasured",
+            hint="run `tunesmith doctor`, fetch a model, or name what to plan for with --hardware",
+        )
+    place = load_hardware(hardware) if hardware else machine_of(known.host or HostFacts(1, 1))
+    place = calibration.apply(place, calibration.read_calibration())
+    host = place.host_facts() if hardware else known.host or HostFacts(1, 1)
+    check(recipe, Facts(known.data, known.model, host))
+    resolved = resolve(recipe, known.data, known.model, host)
+    new_tokens = len(recipe.data.new_tokens)
+    plan = make_plan(known.shape, resolved, known.data, place, new_tokens=new_tokens, estimated_tokens=known.guessed)
+    scene = (known.shape, resolved, known.data, place)
+    return Planned(
+        plan,
+        resolved,
+        place,
+        alternatives(*scene, new_tokens=new_tokens),
+        cheapest_fits(*scene, new_tokens=new_tokens),
+    )

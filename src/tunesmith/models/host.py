@@ -44,6 +44,7 @@ def probe_host() -> HostFacts:
         device=device,
         fast_dtype=fast,
         matmul_flops_per_second=speeds[fast],
+        processor=_processor(device),
         device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if device == "cuda" else None,
     )
 
@@ -95,8 +96,7 @@ def _nothing() -> None:
 
 
 def _speeds(device: str) -> dict[str, float]:
-    processor = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    key = f"{processor} | torch {torch.__version__} | {torch.get_num_threads()} threads"
+    key = f"{_processor(device)} | torch {torch.__version__} | {torch.get_num_threads()} threads"
     path = cache_folder() / "host.json"
     known = _read(path)
     kept = known.get(key)
@@ -115,6 +115,10 @@ def _is_busy() -> bool:
 
 def _is_measurement(speeds: Any) -> TypeGuard[dict[str, float]]:
     return isinstance(speeds, dict) and all(isinstance(speeds.get(name), float) for name in _TYPES)
+
+
+def _processor(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else processor_name()
 
 
 def processor_name() -> str:

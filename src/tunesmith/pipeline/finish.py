@@ -22,6 +22,7 @@ from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.memorised import memorisation
 from tunesmith.pipeline.merged import MERGE
+from tunesmith.pipeline.planned import plan_and_truth
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
@@ -109,6 +110,7 @@ def _report(finished: Finished, clock: RunClock) -> dict[str, Any]:
         "samples": samples(systems, held_out, judge, chosen_samples(held_out, resolved)),
         "curves": _curves(finished.folder.events),
         "cost": _cost(finished, clock),
+        "plan": plan_and_truth(finished.folder, prepared, finished.result, clock),
         "data": data_part(prepared, len(held_out.items)),
         "audit": [{key: check[key] for key in ("name", "ok", "detail")} for check in audit["checks"]],
         "learning_curve": finished.learning_curve,

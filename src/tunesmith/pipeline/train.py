@@ -21,6 +21,7 @@ from tunesmith.pipeline.learning_curve import measure_learning_curve
 from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, measure_tuned
 from tunesmith.pipeline.meeting import RankJob
 from tunesmith.pipeline.merged import with_merged_base
+from tunesmith.pipeline.planned import learn_from, plan_run
 from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
 from tunesmith.pipeline.ranks import joined_ranks, joining
 from tunesmith.pipeline.run import (
@@ -95,6 +96,7 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
         teller,
         clock,
     )
+    learn_from(folder, run.prepared, result)
     teller.state("finished")
 
 
@@ -118,6 +120,8 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
     resolved = resolved_from_json(read_json(folder.resolved)) if folder.resolved.exists() else resolve_run(prepared)
     resolved = resolve_anew(folder, prepared, resolved)
     require_shareable(prepared, resolved)
+    if not folder.plan.exists() or folder.resume.exists():
+        resolved = plan_run(folder, prepared, resolved, teller)
     write_json(folder.resolved, resolved.to_json())
     folder.resume.unlink(missing_ok=True)
     teller.events.emit("artifact", kind="resolved", path=folder.resolved.name)

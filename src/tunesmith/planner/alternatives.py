@@ -75,7 +75,7 @@ class _Scene:
 
     def tried(self, resolved: Resolved, settings: Settings) -> Alternative | None:
         """The recipe with some settings; None where they do not go together."""
-        changed = _changed(resolved, settings)
+        changed = with_settings(resolved, settings)
         if settings and not is_possible(self.shape, changed, self.hardware):
             return None
         memory = predict_memory(self.shape, changed, self.data, self.hardware, new_tokens=self.new_tokens)
@@ -101,8 +101,8 @@ def _single_changes(resolved: Resolved) -> Iterator[Settings]:
                 yield (f"strategy={name}",)
 
 
-def _changed(resolved: Resolved, settings: Settings) -> Resolved:
-    """The recipe with settings that :func:`_single_changes` and :func:`_combinations` make."""
+def with_settings(resolved: Resolved, settings: Settings) -> Resolved:
+    """The recipe with settings that an :class:`Alternative` has; a low-rank technique keeps what the last one had."""
     changes: dict[str, Any] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
@@ -124,9 +124,7 @@ def _technique(now: TechniqueSpec, name: str) -> TechniqueSpec:
     kinds: dict[str, type[Lora | Dora | Qlora]] = {"lora": Lora, "dora": Dora, "qlora": Qlora}
     if name not in kinds:
         return Full()
-    shared = (
-        ("rank", "alpha", "targets", "dropout", "rank_pattern", "alpha_pattern") if isinstance(now, LowRank) else ()
-    )
+    shared = _KEPT if isinstance(now, LowRank) else ()
     return kinds[name](**{key: getattr(now, key) for key in shared})
 
 

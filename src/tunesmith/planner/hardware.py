@@ -193,17 +193,12 @@ def load_hardware(name_or_path: str) -> Hardware:
         raise UsageError("the hardware file holds no profile", place=str(path), problems=_problems(error)) from error
 
 
-def this_machine(host: HostFacts, name: str = "This machine") -> Hardware:
-    """The machine at hand, from what was measured on it.
-
-    Args:
-        host: As measured.
-        name: Of its processor or GPU, where several machines share a cache.
-    """
+def this_machine(host: HostFacts) -> Hardware:
+    """The machine at hand, from what was measured on it."""
     flops = host.matmul_flops_per_second or known_hardware()["laptop-2-cores"].flops_per_second("float32")
     return Hardware(
         id=THIS_MACHINE,
-        name=name,
+        name=host.processor,
         device=host.device,
         device_memory_bytes=host.device_memory_bytes,
         host_memory_bytes=host.memory_bytes,

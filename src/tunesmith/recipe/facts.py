@@ -65,7 +65,7 @@ class HostFacts:
     """What this machine is.
 
     ``fast_dtype`` won a short race of matrix products at ``matmul_flops_per_second``. ``device_memory_bytes`` is what
-    one GPU has; without one, processes share ``memory_bytes``.
+    one GPU has; without one, processes share ``memory_bytes``. ``processor`` names the processor or GPU.
     """
 
     cores: int
@@ -74,6 +74,7 @@ class HostFacts:
     fast_dtype: Literal["float32", "bfloat16"] = "float32"
     matmul_flops_per_second: float | None = None
     device_memory_bytes: int | None = None
+    processor: str = "This machine"
 
     def memory_of_each(self, devices: int) -> float:
         """Bytes for each of so many devices."""

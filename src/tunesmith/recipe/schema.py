@@ -184,5 +184,10 @@ class Recipe(Part):
         "the gradients too), zero3 or fsdp (of the weights too), or single; auto: single for one device, else ddp or "
         "fsdp by memory.",
     )
+    fit: Literal["refuse", "auto", "try"] = Field(
+        "refuse",
+        description="What happens where the plan says that memory is not enough: refuse, with changes that would fit; "
+        "auto: make the cheapest of them; try: train all the same.",
+    )
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
     executor: Literal["local"] = Field("local", description="Where the run takes place.")

@@ -37,6 +37,11 @@ class RunFolder:
         return self.path / "resolved.json"
 
     @property
+    def plan(self) -> Path:
+        """What memory and time were predicted before the run."""
+        return self.path / "plan.json"
+
+    @property
     def events(self) -> Path:
         """The only progress channel, one JSON object a line."""
         return self.path / "events.jsonl"

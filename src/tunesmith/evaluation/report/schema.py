@@ -129,6 +129,14 @@ class Cost(Part):
     total_parameters: int | None = None
 
 
+class Foreseen(Part):
+    """One number that was predicted before the run, beside what the run took."""
+
+    what: str
+    predicted: Number = None
+    measured: Number = None
+
+
 class FileHash(Part):
     """One file of the data with its SHA-256."""
 
@@ -217,6 +225,7 @@ class Report(Part):
     samples: list[Sample] = Field(default_factory=list)
     curves: Curves = Field(default_factory=Curves)
     cost: Cost = Field(default_factory=Cost)
+    plan: list[Foreseen] | None = None
     data: Data = Field(default_factory=Data)
     audit: list[Check] = Field(default_factory=list)
     learning_curve: list[LearningPoint] | None = None

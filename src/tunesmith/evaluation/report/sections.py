@@ -17,6 +17,7 @@ def sections(report: Report) -> list[Section]:
         *_detail_sections(report),
         _memorisation(report),
         Section("cost", "Cost", _cost(report)),
+        Section("plan", "Plan and truth", _plan(report)),
         Section("data", "Data", _data(report), _data_note(report)),
         _audit(report),
         _resolved(report),
@@ -192,6 +193,29 @@ def _cost(report: Report) -> Table:
         (f"Answering, {system_label(system)}", _answering(system)) for system in report.systems if system.generation
     ]
     return _pairs([(name, value) for name, value in [*pairs, *stages, *answers] if value not in ("", words.NOTHING)])
+
+
+_FORESEEN = {
+    "peak_memory_bytes": ("Peak memory", words.storage),
+    "steps": ("Steps", words.whole),
+    "seconds_a_step": ("A step, with what comes between two", words.duration),
+    "training_seconds": ("Training", words.duration),
+    "total_seconds": ("The whole run", words.duration),
+    "trained_parameters": ("Trained parameters", words.whole),
+}
+
+
+def _plan(report: Report) -> Table:
+    """What was predicted before anything ran, beside what it took."""
+    rows = []
+    for one in report.plan or ():
+        name, shown = _FORESEEN.get(one.what, (one.what.replace("_", " "), words.significant))
+        measured = one.measured
+        if one.what == "trained_parameters" and measured is None:
+            measured = report.cost.trained_parameters
+        ratio = f"{measured / one.predicted:.2f}" if one.predicted and measured is not None else words.NOTHING
+        rows.append([Cell(name), Cell(shown(one.predicted)), Cell(shown(measured)), Cell(ratio)])
+    return Table(["What", "Planned", "Measured", "Measured / planned"], rows, frozenset({1, 2, 3}))
 
 
 def _parameters(trained: int | None, total: int | None) -> str:

@@ -1,0 +1,136 @@
+"""``tunesmith plan``: memory, time and price of a recipe before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunesmith.cli.lazy import new_app
+from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, column_map, runs_folder
+from tunesmith.cli.tables import Cell, Column, print_table
+from tunesmith.cli.terminal import note, out, out_json
+from tunesmith.cli.words import duration, storage
+
+if TYPE_CHECKING:
+    from tunesmith.jobs.planning import Planned
+    from tunesmith.planner.alternatives import Alternative
+
+app = new_app()
+
+
+@app.command()
+def plan(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE|KEY=VALUE", help="A recipe file, then values such as technique=qlora."),
+    ] = None,
+    *,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="A folder, a run, a catalog id or a hub id.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", metavar="DATA", help="A file, a folder or a hub data set.")
+    ] = None,
+    hardware: Annotated[
+        str | None,
+        typer.Option(metavar="ID|FILE", help="What to plan for: a known machine, or a file; this machine if left out."),
+    ] = None,
+    devices: Annotated[int | None, typer.Option(metavar="N", help="How many GPUs of a machine share the work.")] = None,
+    nodes: Annotated[int | None, typer.Option(metavar="M", help="How many machines share it.")] = None,
+    task: Task = None,
+    shape: Shape = None,
+    column: Columns = None,
+    on_bad_rows: OnBadRows = None,
+    output: RunsFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a training would take, before it is trained: memory by part, steps, time, and a price if there is one.
+
+    The rows are counted once, by the model's tokenizer, and remembered; of a model that is not on this machine their
+    tokens are guessed. `train` makes the same plan, refuses what does not fit, and its report holds it against what
+    the run took.
+    """
+    from tunesmith.cli.train import build_recipe
+    from tunesmith.jobs.planning import plan_recipe
+
+    options = {
+        "model": model,
+        "data.train": data,
+        "data.columns": column_map(column),
+        "data.shape": shape,
+        "data.on_bad_rows": on_bad_rows,
+        "task": task,
+        "train.devices": devices,
+        "train.nodes": nodes,
+    }
+    recipe = build_recipe(arguments or [], options)
+    folder = runs_folder(output)
+
+    def audit() -> Mapping[str, Any]:
+        from tunesmith.cli.audit_view import run_audit
+        from tunesmith.recipe.load import dump_recipe
+
+        result = run_audit(dump_recipe(recipe), folder)
+        if not result.facts and result.error is not None:
+            raise result.error
+        return result.facts
+
+    planned = plan_recipe(recipe, folder, hardware, audit)
+    if as_json:
+        out_json(planned.to_json())
+    else:
+        print_plan(planned)
+
+
+def print_plan(planned: Planned) -> None:
+    """The plan for a terminal: the answer first, then its parts, then other ways."""
+    plan, memory, time = planned.plan, planned.plan.memory, planned.plan.time
+    where = planned.hardware
+    there = where.device_memory_bytes or where.host_memory_bytes
+    sharing = "" if plan.devices * plan.nodes == 1 else f" on each of {plan.devices * plan.nodes} devices"
+    verdict = "fits" if plan.fits else "does not fit"
+    out(f"{plan.model} with {plan.technique}, {plan.strategy}, {plan.precision}, on {where.name}")
+    answer = f"{verdict}: {storage(memory.peak)}{sharing} at most, {storage(there)} are there"
+    out(answer, "green" if plan.fits else "red")
+    out(f"about {duration(time.total_seconds)}: {_steps(planned)}, measuring {duration(time.evaluation_seconds)}")
+    if time.price is not None:
+        out(f"price: {time.price:.2f} {time.currency} ({where.price_source}, {where.price_date})")
+    out("")
+    print_table(
+        [Column("memory of a device"), Column("", right=True)],
+        [[name, storage(size)] for name, size in memory.parts.items() if size] + [["in all", storage(memory.training)]],
+    )
+    out("")
+    known = "" if memory.trained_is_known else " (a guess)"
+    largest = plan.largest_micro_batch
+    facts = [
+        ("trained parameters", f"{memory.trained_parameters:,} of {plan.parameters:,}{known}"),
+        ("memory of the host", storage(memory.host)),
+        ("disk for checkpoints", storage(memory.checkpoints)),
+        ("largest pack that fits", "none" if largest is None else f"{largest:,} tokens (now {memory.pack_tokens:,})"),
+        ("longest row that fits", "none" if plan.longest_context is None else f"{plan.longest_context:,} tokens"),
+    ]
+    print_table([Column("also"), Column("", right=True)], [list(one) for one in facts])
+    out("")
+    print_table(
+        [Column("otherwise"), Column("memory", right=True), Column("time", right=True), Column("fits")],
+        [_way(one) for one in planned.others],
+    )
+    for one in planned.changes:
+        note(f"would fit: {' '.join(one.settings)} ({storage(one.peak_bytes)}, {duration(one.total_seconds)})", "bold")
+    for line in plan.notes:
+        note(f"note: {line}", "dim")
+
+
+def _steps(planned: Planned) -> str:
+    time = planned.plan.time
+    within = " within the budget" if time.within_budget else ""
+    return f"{time.steps:,} steps of {duration(time.step_seconds)}{within}"
+
+
+def _way(one: Alternative) -> list[str | Cell]:
+    name = " ".join(one.settings) or "as it is"
+    fits = Cell("yes") if one.fits else Cell("no", "red")
+    return [name, storage(one.peak_bytes), duration(one.total_seconds), fits]

@@ -1,0 +1,146 @@
+"""The plan of a run: made before anything is measured, held against what the run then took, and learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from tunesmith.engine.settings import TrainResult
+from tunesmith.errors import ModelError, ResourceError
+from tunesmith.pipeline.clock import RunClock
+from tunesmith.pipeline.prepare import Prepared, data_facts, resolve_run
+from tunesmith.pipeline.told import Teller
+from tunesmith.planner.alternatives import Alternative, cheapest_fits, with_settings
+from tunesmith.planner.calibration import apply, learn, read_calibration
+from tunesmith.planner.hardware import Hardware, this_machine
+from tunesmith.planner.plan import Plan, make_plan, plan_from_json
+from tunesmith.planner.shape import ModelShape, shape_of_config
+from tunesmith.recipe.load import apply_overrides, parse_recipe, read_mapping
+from tunesmith.recipe.resolved import Resolved
+from tunesmith.runs.atomic import read_json, write_json
+from tunesmith.runs.layout import RunFolder
+
+_GIB = 2**30
+
+
+def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: Teller) -> Resolved:
+    """Plan a run on this machine, and see to it that it fits; the plan lies in the run folder.
+
+    Returns:
+        The values as they are, or with the cheapest change that fits where the recipe says ``fit: auto``.
+
+    Raises:
+        ResourceError: ``resource.plan``: it does not fit, with up to three changes that would make it fit.
+    """
+    shape = _shape(prepared, teller)
+    if shape is None:
+        return resolved
+    hardware = _hardware(prepared)
+    plan = _plan(shape, prepared, resolved, hardware)
+    if not plan.fits:
+        changes = cheapest_fits(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
+        if prepared.recipe.fit == "refuse" or (prepared.recipe.fit == "auto" and not changes):
+            raise _refusal(plan, hardware, changes)
+        if prepared.recipe.fit == "auto":
+            reason = f"fit: auto: {plan.memory.peak / _GIB:.1f} GiB would not fit"
+            settings = changes[0].settings
+            resolved = _changed(folder, prepared, settings, with_settings(resolved, settings), reason)
+            teller.warn([f"{', '.join(settings)}, since memory is not enough otherwise"], "resource.fit")
+            plan = _plan(shape, prepared, resolved, hardware)
+        else:
+            teller.warn([f"the plan says that memory is not enough: {_shortage(plan, hardware)}"], "resource.plan")
+    write_json(folder.plan, plan.to_json())
+    minutes = plan.time.total_seconds / 60
+    teller.state("planned", f"about {plan.memory.peak / _GIB:.1f} GiB at most, {minutes:.0f} min in all")
+    teller.events.emit("artifact", kind="plan", path=folder.plan.name)
+    return resolved
+
+
+def plan_and_truth(
+    folder: RunFolder, prepared: Prepared, result: TrainResult, clock: RunClock
+) -> list[dict[str, Any]] | None:
+    """What was predicted and what was measured, for the report; None where there is no plan."""
+    if not folder.plan.exists():
+        return None
+    plan = plan_from_json(read_json(folder.plan))
+    steps = max(1, result.steps)
+    rows = [
+        ("peak_memory_bytes", plan.memory.peak, _peak(prepared, result)),
+        ("steps", plan.time.steps, result.steps),
+        ("seconds_a_step", plan.time.training_seconds / max(1, plan.time.steps), result.seconds / steps),
+        ("training_seconds", plan.time.training_seconds, result.seconds),
+        ("total_seconds", plan.time.total_seconds, clock.elapsed_seconds()),
+        ("trained_parameters", plan.memory.trained_parameters, None),
+    ]
+    return [{"what": what, "predicted": predicted, "measured": measured} for what, predicted, measured in rows]
+
+
+def learn_from(folder: RunFolder, prepared: Prepared, result: TrainResult) -> None:
+    """Let this machine's next plans know what this run took."""
+    if not folder.plan.exists() or result.steps == 0:
+        return
+    plan = plan_from_json(read_json(folder.plan))
+    predicted = plan.time.training_seconds / max(1, plan.time.steps)
+    # The plan's own seconds of a step, as many times longer as a step and what comes between two took.
+    step_seconds = plan.time.step_seconds * (result.seconds / result.steps) / predicted
+    learn(_hardware(prepared), plan.memory, plan.time, peak_bytes=_peak(prepared, result), step_seconds=step_seconds)
+
+
+def _peak(prepared: Prepared, result: TrainResult) -> int:
+    """The most that a process held; on a GPU with what driver and libraries take, which torch does not count."""
+    most = max([result.peak_memory_bytes, *result.rank_memory_bytes])
+    return most + (_hardware(prepared).framework if prepared.host.device == "cuda" else 0)
+
+
+def _hardware(prepared: Prepared) -> Hardware:
+    return apply(this_machine(prepared.host), read_calibration())
+
+
+def _shape(prepared: Prepared, teller: Teller) -> ModelShape | None:
+    try:
+        return shape_of_config(read_json(prepared.model.folder / "config.json"), prepared.recipe.model)
+    except ModelError as error:
+        teller.warn([f"this model cannot be planned for, so nobody knows whether it fits: {error.message}"], error.code)
+        return None
+
+
+def _plan(shape: ModelShape, prepared: Prepared, resolved: Resolved, hardware: Hardware) -> Plan:
+    return make_plan(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
+
+
+def _changed(folder: RunFolder, prepared: Prepared, settings: Sequence[str], wanted: Resolved, reason: str) -> Resolved:
+    """The recipe resolved anew with some settings; ``wanted`` says what a technique among them keeps."""
+    written = [
+        f"technique={orjson.dumps(wanted.technique.model_dump(mode='json')).decode()}"
+        if setting.startswith("technique=")
+        else setting
+        for setting in settings
+    ]
+    recipe = parse_recipe(apply_overrides(read_mapping(folder.recipe), written), "fit: auto")
+    found = resolve_run(replace(prepared, recipe=recipe))
+    keys = [setting.partition("=")[0] for setting in settings]
+    return replace(found, reasons={**found.reasons, **dict.fromkeys(keys, reason)})
+
+
+def _refusal(plan: Plan, hardware: Hardware, changes: list[Alternative]) -> ResourceError:
+    ways = "; ".join(
+        f"{' '.join(one.settings)} ({one.peak_bytes / _GIB:.1f} GiB, {one.total_seconds / 60:.0f} min)"
+        for one in changes
+    )
+    return ResourceError(
+        "by the plan this run does not fit into memory",
+        code="resource.plan",
+        place="fit",
+        value=_shortage(plan, hardware),
+        hint=(f"cheapest changes that fit: {ways}" if ways else "no change that was looked at makes it fit")
+        + "; fit=try trains all the same",
+    )
+
+
+def _shortage(plan: Plan, hardware: Hardware) -> str:
+    there = hardware.device_memory_bytes or hardware.host_memory_bytes or 0
+    needed = plan.memory.peak if hardware.device_memory_bytes else plan.memory.host
+    return f"{needed / _GIB:.1f} GiB are needed, {there / _GIB:.1f} GiB are there, of which most can be used"
