@@ -39,7 +39,8 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
         prompt, completion, own_system = _asked(example)
         return Question(own_system or system, prompt, completion, completion)
 
-    metrics = ("abc_valid", "abc_bars", "distinct_2") if tunes else ("chrf", "distinct_2")
+    # A tune that copies one in the prompt is valid; its bars tell more, and those of a faulty tune count as wrong.
+    metrics = ("abc_bars", "abc_valid", "distinct_2") if tunes else ("chrf", "distinct_2")
     return question_task(
         "creative",
         ask,
