@@ -149,6 +149,7 @@ class Hardware(BaseModel):
             fast_dtype=fast,
             matmul_flops_per_second=self.flops_per_second(fast),
             device_memory_bytes=self.device_memory_bytes,
+            processor=self.name,
         )
 
 

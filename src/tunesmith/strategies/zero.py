@@ -168,7 +168,8 @@ class Zero:
             "stage": self.stage,
             "reduce_bucket_size": _BUCKET,
             "allgather_bucket_size": _BUCKET,
-            "stage3_prefetch_bucket_size": _BUCKET,
+            # Weights that are fetched ahead would be on their way while the loss is watched or a checkpoint written.
+            "stage3_prefetch_bucket_size": 0,
             "stage3_max_live_parameters": _BUCKET,
             "stage3_max_reuse_distance": _BUCKET,
             "stage3_param_persistence_threshold": _SMALL,

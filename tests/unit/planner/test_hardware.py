@@ -110,8 +110,8 @@ def test_a_file_that_is_no_profile_at_all_is_refused(tmp_path, content):
 
 
 def test_this_machine_is_what_was_measured():
-    host = HostFacts(cores=2, memory_bytes=24 * 10**9, matmul_flops_per_second=290e9)
-    found = this_machine(host, "A processor")
+    host = HostFacts(cores=2, memory_bytes=24 * 10**9, matmul_flops_per_second=290e9, processor="A processor")
+    found = this_machine(host)
     assert (found.id, found.name, found.cores) == ("this-machine", "A processor", 2)
     assert found.host_facts() == host
     with_gpu = HostFacts(64, 512 * 10**9, "cuda", "bfloat16", 400e12, 80 * 10**9)
