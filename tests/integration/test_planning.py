@@ -1,0 +1,170 @@
+"""Plans around real runs: made before, refused or changed where memory is not enough, and held against the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_worker import Place, RealRun, write_labelled
+
+from tunesmith.errors import ResourceError
+from tunesmith.pipeline import planned
+from tunesmith.pipeline.data import load_data
+from tunesmith.pipeline.prepare import prepare, resolve_run
+from tunesmith.pipeline.told import Teller
+from tunesmith.planner.hardware import Hardware
+from tunesmith.recipe.load import load_recipe
+from tunesmith.runs.events import open_events
+
+TUNESMITH = Path(sys.executable).with_name("tunesmith")
+RECIPE = {"data": {"train": "rows.csv", "validation": 0.25}, "technique": "full", "evaluate": {"rows": 6}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place.make(tmp_path_factory.mktemp("planning"))
+    write_labelled(place.folder / "rows.csv", 32)
+    return place
+
+
+@pytest.fixture(scope="module")
+def finished(place: Place) -> RealRun:
+    return place.run("planned", RECIPE).done()
+
+
+def tunesmith(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(TUNESMITH), *words],
+        cwd=place.folder,
+        env={**os.environ, "TUNESMITH_CACHE": str(place.folder / "cache"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_the_report_holds_the_plan_against_the_truth(finished: RealRun) -> None:
+    plan = json.loads(finished.folder.plan.read_text())
+    found = {one["what"]: one for one in finished.report["plan"]}
+    assert found["steps"]["predicted"] == plan["time"]["steps"] == found["steps"]["measured"]
+    assert found["peak_memory_bytes"]["measured"] == finished.report["cost"]["peak_memory_bytes"]
+    assert found["trained_parameters"]["predicted"] == finished.report["cost"]["trained_parameters"]
+    page = finished.folder.report_markdown.read_text()
+    assert "Plan and truth" in page
+    assert "Measured / planned" in page
+    assert "planned" in finished.states
+
+
+def test_a_run_teaches_this_machine(place: Place, finished: RealRun) -> None:
+    known = json.loads((place.folder / "cache" / "calibration.json").read_text())
+    (kinds,) = known["machines"].values()
+    assert kinds["time"]["runs"] >= 1
+
+
+def test_the_command_plans_at_once_what_it_has_seen(place: Place, finished: RealRun) -> None:
+    words = ("plan", "--model", str(place.model), "--data", "rows.csv", "technique=full", "data.validation=0.25")
+    first = tunesmith(place, *words, "--json")
+    assert first.returncode == 0, first.stderr
+    planned = json.loads(first.stdout)
+    assert planned["plan"]["memory"]["trained_parameters"] == finished.report["cost"]["trained_parameters"]
+    assert planned["resolved"]["portable"]["train.tokens_per_step"]["value"] > 0
+    second = tunesmith(place, *words)
+    assert second.returncode == 0
+    assert "auditing" not in second.stderr
+    assert "fits:" in second.stdout
+    assert "technique=lora" in second.stdout
+
+
+def test_what_cannot_be_is_refused_in_a_plan_too(place: Place, finished: RealRun) -> None:
+    done = tunesmith(
+        place, "plan", "--model", str(place.model), "--data", "rows.csv", "strategy=single", "--devices", "2"
+    )
+    assert done.returncode != 0
+    assert "recipe.single_devices" in done.stderr or "single is one device" in done.stderr
+
+
+def test_a_model_that_is_not_here_is_planned_for_another_machine_by_a_guess(place: Place) -> None:
+    done = tunesmith(
+        place, "plan", "--model", "llama-3.1-8b-instruct", "--data", "rows.csv", "--hardware", "a100-80gb", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    assert planned["plan"]["parameters"] == 8030261248
+    assert planned["plan"]["fits"]
+    assert any("estimate" in note for note in planned["plan"]["notes"])
+    small = tunesmith(
+        place, "plan", "--model", "llama-3.1-70b-instruct", "--data", "rows.csv", "--hardware", "rtx-4090"
+    )
+    assert "does not fit" in small.stdout
+
+
+def of_bytes(size: int) -> Hardware:
+    return Hardware(
+        id="small",
+        name="Small",
+        device="cpu",
+        host_memory_bytes=size,
+        framework_bytes=2**20,
+        matmul_flops_per_second={"float32": 1e11},
+        source="this test",
+    )
+
+
+@pytest.fixture
+def too_small(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
+    """A run on a machine that has not quite the memory that the plan wants, up to its planning."""
+
+    def plan(name: str, fit: str) -> Any:
+        run = place.run(name, {**RECIPE, "fit": fit})
+        prepared, resolved, teller = prepared_run(run)
+        monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(10**12))
+        planned.plan_run(run.folder, prepared, resolved, teller)
+        needed = json.loads(run.folder.plan.read_text())["memory"]["host"]
+        run.folder.plan.unlink()
+        monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(int(needed)))
+        return run, lambda: planned.plan_run(run.folder, prepared, resolved, teller)
+
+    return plan
+
+
+def test_what_does_not_fit_is_refused_with_ways_that_do(too_small: Callable[[str, str], Any]) -> None:
+    run, plan = too_small("too-large", "refuse")
+    with pytest.raises(ResourceError) as caught:
+        plan()
+    assert caught.value.code == "resource.plan"
+    assert "cheapest changes that fit" in (caught.value.hint or "")
+    assert "=" in (caught.value.hint or "").partition("fit: ")[2]
+    assert not run.folder.plan.exists()
+
+
+def test_the_cheapest_change_is_made_where_the_recipe_asks_for_it(too_small: Callable[[str, str], Any]) -> None:
+    run, plan = too_small("changed", "auto")
+    resolved = plan()
+    assert json.loads(run.folder.plan.read_text())["fits"]
+    changed = [key for key, reason in resolved.reasons.items() if reason.startswith("fit: auto")]
+    assert changed
+    assert "memory is not enough otherwise" in run.warnings["resource.fit"]
+
+
+def test_who_wants_to_try_may(too_small: Callable[[str, str], Any]) -> None:
+    run, plan = too_small("tried", "try")
+    plan()
+    assert not json.loads(run.folder.plan.read_text())["fits"]
+    assert "not enough" in run.warnings["resource.plan"]
+
+
+def prepared_run(run: RealRun) -> Any:
+    recipe = load_recipe(run.folder.recipe)
+    recipe = recipe.model_copy(
+        update={"data": recipe.data.model_copy(update={"train": str(run.place.folder / "rows.csv")})}
+    )
+    teller = Teller(open_events(run.folder.events))
+    prepared = prepare(recipe, load_data(recipe.data, recipe.train.seed), run.folder.path.parent, teller)
+    return prepared, resolve_run(prepared), teller
