@@ -154,6 +154,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
             )
         },
         "trained_parameters": report["cost"]["trained_parameters"],
+        "plan": report.get("plan"),
     }
 
 
