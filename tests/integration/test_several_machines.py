@@ -118,6 +118,7 @@ def test_two_machines_give_the_result_of_one(place: Place, alone: RealRun) -> No
     assert "finished" in said
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_there_is_told_of_here_and_the_run_resumes(place: Place, alone: RealRun) -> None:
     run = place.run("died", SHARED)
     worker, machine = start_both(run)
@@ -247,6 +248,7 @@ def test_an_address_that_is_none_is_refused() -> None:
     assert address_for(2, "127.0.0.1") == "127.0.0.1"
 
 
+@pytest.mark.slow
 def test_who_would_wait_for_ever_is_told_so(place: Place, alone: RealRun) -> None:
     run = place.run("one-machine", RECIPE)
     code, said = join(run).end()
@@ -259,6 +261,7 @@ def test_who_would_wait_for_ever_is_told_so(place: Place, alone: RealRun) -> Non
     assert "cancelled" in said
 
 
+@pytest.mark.slow
 def test_a_machine_that_cannot_work_ends_the_meeting_with_its_reason(place: Place) -> None:
     """The other machine does not find the data."""
     run = place.run("no-data", SHARED)

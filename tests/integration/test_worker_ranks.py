@@ -61,7 +61,7 @@ def require_same_result(run: RealRun, alone: RealRun) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ddp", "fsdp", "zero3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2"))]
+    "strategy", ["ddp", "fsdp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("zero1", "zero2", "zero3"))]
 )
 def test_two_processes_give_the_result_of_one(place: Place, alone: RealRun, strategy: str) -> None:
     run = place.run(strategy, shared(strategy)).done()
