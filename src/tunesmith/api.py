@@ -198,7 +198,7 @@ def plan(
 
     def look() -> Mapping[str, Any]:
         found = audit(dump_recipe(wanted), _ignore, runs_folder=folder)
-        if not found.facts and found.error is not None:
+        if found.error is not None:
             raise found.error
         return found.facts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,33 +119,34 @@ def of_bytes(size: int) -> Hardware:
 
 
 @pytest.fixture
-def too_small(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Any]:
+def too_small(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A run on a machine that has not quite the memory that the plan wants, up to its planning."""
 
-    def plan(name: str, fit: str) -> Any:
-        run = place.run(name, {**RECIPE, "fit": fit})
+    def plan(name: str, fit: str, again: bool | str = False) -> Any:
+        run = place.run(name, {**RECIPE, "fit": fit, "train": {"activation_checkpointing": again}})
         prepared, resolved, teller = prepared_run(run)
         monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(10**12))
-        planned.plan_run(run.folder, prepared, resolved, teller)
+        planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
         needed = json.loads(run.folder.plan.read_text())["memory"]["host"]
         run.folder.plan.unlink()
         monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(int(needed)))
-        return run, lambda: planned.plan_run(run.folder, prepared, resolved, teller)
+        return run, lambda: planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
 
     return plan
 
 
-def test_what_does_not_fit_is_refused_with_ways_that_do(too_small: Callable[[str, str], Any]) -> None:
+def test_what_does_not_fit_is_refused_with_ways_that_do(too_small: Callable[..., Any]) -> None:
     run, plan = too_small("too-large", "refuse")
     with pytest.raises(ResourceError) as caught:
         plan()
     assert caught.value.code == "resource.plan"
-    assert "cheapest changes that fit" in (caught.value.hint or "")
-    assert "=" in (caught.value.hint or "").partition("fit: ")[2]
+    ways = (caught.value.hint or "").partition("cheapest changes that fit: ")[2].split("; ")[:-1]
+    assert 1 <= len(ways) <= 3
+    assert all(re.match(r"(technique|train\.\w+|strategy)=\S+", way) for way in ways)
     assert not run.folder.plan.exists()
 
 
-def test_the_cheapest_change_is_made_where_the_recipe_asks_for_it(too_small: Callable[[str, str], Any]) -> None:
+def test_the_cheapest_change_is_made_where_the_recipe_asks_for_it(too_small: Callable[..., Any]) -> None:
     run, plan = too_small("changed", "auto")
     resolved = plan()
     assert json.loads(run.folder.plan.read_text())["fits"]
@@ -153,7 +155,13 @@ def test_the_cheapest_change_is_made_where_the_recipe_asks_for_it(too_small: Cal
     assert "memory is not enough otherwise" in run.warnings["resource.fit"]
 
 
-def test_who_wants_to_try_may(too_small: Callable[[str, str], Any]) -> None:
+def test_what_the_recipe_leaves_open_is_chosen_so_that_it_fits(too_small: Callable[..., Any]) -> None:
+    run, plan = too_small("again", "refuse", "auto")
+    assert plan().activation_checkpointing is True
+    assert json.loads(run.folder.plan.read_text())["fits"]
+
+
+def test_who_wants_to_try_may(too_small: Callable[..., Any]) -> None:
     run, plan = too_small("tried", "try")
     plan()
     assert not json.loads(run.folder.plan.read_text())["fits"]

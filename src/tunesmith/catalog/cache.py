@@ -8,7 +8,9 @@ MODELS/.locks/  .downloads/        who prepares a model right now, and what it h
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,12 @@ def cache_folder() -> Path:
     """TUNESMITH_CACHE, or the user's cache folder."""
     chosen = os.environ.get("TUNESMITH_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("tunesmith"))
+
+
+def machine_file() -> Path:
+    """Where this machine's last measurement lies, apart from those of others that share the folder."""
+    name = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname()) or "machine"
+    return cache_folder() / "machines" / f"{name}.json"
 
 
 def models_folder() -> Path:

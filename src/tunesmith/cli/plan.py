@@ -73,7 +73,7 @@ def plan(
         from tunesmith.recipe.load import dump_recipe
 
         result = run_audit(dump_recipe(recipe), folder)
-        if not result.facts and result.error is not None:
+        if result.error is not None:
             raise result.error
         return result.facts
 

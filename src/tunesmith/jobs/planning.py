@@ -7,7 +7,7 @@ data is there at once. Where the model is not on this machine, tokens are guesse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from tunesmith.catalog.cache import cache_folder, prepared_folder
+from tunesmith.catalog.cache import cache_folder, machine_file, prepared_folder
 from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.errors import OutputError, UsageError
 from tunesmith.jobs.create import data_sources
@@ -32,8 +32,20 @@ if TYPE_CHECKING:
     from tunesmith.recipe.resolved import Resolved
     from tunesmith.recipe.schema import Recipe
 
-_MACHINE = "this-machine.json"
+_FORMAT = 1
 _SAMPLE_ROWS = 256
+# Of English, by most tokenizers.
+_LETTERS_PER_TOKEN = 4
+# What decides how a model's tokenizer and template turn rows into tokens.
+_MODEL_FILES = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "adapter_config.json",
+    "manifest.json",
+)
 # What a template puts around each turn.
 _TOKENS_OF_TURN = 5
 
@@ -65,21 +77,39 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
         TunesmithError: Whatever is wrong with model or data.
     """
     reference = resolve_model(recipe.model, runs_folder)
-    path = cache_folder() / "plans" / f"{_key(recipe)}.json"
-    facts = _read(path)
-    if facts is None:
-        if prepared_folder(reference) is None and reference.entry is not None:
-            return _guess(recipe, reference)
-        facts = dict(audit())
-        _keep(path, facts)
-        _keep(cache_folder() / _MACHINE, facts["host"])
+    key = _key(recipe, reference)
+    path = cache_folder() / "plans" / f"{key}.json"
+    known = None if key is None else _remembered(recipe, reference, path)
+    if known is not None:
+        return known
+    if prepared_folder(reference) is None and reference.entry is not None:
+        return _guess(recipe, reference)
+    facts = {"format": _FORMAT, **audit()}
+    # A model that had to be fetched is another one now.
+    key = _key(recipe, reference)
+    if key is not None:
+        _keep(cache_folder() / "plans" / f"{key}.json", facts)
     return _from_facts(recipe, reference, facts)
+
+
+def _remembered(recipe: Recipe, reference: ModelReference, path: Path) -> Known | None:
+    facts = _read(path)
+    if facts is None or facts.get("format") != _FORMAT:
+        return None
+    try:
+        return _from_facts(recipe, reference, facts)
+    except (KeyError, TypeError, ValueError):
+        # Another version wrote it, or something broke it: looking again is cheap.
+        return None
 
 
 def this_machine() -> HostFacts | None:
     """This machine as a worker measured it last; None where none has."""
-    found = _read(cache_folder() / _MACHINE)
-    return None if found is None else HostFacts(**found)
+    found = _read(machine_file())
+    try:
+        return None if found is None else HostFacts(**found)
+    except (TypeError, ValueError):
+        return None
 
 
 def _from_facts(recipe: Recipe, reference: ModelReference, facts: Mapping[str, Any]) -> Known:
@@ -88,83 +118,92 @@ def _from_facts(recipe: Recipe, reference: ModelReference, facts: Mapping[str, A
     config = facts["config"]
     shape = shape_of_entry(reference.entry) if reference.entry else shape_of_config(config, recipe.model)
     data = {**facts["data"], "default_metrics": tuple(facts["data"]["default_metrics"])}
-    return Known(DataFacts(**data), ModelFacts(**facts["model"]), shape, HostFacts(**facts["host"]))
+    return Known(DataFacts(**data), ModelFacts(**facts["model"]), shape, this_machine())
 
 
 def _guess(recipe: Recipe, reference: ModelReference) -> Known:
-    """From letters: four of them are about one token of English."""
+    """From letters; the rows are those that the worker would read, cut where it would cut them."""
     from tunesmith.formats.inspect import inspect_source
     from tunesmith.formats.read import read_examples
     from tunesmith.planner.shape import shape_of_entry
+    from tunesmith.recipe.resolve import longest_row_allowed
     from tunesmith.tasks.prepare import prepare_task
 
     assert reference.entry is not None
     shape = shape_of_entry(reference.entry)
     columns = None if recipe.data.columns == "auto" else dict(recipe.data.columns)
     wanted = None if recipe.data.shape == "auto" else recipe.data.shape
-    train = recipe.data.train if isinstance(recipe.data.train, str) else recipe.data.train[0].path
-    inspection = inspect_source(train, columns=columns, shape=wanted)
-    inspection.require_usable(recipe.data.on_bad_rows)
-    rows = [example for _, example in read_examples(inspection, on_bad_rows=recipe.data.on_bad_rows)]
-    task = prepare_task(recipe.task, inspection, list(islice(rows, _SAMPLE_ROWS)))
-    lengths, learned = zip(*(_guessed_tokens(task.training(row)) for row in rows), strict=True)
+    found = [inspect_source(source, columns=columns, shape=wanted) for source in data_sources(recipe)]
+    for one in found:
+        one.require_usable(recipe.data.on_bad_rows)
+    own_validation = isinstance(recipe.data.validation, str)
+    sides = (found[:-1], found[-1:]) if own_validation else (found, [])
+    train, held_out = (
+        [row for one in side for _, row in read_examples(one, on_bad_rows=recipe.data.on_bad_rows)] for side in sides
+    )
+    task = prepare_task(recipe.task, found[0], list(islice(train, _SAMPLE_ROWS)))
+    longest = longest_row_allowed(recipe, task=task.name, context_length=shape.context_length)
+    counts = [count for row in train for count in _guessed_tokens(task.training(row), longest)]
     share = recipe.data.validation if isinstance(recipe.data.validation, float) else 0.0
-    held_out = round(share * len(rows))
     data = DataFacts(
         task=task.name,
-        shape=inspection.shape,
-        rows=max(1, len(rows) - held_out),
-        validation_rows=max(1, held_out),
-        tokens=round(sum(lengths) * (1 - share)),
-        trained_tokens=round(sum(learned) * (1 - share)),
-        longest_row=max(lengths),
+        shape=found[0].shape,
+        rows=max(1, round(len(counts) * (1 - share))),
+        validation_rows=max(1, len(held_out) or round(len(counts) * share)),
+        tokens=round(sum(tokens for tokens, _ in counts) * (1 - share)),
+        trained_tokens=round(sum(learned for _, learned in counts) * (1 - share)),
+        longest_row=max(tokens for tokens, _ in counts),
         labels=len(task.labels),
         default_metrics=task.metrics,
-        answer_tokens=task.max_new_tokens,
+        answer_tokens=task.tokens_to_generate(lambda text: len(text) // _LETTERS_PER_TOKEN + 1),
     )
-    model = ModelFacts(
-        name=recipe.model,
-        parameters=shape.parameters,
-        context_length=shape.context_length,
-        has_chat_template=True,
-        model_type=shape.architecture,
-        kind=shape.kind,
-        hidden_size=shape.hidden_size,
-        layers=shape.layers,
-        vocabulary_size=shape.vocabulary_size,
-    )
-    return Known(data, model, shape, this_machine(), guessed=True)
+    return Known(data, shape.facts(has_chat_template=True), shape, this_machine(), guessed=True)
 
 
-def _guessed_tokens(row: Conversation | Document) -> tuple[int, int]:
-    """Tokens of a row, and how many of them are learned."""
+def _guessed_tokens(row: Conversation | Document, longest: int | None) -> Iterator[tuple[int, int]]:
+    """Tokens of a row, or of its pieces, and how many of them are learned."""
     from tunesmith.formats.examples import Document
-    from tunesmith.tasks.answers import rough_tokens
 
     if isinstance(row, Document):
-        tokens = max(1, rough_tokens(row.text))
-        return tokens, tokens
-    turns = [(message.role, rough_tokens(str(message.content or "")) + _TOKENS_OF_TURN) for message in row.messages]
-    return sum(count for _, count in turns), sum(count for role, count in turns if role == "assistant")
+        tokens = len(row.text) // _LETTERS_PER_TOKEN + 1
+        piece = longest or tokens
+        for start in range(0, tokens, piece):
+            size = min(piece, tokens - start)
+            yield size, size
+        return
+    turns = [
+        (message.role, len(str(message.content or "")) // _LETTERS_PER_TOKEN + _TOKENS_OF_TURN)
+        for message in row.messages
+    ]
+    learned = sum(count for role, count in turns if role == "assistant")
+    yield min(longest or 2**62, sum(count for _, count in turns)), learned
 
 
-def _key(recipe: Recipe) -> str:
-    """What decides the tokens of a recipe's rows: files, model, and what the recipe says of rows."""
+def _key(recipe: Recipe, reference: ModelReference) -> str | None:
+    """What decides the tokens of a recipe's rows: files, model, and what the recipe says of rows.
+
+    None where rows lie on a hub, which may change them.
+    """
     wanted = recipe.model_dump(mode="json")
+    sources = [Path(source).expanduser() for source in data_sources(recipe)]
+    if not all(source.exists() for source in sources):
+        return None
+    folder = prepared_folder(reference)
+    model = [] if folder is None else [folder / name for name in _MODEL_FILES]
     deciding = {
         "version": version("tunesmith"),
-        "model": wanted["model"],
+        "model": [reference.kind, reference.name, None if folder is None else str(folder.resolve())],
         "data": wanted["data"],
         "task": wanted["task"],
         "objective": wanted["objective"],
         "train": {key: wanted["train"][key] for key in ("max_length", "seed")},
-        "files": [_state(Path(source)) for source in data_sources(recipe)],
+        "files": [_state(path) for path in (*sources, *model)],
     }
     return hashlib.sha256(orjson.dumps(deciding, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
 def _state(source: Path) -> list[list[Any]]:
-    """Name, size and time of each file; none for what lies on a hub."""
+    """Name, size and time of each file; nothing for one that is not there."""
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     return [
         [str(file.resolve()), (state := file.stat()).st_size, state.st_mtime_ns] for file in files if file.is_file()
@@ -228,16 +267,18 @@ def plan_recipe(
     from tunesmith.recipe.refusals import check
     from tunesmith.recipe.resolve import resolve
 
+    # A name that means nothing is told before rows are counted.
+    named = load_hardware(hardware) if hardware else None
     known = known_facts(recipe, runs_folder, audit)
-    if hardware is None and known.host is None:
+    if named is None and known.host is None:
         raise UsageError(
             "this machine was not looked at yet",
             code="usage.hardware_unmeasured",
-            hint="run `tunesmith doctor`, fetch a model, or name what to plan for with --hardware",
+            hint="plan or train with a model that is here, or name what to plan for with --hardware",
         )
-    place = load_hardware(hardware) if hardware else machine_of(known.host or HostFacts(1, 1))
+    place = named or machine_of(known.host or HostFacts(1, 1))
     place = calibration.apply(place, calibration.read_calibration())
-    host = place.host_facts() if hardware else known.host or HostFacts(1, 1)
+    host = named.host_facts() if named else known.host or HostFacts(1, 1)
     check(recipe, Facts(known.data, known.model, host))
     resolved = resolve(recipe, known.data, known.model, host)
     new_tokens = len(recipe.data.new_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -11,7 +12,7 @@ import psutil
 import torch
 from torch.nn.functional import linear
 
-from tunesmith.catalog.cache import cache_folder
+from tunesmith.catalog.cache import cache_folder, machine_file
 from tunesmith.errors import OutputError
 from tunesmith.recipe.facts import HostFacts
 from tunesmith.runs.atomic import read_json, write_json
@@ -38,7 +39,7 @@ def probe_host() -> HostFacts:
     fast: Literal["float32", "bfloat16"] = "float32"
     if speeds["bfloat16"] > _WORTHWHILE * speeds["float32"]:
         fast = "bfloat16"
-    return HostFacts(
+    found = HostFacts(
         cores=torch.get_num_threads(),
         memory_bytes=memory_bytes(),
         device=device,
@@ -47,6 +48,9 @@ def probe_host() -> HostFacts:
         processor=_processor(device),
         device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if device == "cuda" else None,
     )
+    # For plans, which are made without torch.
+    _keep(machine_file(), asdict(found))
+    return found
 
 
 def memory_bytes(limit_files: tuple[str, ...] = _CGROUP_LIMITS) -> int:

@@ -88,6 +88,7 @@ class Guests:
     store: Store
     seen: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def wait(self, nodes: int, should_stop: Callable[[], bool]) -> None:
         """Until so many machines live, this one among them; then give each its place, from 1.
@@ -118,28 +119,44 @@ class Guests:
         """What a machine that has a place failed with, or that it is lost."""
         if self.store.check([_FAILED]):
             return from_json(json.loads(self.store.get(_FAILED)))
-        lost = set(self.places) - set(self._living(_LOST_SECONDS))
-        if lost:
-            number = 1 + self.places[min(lost)]
-            return WorkerError(
-                "a machine of the training does not answer any more",
-                code="worker.rank_died",
-                value=f"machine {number}",
-                hint="resume the run, and run `tunesmith join` there again",
-            )
+        return self._lost(_LOST_SECONDS)
+
+    def _lost(self, most_seconds: float) -> TunesmithError | None:
+        living = set(self._living(most_seconds))
+        # One that has left has ended well, or has said why not.
+        lost = {ticket for ticket in self.places if ticket not in living and self.seen[ticket][0] != _LEFT}
+        if not lost:
+            return None
+        return WorkerError(
+            "a machine of the training does not answer any more",
+            code="worker.rank_died",
+            value=f"machine {1 + self.places[min(lost)]}",
+            hint="resume the run, and run `tunesmith join` there again",
+        )
+
+    def silent(self) -> TunesmithError | None:
+        """The same, when the connection to a machine is known to be broken: silence of seconds is enough then."""
+        until = time.monotonic() + 2 * _GONE_SECONDS
+        while time.monotonic() < until:
+            found = self.error() or self._lost(_GONE_SECONDS)
+            if found is not None:
+                return found
+            time.sleep(0.5)
         return None
 
     def _living(self, most_seconds: float) -> list[int]:
         """Tickets whose beat has changed within so many seconds."""
-        now = time.monotonic()
-        for ticket in range(1, 1 + self.store.add(_TICKETS, 0)):
-            key = f"beat.{ticket}"
-            beat = self.store.get(key) if self.store.check([key]) else b"0"
-            if beat != self.seen.get(ticket, (b"0", 0.0))[0]:
-                self.seen[ticket] = (beat, now)
-        return sorted(
-            ticket for ticket, (beat, when) in self.seen.items() if beat != _LEFT and now - when <= most_seconds
-        )
+        # The worker's watching thread asks too.
+        with self.lock:
+            now = time.monotonic()
+            for ticket in range(1, 1 + self.store.add(_TICKETS, 0)):
+                key = f"beat.{ticket}"
+                beat = self.store.get(key) if self.store.check([key]) else b"0"
+                if beat != self.seen.get(ticket, (b"0", 0.0))[0]:
+                    self.seen[ticket] = (beat, now)
+            return sorted(
+                ticket for ticket, (beat, when) in self.seen.items() if beat != _LEFT and now - when <= most_seconds
+            )
 
 
 class Guest:

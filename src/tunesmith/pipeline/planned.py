@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import orjson
 
 from tunesmith.engine.settings import TrainResult
-from tunesmith.errors import ModelError, ResourceError
+from tunesmith.errors import ModelError, RecipeError, ResourceError, UsageError
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.prepare import Prepared, data_facts, resolve_run
+from tunesmith.pipeline.sharing import require_shareable
 from tunesmith.pipeline.told import Teller
 from tunesmith.planner.alternatives import Alternative, cheapest_fits, with_settings
 from tunesmith.planner.calibration import apply, learn, read_calibration
@@ -24,13 +25,18 @@ from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
 
 _GIB = 2**30
+# Of fewer steps the first ones, which find caches cold, are too large a part.
+_LEAST_STEPS = 5
 
 
-def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: Teller) -> Resolved:
+def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: Teller, *, is_new: bool) -> Resolved:
     """Plan a run on this machine, and see to it that it fits; the plan lies in the run folder.
 
+    A run that earlier attempts began is planned and never refused or changed: it may have trained well already.
+
     Returns:
-        The values as they are, or with the cheapest change that fits where the recipe says ``fit: auto``.
+        The values as they are; with activations computed again where the recipe leaves that open and needs it; or with
+        the cheapest change that fits where it says ``fit: auto``.
 
     Raises:
         ResourceError: ``resource.plan``: it does not fit, with up to three changes that would make it fit.
@@ -40,18 +46,11 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
         return resolved
     hardware = _hardware(prepared)
     plan = _plan(shape, prepared, resolved, hardware)
+    if is_new and not plan.fits:
+        resolved = _fitted(folder, prepared, resolved, shape, teller)
+        plan = _plan(shape, prepared, resolved, hardware)
     if not plan.fits:
-        changes = cheapest_fits(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
-        if prepared.recipe.fit == "refuse" or (prepared.recipe.fit == "auto" and not changes):
-            raise _refusal(plan, hardware, changes)
-        if prepared.recipe.fit == "auto":
-            reason = f"fit: auto: {plan.memory.peak / _GIB:.1f} GiB would not fit"
-            settings = changes[0].settings
-            resolved = _changed(folder, prepared, settings, with_settings(resolved, settings), reason)
-            teller.warn([f"{', '.join(settings)}, since memory is not enough otherwise"], "resource.fit")
-            plan = _plan(shape, prepared, resolved, hardware)
-        else:
-            teller.warn([f"the plan says that memory is not enough: {_shortage(plan, hardware)}"], "resource.plan")
+        teller.warn([f"the plan says that memory is not enough: {_shortage(plan, hardware)}"], "resource.plan")
     write_json(folder.plan, plan.to_json())
     minutes = plan.time.total_seconds / 60
     teller.state("planned", f"about {plan.memory.peak / _GIB:.1f} GiB at most, {minutes:.0f} min in all")
@@ -59,18 +58,38 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     return resolved
 
 
+def _fitted(folder: RunFolder, prepared: Prepared, resolved: Resolved, shape: ModelShape, teller: Teller) -> Resolved:
+    """Values that fit, as far as the recipe allows; or, with ``fit: try``, as they are."""
+    hardware, fit = _hardware(prepared), prepared.recipe.fit
+    plan = _plan(shape, prepared, resolved, hardware)
+    if prepared.recipe.train.activation_checkpointing == "auto":
+        key = "train.activation_checkpointing"
+        reason = f"auto: by the plan {plan.memory.peak / _GIB:.1f} GiB would not fit"
+        again = replace(resolved, activation_checkpointing=True, reasons={**resolved.reasons, key: reason})
+        if _plan(shape, prepared, again, hardware).fits:
+            return again
+    changes = cheapest_fits(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
+    for change in changes if fit == "auto" else ():
+        changed = _changed(folder, prepared, resolved, change.settings)
+        if changed is not None and _plan(shape, prepared, changed, hardware).fits:
+            teller.warn([f"{', '.join(change.settings)}, since memory is not enough otherwise"], "resource.fit")
+            return changed
+    if fit == "try":
+        return resolved
+    raise _refusal(plan, hardware, changes)
+
+
 def plan_and_truth(
     folder: RunFolder, prepared: Prepared, result: TrainResult, clock: RunClock
 ) -> list[dict[str, Any]] | None:
-    """What was predicted and what was measured, for the report; None where there is no plan."""
-    if not folder.plan.exists():
+    """What was predicted and what was measured, for the report; None where there is no plan that can be read."""
+    plan = _read_plan(folder)
+    if plan is None:
         return None
-    plan = plan_from_json(read_json(folder.plan))
-    steps = max(1, result.steps)
     rows = [
         ("peak_memory_bytes", plan.memory.peak, _peak(prepared, result)),
         ("steps", plan.time.steps, result.steps),
-        ("seconds_a_step", plan.time.training_seconds / max(1, plan.time.steps), result.seconds / steps),
+        ("seconds_a_step", _between_steps(plan), result.seconds / max(1, result.steps)),
         ("training_seconds", plan.time.training_seconds, result.seconds),
         ("total_seconds", plan.time.total_seconds, clock.elapsed_seconds()),
         ("trained_parameters", plan.memory.trained_parameters, None),
@@ -78,15 +97,30 @@ def plan_and_truth(
     return [{"what": what, "predicted": predicted, "measured": measured} for what, predicted, measured in rows]
 
 
-def learn_from(folder: RunFolder, prepared: Prepared, result: TrainResult) -> None:
-    """Let this machine's next plans know what this run took."""
-    if not folder.plan.exists() or result.steps == 0:
+def learn_from(folder: RunFolder, prepared: Prepared, result: TrainResult, *, attempts: int) -> None:
+    """Let this machine's next plans know what this run took, where one attempt made it and it has steps enough."""
+    plan = _read_plan(folder)
+    if plan is None or attempts > 1 or result.steps < _LEAST_STEPS:
         return
-    plan = plan_from_json(read_json(folder.plan))
-    predicted = plan.time.training_seconds / max(1, plan.time.steps)
+    hardware = this_machine(prepared.host)
+    if plan.hardware != hardware.id:
+        return
+    then = hardware.model_copy(update={"activation_scale": plan.activation_scale, "time_scale": plan.time_scale})
     # The plan's own seconds of a step, as many times longer as a step and what comes between two took.
-    step_seconds = plan.time.step_seconds * (result.seconds / result.steps) / predicted
-    learn(_hardware(prepared), plan.memory, plan.time, peak_bytes=_peak(prepared, result), step_seconds=step_seconds)
+    step_seconds = plan.time.step_seconds * (result.seconds / result.steps) / _between_steps(plan)
+    learn(then, plan.memory, plan.time, peak_bytes=_peak(prepared, result), step_seconds=step_seconds)
+
+
+def _read_plan(folder: RunFolder) -> Plan | None:
+    try:
+        return plan_from_json(read_json(folder.plan)) if folder.plan.exists() else None
+    except (UsageError, ValueError, OSError):
+        return None
+
+
+def _between_steps(plan: Plan) -> float:
+    """Seconds of a step with what comes between two, as planned."""
+    return plan.time.training_seconds / max(1, plan.time.steps)
 
 
 def _peak(prepared: Prepared, result: TrainResult) -> int:
@@ -111,18 +145,27 @@ def _plan(shape: ModelShape, prepared: Prepared, resolved: Resolved, hardware: H
     return make_plan(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
 
 
-def _changed(folder: RunFolder, prepared: Prepared, settings: Sequence[str], wanted: Resolved, reason: str) -> Resolved:
-    """The recipe resolved anew with some settings; ``wanted`` says what a technique among them keeps."""
-    written = [
-        f"technique={orjson.dumps(wanted.technique.model_dump(mode='json')).decode()}"
-        if setting.startswith("technique=")
-        else setting
-        for setting in settings
-    ]
-    recipe = parse_recipe(apply_overrides(read_mapping(folder.recipe), written), "fit: auto")
-    found = resolve_run(replace(prepared, recipe=recipe))
+def _changed(folder: RunFolder, prepared: Prepared, resolved: Resolved, settings: tuple[str, ...]) -> Resolved | None:
+    """The recipe resolved anew with some settings; None where they do not go with the rest, or need what is not here.
+
+    The objective stays as it is: another one would be another training.
+    """
+    wanted = with_settings(resolved, settings)
+    needed = {"qlora": "bitsandbytes"}.get(wanted.technique.name)
+    if needed is not None and find_spec(needed) is None:
+        return None
+    technique = orjson.dumps(wanted.technique.model_dump(mode="json")).decode()
+    objective = orjson.dumps(resolved.objective.model_dump(mode="json")).decode()
+    others = [setting for setting in settings if not setting.startswith("technique=")]
+    written = [*others, f"technique={technique}", f"objective={objective}"]
+    try:
+        recipe = parse_recipe(apply_overrides(read_mapping(folder.recipe), written), "fit: auto")
+        found = resolve_run(replace(prepared, recipe=recipe))
+        require_shareable(replace(prepared, recipe=recipe), found)
+    except (RecipeError, UsageError):
+        return None
     keys = [setting.partition("=")[0] for setting in settings]
-    return replace(found, reasons={**found.reasons, **dict.fromkeys(keys, reason)})
+    return replace(found, reasons={**found.reasons, **dict.fromkeys(keys, "fit: auto: memory is not enough otherwise")})
 
 
 def _refusal(plan: Plan, hardware: Hardware, changes: list[Alternative]) -> ResourceError:

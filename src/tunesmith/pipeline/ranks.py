@@ -184,7 +184,8 @@ class Ranks:
         threading.Thread(target=look, name="ranks", daemon=True).start()
 
     def wait(self) -> None:
-        """Let the ranks end by themselves."""
+        """Let the ranks end by themselves; from now on nobody is missed."""
+        self._over.set()
         until = time.monotonic() + _ENDING_SECONDS
         for _, process in self._processes:
             try:
@@ -218,7 +219,8 @@ class Ranks:
             time.sleep(0.1)
         # Those that end because of the first one need a moment too.
         time.sleep(1.0)
-        return min(self._errors(), key=lambda error: error.code == _UNFORESEEN, default=None)
+        found = min(self._errors(), key=lambda error: error.code == _UNFORESEEN, default=None)
+        return self.guests.silent() if found is None and self.guests is not None else found
 
     def _errors(self) -> list[TunesmithError]:
         ended = [self._ended_with(rank, code) for rank, process in self._processes if (code := process.poll())]

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 
-from tunesmith.errors import TunesmithError, UsageError
+import orjson
+
+from tunesmith.errors import UsageError
 from tunesmith.evaluation.held_out import Item
 from tunesmith.pipeline.meeting import RankJob, address_for
 from tunesmith.pipeline.prepare import Prepared, resolve_run
 from tunesmith.pipeline.run import Run
 from tunesmith.recipe.load import apply_overrides, parse_recipe, read_mapping
 from tunesmith.recipe.resolved import Resolved
-from tunesmith.recipe.strategies import DEEPSPEED
+from tunesmith.recipe.strategies import CUT_MOMENTS, DEEPSPEED
 from tunesmith.runs.atomic import read_json
 from tunesmith.runs.layout import RunFolder
 
@@ -27,19 +29,21 @@ def resolve_anew(folder: RunFolder, prepared: Prepared, resolved: Resolved) -> R
 
     Raises:
         RecipeError: It cannot be shared out so.
+        UsageError: What it needs is not here.
     """
     if not folder.resume.exists():
         return resolved
     asked = read_json(folder.resume)
-    settings = [f"{key}={value}" for key, value in asked.items() if key in _SHARED]
+    technique = orjson.dumps(resolved.technique.model_dump(mode="json")).decode()
+    settings = [f"{key}={value}" for key, value in asked.items() if key in _SHARED] + [f"technique={technique}"]
     mapping = apply_overrides(read_mapping(folder.recipe), settings)
-    try:
-        recipe = parse_recipe(mapping, "runs resume")
-        wanted = resolve_run(replace(prepared, recipe=recipe))
-    except TunesmithError:
-        # The next attempt goes on as the last one did.
-        folder.resume.unlink()
-        raise
+    recipe = parse_recipe(mapping, "runs resume")
+    if recipe.train.nodes == 1:
+        recipe = parse_recipe(apply_overrides(mapping, ["train.address=auto"]), "runs resume")
+    if recipe.strategy not in CUT_MOMENTS:
+        recipe = parse_recipe(apply_overrides(recipe.model_dump(mode="json"), ["train.offload=false"]), "runs resume")
+    wanted = resolve_run(replace(prepared, recipe=recipe))
+    require_shareable(replace(prepared, recipe=recipe), wanted)
     reasons = {**resolved.reasons, **{key: wanted.reasons[key] for key in _SHARED}}
     return replace(
         resolved,

@@ -89,14 +89,17 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
     teller.events.emit("artifact", kind=make_technique(run.resolved.technique).artifact, path=_result(run).name)
     teller.state("evaluating", f"{len(bench.held_out.items)} held-out rows")
     systems.append(measure_tuned(bench, model))
+    parameters = sizes(model)
+    # Points of the curve load models of their own.
+    del model
     curve = measure_learning_curve(run, bench, systems) if run.resolved.learning_curve else None
     teller.state("reporting")
     finish(
-        Finished(folder, run.prepared, run.resolved, bench.held_out, systems, result, curve, sizes(model)),
+        Finished(folder, run.prepared, run.resolved, bench.held_out, systems, result, curve, parameters),
         teller,
         clock,
     )
-    learn_from(folder, run.prepared, result)
+    learn_from(folder, run.prepared, result, attempts=run.teller.events.attempt)
     teller.state("finished")
 
 
@@ -117,13 +120,15 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
     teller.events.emit("artifact", kind="audit", path=folder.audit.name)
     teller.warn(found.warnings, "audit")
     found.require_ok()
-    resolved = resolved_from_json(read_json(folder.resolved)) if folder.resolved.exists() else resolve_run(prepared)
-    resolved = resolve_anew(folder, prepared, resolved)
-    require_shareable(prepared, resolved)
-    if not folder.plan.exists() or folder.resume.exists():
-        resolved = plan_run(folder, prepared, resolved, teller)
-    write_json(folder.resolved, resolved.to_json())
-    folder.resume.unlink(missing_ok=True)
+    is_new = not folder.resolved.exists()
+    resolved = resolve_run(prepared) if is_new else resolved_from_json(read_json(folder.resolved))
+    try:
+        resolved = plan_run(folder, prepared, resolve_anew(folder, prepared, resolved), teller, is_new=is_new)
+        require_shareable(prepared, resolved)
+        write_json(folder.resolved, resolved.to_json())
+    finally:
+        # Whatever came of it, the next attempt is asked anew.
+        folder.resume.unlink(missing_ok=True)
     teller.events.emit("artifact", kind="resolved", path=folder.resolved.name)
     prepared = with_merged_base(folder, prepared, teller)
     return Run(folder, prepared, resolved, teller, clock, read_wish, packing_attention(prepared, teller))

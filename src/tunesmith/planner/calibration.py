@@ -29,7 +29,9 @@ from tunesmith.runs.atomic import read_json, write_json
 VERSION = 1
 # Share of the newest run; the first one counts whole.
 NEWEST = 0.3
-BOUNDS = {"memory": (0.5, 2.0), "time": (0.2, 5.0)}
+BOUNDS = {"memory": (0.8, 1.25), "time": (0.2, 5.0)}
+# Of a small pack the libraries and the allocator decide, which says nothing of activations.
+LEAST_ACTIVATIONS = 0.3
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def learn(
     place = path or calibration_path()
     known = read_calibration(place)
     kinds = dict(known.machines.get(key_of(hardware), {}))
-    if peak_bytes is not None and memory.training >= memory.peak and memory.activations > 0:
+    telling = memory.activations >= LEAST_ACTIVATIONS * memory.training and memory.training >= memory.peak
+    if peak_bytes is not None and telling:
         # All that differs is laid to the activations, which are the part that is least certain.
         predicted = memory.activations / hardware.activation_scale
         ratio = (peak_bytes - (memory.training - memory.activations)) / predicted

@@ -90,16 +90,13 @@ class MemoryPlan:
         return max(self.training, self.loading, self.answering)
 
     def headroom(self, hardware: Hardware) -> int:
-        """Bytes that are left of a device, or of the host where that is tighter; below 0 the plan does not fit.
+        """Bytes that are left of a device; below 0 the plan does not fit.
 
-        A host's memory that the profile does not name is taken to be enough.
+        The host of GPUs is not judged: weights that it reads lie in files, and leave its memory when others want it.
         """
-        left = []
-        if hardware.host_memory_bytes is not None:
-            left.append(int(USABLE["cpu"] * hardware.host_memory_bytes) - self.host)
         if hardware.device_memory_bytes is not None:
-            left.append(int(USABLE["cuda"] * hardware.device_memory_bytes) - self.peak)
-        return min(left)
+            return int(USABLE["cuda"] * hardware.device_memory_bytes) - self.peak
+        return int(USABLE["cpu"] * (hardware.host_memory_bytes or 0)) - self.host
 
 
 def predict_memory(
@@ -287,7 +284,9 @@ def _checkpoints(resolved: Resolved, sizes: Sizes) -> int:
 def _with_host(plan: MemoryPlan, resolved: Resolved, sizes: Sizes, held: _Held, hardware: Hardware) -> MemoryPlan:
     """The same with the host's memory."""
     if hardware.device == "cpu":
-        return MemoryPlan(**{**vars(plan), "host": resolved.devices * plan.peak})
+        # One process answers; the others only train.
+        others = (resolved.devices - 1) * max(plan.training, plan.loading)
+        return MemoryPlan(**{**vars(plan), "host": plan.peak + others})
     # Weights come through the host's memory, except where they are quantized on their way to the device.
     through = 0 if isinstance(resolved.technique, Quantized) else sizes.weights
     process = PROCESS_BYTES + max(through, held.offloaded)

@@ -47,6 +47,8 @@ class Plan:
     time: TimePlan
     fits: bool
     headroom: int
+    activation_scale: float
+    time_scale: float
     largest_micro_batch: int | None
     longest_context: int | None
     notes: tuple[str, ...] = ()
@@ -60,7 +62,7 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
     """Read what :meth:`Plan.to_json` wrote.
 
     Raises:
-        UsageError: ``usage.plan_version``: a later version wrote it.
+        UsageError: ``usage.plan_version``: a later version wrote it; ``usage.plan_broken``: numbers are missing.
     """
     if data.get("version") != VERSION:
         raise UsageError(
@@ -68,9 +70,12 @@ def plan_from_json(data: dict[str, Any]) -> Plan:
             code="usage.plan_version",
             value=f"version {data.get('version')}, known is {VERSION}",
         )
-    values = {key: value for key, value in data.items() if key != "version"}
-    values |= {"memory": MemoryPlan(**data["memory"]), "time": TimePlan(**data["time"]), "notes": tuple(data["notes"])}
-    return Plan(**values)
+    try:
+        values = {key: value for key, value in data.items() if key != "version"}
+        values |= {"memory": MemoryPlan(**data["memory"]), "time": TimePlan(**data["time"])}
+        return Plan(**{**values, "notes": tuple(data["notes"])})
+    except (KeyError, TypeError) as error:
+        raise UsageError("the plan cannot be read", code="usage.plan_broken", value=str(error)) from error
 
 
 def make_plan(
@@ -116,6 +121,8 @@ def make_plan(
         time=time,
         fits=headroom >= 0,
         headroom=headroom,
+        activation_scale=hardware.activation_scale,
+        time_scale=hardware.time_scale,
         largest_micro_batch=_most(
             lambda tokens: fits(memory_of(_with_pack(resolved, tokens), data), hardware),
             min(FEWEST_TOKENS, max(1, data.longest_row)),
@@ -165,7 +172,10 @@ def _notes(memory: MemoryPlan, hardware: Hardware, *, estimated_tokens: bool) ->
         yield "tokens are an estimate from the texts' length: the model's tokenizer is not here"
     if not memory.trained_is_known:
         yield "how much this technique trains is known of the built model only; as much as LoRA of rank 16 is assumed"
-    if hardware.host_memory_bytes is None:
-        yield f"the host's memory is not known; {memory.host / 2**30:.0f} GiB of it are needed"
+    if hardware.device == "cuda":
+        known = hardware.host_memory_bytes
+        there = "" if known is None else f" of {known / 2**30:.0f}"
+        needed = f"{memory.host / 2**30:.0f} GiB{there}"
+        yield f"the host may need up to {needed}, most of it for files that it can drop again"
     if hardware.activation_scale == 1 and hardware.time_scale == 1:
         yield "no run on this hardware has been held against a plan yet"

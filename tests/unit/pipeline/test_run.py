@@ -22,6 +22,7 @@ STATES = [
     "started",
     "preparing",
     "auditing",
+    "planned",
     "evaluating_base",
     "training",
     "evaluating",
@@ -73,7 +74,7 @@ def test_a_run_tells_its_states_in_order_and_leaves_what_it_tells(name: str, req
     steps = [event.step for event in events if event.type == "step"]
     assert steps == list(range(1, len(steps) + 1))
     told = {event.data["kind"]: event.data["path"] for event in events if event.type == "artifact"}
-    assert set(told) == {"audit", "resolved", "report", "model" if name == "full" else "adapter"}
+    assert set(told) == {"audit", "plan", "resolved", "report", "model" if name == "full" else "adapter"}
     for path in told.values():
         assert (run.folder.path / path).exists()
     assert not list(run.folder.path.glob(".*"))

@@ -90,7 +90,7 @@ def test_long_values_are_shortened():
         ("rank=8", "rank", "rank belongs below technique"),
         ("train.model=tiny", "train.model", "model belongs at the top"),
         ("technique={name: full, rank: 8}", "technique.rank", "only lora has rank"),
-        ("fit=1", "fit", "it is one of model, data, task, objective, technique, train, strategy, evaluate, executor"),
+        ("fi=1", "fi", "did you mean fit?"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(setting, key, hint):
@@ -139,7 +139,7 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(tmp_path):
         "  train.epoch (line 7): unknown key",
         "    hint: did you mean epochs?",
         "  fitt (line 8): unknown key",
-        "    hint: it is one of model, data, task, objective, technique, train, strategy, evaluate, executor",
+        "    hint: did you mean fit?",
         "  model: is missing",
         "  data.train.1.path: is missing",
     ]
