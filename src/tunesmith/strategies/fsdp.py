@@ -19,6 +19,7 @@ from tunesmith.errors import TrainingError
 from tunesmith.strategies.gradients import clip_gradients
 from tunesmith.strategies.group import Group
 from tunesmith.strategies.moments import put_moments, read_moments
+from tunesmith.strategies.returned import return_freed_memory
 from tunesmith.techniques.base import State, Technique
 
 
@@ -37,6 +38,7 @@ class Fsdp:
         Raises:
             TrainingError: A weight is still whole afterwards.
         """
+        return_freed_memory()
         self.group.copy_from_main([p.data for p in model.parameters() if p.requires_grad])
         mesh = init_device_mesh(self.group.device.type, (self.group.world_size,))
         pinned = self.group.device.type == "cuda"

@@ -21,6 +21,7 @@ from torch import nn
 
 from tunesmith.errors import CheckpointError, TrainingError, UsageError
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.returned import return_freed_memory
 from tunesmith.techniques.base import State, Technique
 
 # Numbers that travel in one message, and, at stage 3, that are whole at a time. DeepSpeed's own settings are for models
@@ -49,6 +50,7 @@ class Zero:
 
     def share_out(self, model: nn.Module) -> nn.Module:
         """The whole model, all weights those of the main rank; they are cut when the optimizer is there."""
+        return_freed_memory()
         self.group.copy_from_main([parameter.data for parameter in model.parameters()])
         return model
 
@@ -137,8 +139,6 @@ class Zero:
 
     def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:  # noqa: ARG002
         """This rank's parts, into the flat tensors that DeepSpeed's optimizer steps."""
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         if not state:
             return
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -161,7 +161,20 @@ class Zero:
                 # A weight that never had a gradient has none on one process.
                 moment = state.get(f"{kind}.{name}")
                 if moment is not None:
-                    safe_set_full_optimizer_state(parameter, moment.to(parameter.device), kind)
+                    self._put_moment(parameter, moment.to(parameter.device), kind)
+
+    def _put_moment(self, parameter: Any, moment: torch.Tensor, kind: str) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        if self.stage < 3:
+            safe_set_full_optimizer_state(parameter, moment, kind)
+            return
+        # Parts are of one size, so the last rank's has padding, which DeepSpeed's own setter of whole ones forgets.
+        size = parameter.ds_tensor.numel()
+        flat = moment.reshape(-1)[self.group.rank * size :][:size]
+        part = torch.zeros(size, dtype=flat.dtype, device=flat.device)
+        part[: flat.numel()] = flat
+        safe_set_local_optimizer_state(parameter, part, kind)
 
     def _config(self) -> dict[str, Any]:
         zero: dict[str, Any] = {
