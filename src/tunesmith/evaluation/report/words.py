@@ -61,7 +61,10 @@ def duration(seconds: float | None) -> str:
 
 def share(part: float | None, total: float | None) -> str:
     """Part of a total in percent."""
-    return NOTHING if part is None or not total else f"{100 * part / total:.2g} %"
+    if part is None or not total:
+        return NOTHING
+    percent = 100 * part / total
+    return f"{percent:.0f} %" if percent >= 99.5 else f"{percent:.2g} %"
 
 
 def metric_label(name: str) -> str:
