@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli.lazy import new_app
-from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, column_map, runs_folder
+from tunesmith.cli.options import (
+    AsJson,
+    Columns,
+    Data,
+    Model,
+    OnBadRows,
+    RunsFolder,
+    Shape,
+    Task,
+    column_map,
+    runs_folder,
+)
 from tunesmith.cli.tables import Cell, Column, print_table
 from tunesmith.cli.terminal import note, out, out_json
 from tunesmith.cli.words import duration, storage
@@ -27,12 +38,8 @@ def plan(
         typer.Argument(metavar="RECIPE|KEY=VALUE", help="A recipe file, then values such as technique=qlora."),
     ] = None,
     *,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="A folder, a run, a catalog id or a hub id.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", metavar="DATA", help="A file, a folder or a hub data set.")
-    ] = None,
+    model: Model = None,
+    data: Data = None,
     hardware: Annotated[
         str | None,
         typer.Option(metavar="ID|FILE", help="What to plan for: a known machine, or a file; this machine if left out."),

@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunesmith.cli.lazy import new_app
-from tunesmith.cli.options import AsJson, Columns, OnBadRows, RunsFolder, Shape, Task, Track, column_map, runs_folder
+from tunesmith.cli.options import (
+    AsJson,
+    Columns,
+    Data,
+    Model,
+    OnBadRows,
+    RunsFolder,
+    Shape,
+    Task,
+    Track,
+    column_map,
+    runs_folder,
+)
 from tunesmith.cli.terminal import clean, note, out, out_json, short_path
 from tunesmith.errors import UsageError
 
@@ -30,12 +42,8 @@ def train(
         typer.Argument(metavar="RECIPE|KEY=VALUE", help="A recipe file, then values such as train.epochs=2."),
     ] = None,
     *,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", metavar="MODEL", help="A folder, a run, a catalog id or a hub id.")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", "-d", metavar="DATA", help="A file, a folder or a hub data set.")
-    ] = None,
+    model: Model = None,
+    data: Data = None,
     validation: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Held-out data, or the share to hold out, such as 0.1."),

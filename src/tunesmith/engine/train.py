@@ -29,6 +29,7 @@ from tunesmith.objectives.base import Objective
 from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
 from tunesmith.strategies.base import Strategy
+from tunesmith.strategies.group import Group
 from tunesmith.techniques.base import Technique
 
 MOST_REFUSED_IN_A_ROW = 10
@@ -131,9 +132,7 @@ def train(
     if stopped is None:
         _take_best(training, progress)
     use_result(optimizer)
-    own_memory = peak_memory_bytes(strategy.group.device)
-    by_rank = [float(own_memory) if rank == strategy.group.rank else 0.0 for rank in range(strategy.group.world_size)]
-    memory = strategy.group.sum_over_ranks(by_rank)
+    own_memory, memory = _peak_memory(strategy.group)
     return TrainResult(
         steps=progress.step,
         total_steps=progress.clock.total_steps,
@@ -141,11 +140,18 @@ def train(
         trained_tokens=progress.trained_tokens,
         seconds=_elapsed(training, progress),
         peak_memory_bytes=own_memory,
-        rank_memory_bytes=tuple(int(one) for one in memory),
+        rank_memory_bytes=memory,
         epochs=steps.epoch_of(progress.step),
         stopped=stopped,
         best_step=None if progress.best is None else progress.best.step,
     )
+
+
+def _peak_memory(group: Group) -> tuple[int, tuple[int, ...]]:
+    """Bytes that this process held at most, and those of every rank. Together."""
+    own = peak_memory_bytes(group.device)
+    by_rank = [float(own) if rank == group.rank else 0.0 for rank in range(group.world_size)]
+    return own, tuple(map(int, group.sum_over_ranks(by_rank)))
 
 
 def _start(training: _Training) -> _Progress:
