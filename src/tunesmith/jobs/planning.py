@@ -260,6 +260,7 @@ def plan_recipe(
     """
     from tunesmith.planner import calibration
     from tunesmith.planner.alternatives import alternatives, cheapest_fits
+    from tunesmith.planner.changes import change_of
     from tunesmith.planner.hardware import load_hardware
     from tunesmith.planner.hardware import this_machine as machine_of
     from tunesmith.planner.plan import make_plan
@@ -279,11 +280,12 @@ def plan_recipe(
     place = named or machine_of(known.host or HostFacts(1, 1))
     place = calibration.apply(place, calibration.read_calibration())
     host = named.host_facts() if named else known.host or HostFacts(1, 1)
-    check(recipe, Facts(known.data, known.model, host))
+    facts = Facts(known.data, known.model, host)
+    check(recipe, facts)
     resolved = resolve(recipe, known.data, known.model, host)
     new_tokens = len(recipe.data.new_tokens)
     plan = make_plan(known.shape, resolved, known.data, place, new_tokens=new_tokens, estimated_tokens=known.guessed)
-    scene = (known.shape, resolved, known.data, place)
+    scene = (known.shape, known.data, place, change_of(recipe, resolved, facts))
     return Planned(
         plan,
         resolved,

@@ -6,20 +6,18 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-import orjson
-
 from tunesmith.engine.settings import TrainResult
 from tunesmith.errors import ModelError, RecipeError, ResourceError, UsageError
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.prepare import Prepared, data_facts, resolve_run
 from tunesmith.pipeline.sharing import require_shareable
 from tunesmith.pipeline.told import Teller
-from tunesmith.planner.alternatives import Alternative, cheapest_fits, with_settings
+from tunesmith.planner.alternatives import Alternative, cheapest_fits
 from tunesmith.planner.calibration import apply, learn, read_calibration
+from tunesmith.planner.changes import Settings, changed_recipe
 from tunesmith.planner.hardware import Hardware, this_machine
 from tunesmith.planner.plan import Plan, make_plan, plan_from_json
 from tunesmith.planner.shape import ModelShape, shape_of_config
-from tunesmith.recipe.load import apply_overrides, parse_recipe, read_mapping
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
@@ -47,7 +45,7 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     hardware = _hardware(prepared)
     plan = _plan(shape, prepared, resolved, hardware)
     if is_new and not plan.fits:
-        resolved = _fitted(folder, prepared, resolved, shape, teller)
+        resolved = _fitted(prepared, resolved, shape, teller)
         plan = _plan(shape, prepared, resolved, hardware)
     if not plan.fits:
         teller.warn([f"the plan says that memory is not enough: {_shortage(plan, hardware)}"], "resource.plan")
@@ -58,7 +56,7 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     return resolved
 
 
-def _fitted(folder: RunFolder, prepared: Prepared, resolved: Resolved, shape: ModelShape, teller: Teller) -> Resolved:
+def _fitted(prepared: Prepared, resolved: Resolved, shape: ModelShape, teller: Teller) -> Resolved:
     """Values that fit, as far as the recipe allows; or, with ``fit: try``, as they are."""
     hardware, fit = _hardware(prepared), prepared.recipe.fit
     plan = _plan(shape, prepared, resolved, hardware)
@@ -68,11 +66,15 @@ def _fitted(folder: RunFolder, prepared: Prepared, resolved: Resolved, shape: Mo
         again = replace(resolved, activation_checkpointing=True, reasons={**resolved.reasons, key: reason})
         if _plan(shape, prepared, again, hardware).fits:
             return again
-    changes = cheapest_fits(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
-    for change in changes if fit == "auto" else ():
-        changed = _changed(folder, prepared, resolved, change.settings)
-        if changed is not None and _plan(shape, prepared, changed, hardware).fits:
-            teller.warn([f"{', '.join(change.settings)}, since memory is not enough otherwise"], "resource.fit")
+
+    def change(settings: Settings) -> Resolved | None:
+        return _changed(prepared, resolved, settings)
+
+    changes = cheapest_fits(shape, data_facts(prepared), hardware, change, new_tokens=len(prepared.new_token_ids))
+    for way in changes if fit == "auto" else ():
+        changed = change(way.settings)
+        if changed is not None:
+            teller.warn([f"{', '.join(way.settings)}, since memory is not enough otherwise"], "resource.fit")
             return changed
     if fit == "try":
         return resolved
@@ -145,24 +147,18 @@ def _plan(shape: ModelShape, prepared: Prepared, resolved: Resolved, hardware: H
     return make_plan(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
 
 
-def _changed(folder: RunFolder, prepared: Prepared, resolved: Resolved, settings: tuple[str, ...]) -> Resolved | None:
-    """The recipe resolved anew with some settings; None where they do not go with the rest, or need what is not here.
-
-    The objective stays as it is: another one would be another training.
-    """
-    wanted = with_settings(resolved, settings)
-    needed = {"qlora": "bitsandbytes"}.get(wanted.technique.name)
-    if needed is not None and find_spec(needed) is None:
-        return None
-    technique = orjson.dumps(wanted.technique.model_dump(mode="json")).decode()
-    objective = orjson.dumps(resolved.objective.model_dump(mode="json")).decode()
-    others = [setting for setting in settings if not setting.startswith("technique=")]
-    written = [*others, f"technique={technique}", f"objective={objective}"]
+def _changed(prepared: Prepared, resolved: Resolved, settings: Settings) -> Resolved | None:
+    """The recipe resolved anew with some settings; None where they do not go together, or need what is not here."""
+    if not settings:
+        return resolved
     try:
-        recipe = parse_recipe(apply_overrides(read_mapping(folder.recipe), written), "fit: auto")
-        found = resolve_run(replace(prepared, recipe=recipe))
-        require_shareable(replace(prepared, recipe=recipe), found)
+        changed = replace(prepared, recipe=changed_recipe(prepared.recipe, resolved, settings))
+        found = resolve_run(changed)
+        require_shareable(changed, found)
     except (RecipeError, UsageError):
+        return None
+    needed = {"qlora": "bitsandbytes"}.get(found.technique.name)
+    if needed is not None and find_spec(needed) is None:
         return None
     keys = [setting.partition("=")[0] for setting in settings]
     return replace(found, reasons={**found.reasons, **dict.fromkeys(keys, "fit: auto: memory is not enough otherwise")})

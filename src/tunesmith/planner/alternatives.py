@@ -1,43 +1,29 @@
 """What else one could do with a recipe: the same in other ways side by side, and what would make it fit.
 
-    alternatives(shape, resolved, data, hardware)       # lora, qlora, dora, full, checkpointed, cut in other ways
-    cheapest_fits(shape, resolved, data, hardware)      # at most three, as settings: technique=qlora
+    alternatives(shape, data, hardware, change)       # lora, qlora, dora, full, checkpointed, cut in other ways
+    cheapest_fits(shape, data, hardware, change)      # at most three, as settings: technique=qlora
 
-All of it is prediction; nothing is tried.
+All of it is prediction; nothing is tried. ``change`` gives the values that a recipe has with some settings, see
+:mod:`tunesmith.planner.changes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
+from tunesmith.planner.changes import Change, Settings
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.memory import predict_memory
 from tunesmith.planner.plan import FEWEST_TOKENS, fits
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.time import predict_time
 from tunesmith.recipe.facts import DataFacts
-from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.resolved import Resolved
-from tunesmith.recipe.strategies import CUT_MOMENTS, CUT_TECHNIQUES, CUT_WEIGHTS
-from tunesmith.recipe.techniques import OWN_WEIGHTS, PLAIN_BEGINNINGS, Dora, Full, Lora, LowRank, Qlora, TechniqueSpec
+from tunesmith.recipe.strategies import CUT_MOMENTS
 
-# Settings of a recipe as one writes them: technique=qlora.
-Settings = tuple[str, ...]
 _PACK = "train.tokens_per_micro_batch="
-# What one low-rank technique takes over from another.
-_KEPT = (
-    "rank",
-    "alpha",
-    "targets",
-    "dropout",
-    "rank_stabilized",
-    "rank_pattern",
-    "alpha_pattern",
-    "learning_rate_ratio",
-)
 
 
 @dataclass(frozen=True)
@@ -53,30 +39,38 @@ class Alternative:
 
 
 def alternatives(
-    shape: ModelShape, resolved: Resolved, data: DataFacts, hardware: Hardware, *, new_tokens: int = 0
+    shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, *, new_tokens: int = 0
 ) -> list[Alternative]:
     """The same recipe with other techniques, with and without activation checkpointing, and cut in other ways.
 
     What the recipe cannot be combined with is left out. The first row is the recipe as it is.
     """
-    scene = _Scene(shape, data, hardware, new_tokens)
-    settings: list[Settings] = [(), *_single_changes(resolved)]
-    return [found for one in settings if (found := scene.tried(resolved, one)) is not None]
+    scene = _Scene(shape, data, hardware, change, new_tokens)
+    settings: list[Settings] = [(), *_single_changes(scene.now, hardware)]
+    return [found for one in settings if (found := scene.tried(one)) is not None]
 
 
 @dataclass(frozen=True)
 class _Scene:
-    """All but the recipe."""
+    """The recipe, and all that it is about."""
 
     shape: ModelShape
     data: DataFacts
     hardware: Hardware
+    change: Change
     new_tokens: int
 
-    def tried(self, resolved: Resolved, settings: Settings) -> Alternative | None:
+    @property
+    def now(self) -> Resolved:
+        """The recipe as it is."""
+        resolved = self.change(())
+        assert resolved is not None, "nothing was changed"
+        return resolved
+
+    def tried(self, settings: Settings) -> Alternative | None:
         """The recipe with some settings; None where they do not go together."""
-        changed = with_settings(resolved, settings)
-        if settings and not is_possible(self.shape, changed, self.hardware):
+        changed = self.change(settings)
+        if changed is None:
             return None
         memory = predict_memory(self.shape, changed, self.data, self.hardware, new_tokens=self.new_tokens)
         time = predict_time(self.shape, changed, self.data, self.hardware, new_tokens=self.new_tokens)
@@ -90,7 +84,7 @@ class _Scene:
         )
 
 
-def _single_changes(resolved: Resolved) -> Iterator[Settings]:
+def _single_changes(resolved: Resolved, hardware: Hardware) -> Iterator[Settings]:
     for name in ("lora", "qlora", "dora", "full"):
         if name != resolved.technique.name:
             yield (f"technique={name}",)
@@ -98,66 +92,27 @@ def _single_changes(resolved: Resolved) -> Iterator[Settings]:
     if resolved.devices * resolved.nodes > 1:
         for name in ("ddp", "zero2", "zero3", "fsdp"):
             if name != resolved.strategy:
-                yield (f"strategy={name}",)
-
-
-def with_settings(resolved: Resolved, settings: Settings) -> Resolved:
-    """The recipe with settings that an :class:`Alternative` has; a low-rank technique keeps what the last one had."""
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, _, value = setting.partition("=")
-        if key == "technique":
-            changes["technique"] = _technique(resolved.technique, value)
-        elif key == "train.activation_checkpointing":
-            changes["activation_checkpointing"] = value == "true"
-        elif key == "train.tokens_per_micro_batch":
-            changes["tokens_per_micro_batch"] = int(value)
-        elif key == "train.offload":
-            changes["offload"] = value == "true"
-        elif key == "strategy":
-            changes |= {"strategy": value, "offload": resolved.offload and value in CUT_MOMENTS}
-    return replace(resolved, **changes)
-
-
-def _technique(now: TechniqueSpec, name: str) -> TechniqueSpec:
-    """A technique by name; a low-rank one keeps rank and targets of the one before."""
-    kinds: dict[str, type[Lora | Dora | Qlora]] = {"lora": Lora, "dora": Dora, "qlora": Qlora}
-    if name not in kinds:
-        return Full()
-    shared = _KEPT if isinstance(now, LowRank) else ()
-    return kinds[name](**{key: getattr(now, key) for key in shared})
-
-
-def is_possible(shape: ModelShape, resolved: Resolved, hardware: Hardware) -> bool:
-    """Whether the parts of a recipe go together, as far as the changes made here can break that."""
-    technique, objective = resolved.technique, resolved.objective.name
-    if technique.name in OWN_WEIGHTS and objective in ("dpo", "kto"):
-        return False
-    if resolved.offload and (resolved.strategy not in CUT_MOMENTS or hardware.device == "cpu"):
-        return False
-    if resolved.strategy in CUT_MOMENTS and resolved.optimizer != "adamw":
-        return False
-    if resolved.strategy in CUT_WEIGHTS:
-        plain = getattr(technique, "initialization", "default") in PLAIN_BEGINNINGS
-        return technique.name in CUT_TECHNIQUES and plain and shape.kind == "causal" and objective not in HEADS
-    return True
+                back = resolved.offload and name not in CUT_MOMENTS
+                yield (f"strategy={name}", *(["train.offload=false"] if back else []))
+        if hardware.device == "cuda" and resolved.strategy in CUT_MOMENTS:
+            yield ("train.offload=" + ("false" if resolved.offload else "true"),)
 
 
 def cheapest_fits(
-    shape: ModelShape, resolved: Resolved, data: DataFacts, hardware: Hardware, *, new_tokens: int = 0, most: int = 3
+    shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, *, new_tokens: int = 0, most: int = 3
 ) -> list[Alternative]:
     """Changes that would make a plan fit that does not, cheapest in time first; none where it fits or nothing helps.
 
     No change holds a setting that it could do without, and of smaller packs the largest that fits is taken.
     """
-    scene = _Scene(shape, data, hardware, new_tokens)
-    if fits(predict_memory(shape, resolved, data, hardware, new_tokens=new_tokens), hardware):
+    scene = _Scene(shape, data, hardware, change, new_tokens)
+    if fits(predict_memory(shape, scene.now, data, hardware, new_tokens=new_tokens), hardware):
         return []
     found: list[Alternative] = []
-    for settings in sorted(_combinations(resolved, hardware), key=len):
+    for settings in sorted(_combinations(scene.now, hardware), key=len):
         if any(set(one.settings) <= set(settings) for one in found):
             continue
-        tried = scene.tried(resolved, settings)
+        tried = scene.tried(settings)
         if tried is not None and tried.fits:
             found.append(tried)
     best: dict[Settings, Alternative] = {}

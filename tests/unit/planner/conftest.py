@@ -9,9 +9,11 @@ import pytest
 from recipe_cases import recipe
 
 from tunesmith.catalog.entries import find_entry
+from tunesmith.planner.changes import Change, change_of
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.shape import ModelShape, shape_of_config, shape_of_entry
 from tunesmith.recipe.facts import DataFacts
+from tunesmith.recipe.refusal import Facts
 from tunesmith.recipe.resolve import resolve
 from tunesmith.recipe.resolved import Resolved
 
@@ -103,5 +105,17 @@ def settled(starter: ModelShape, data: DataFacts) -> Callable[..., Resolved]:
     def make(*settings: str, hardware: Hardware, shape: ModelShape = starter, data: DataFacts = data) -> Resolved:
         facts = shape.facts(has_chat_template=True)
         return resolve(recipe(*PLAIN, *settings), data, facts, hardware.host_facts())
+
+    return make
+
+
+@pytest.fixture
+def changing(starter: ModelShape, data: DataFacts) -> Callable[..., Change]:
+    """How a recipe with settings changes, for the starter model unless another one is given."""
+
+    def make(*settings: str, hardware: Hardware, shape: ModelShape = starter, data: DataFacts = data) -> Change:
+        wanted = recipe(*PLAIN, *settings)
+        facts = Facts(data, shape.facts(has_chat_template=True), hardware.host_facts())
+        return change_of(wanted, resolve(wanted, data, facts.model, facts.host), facts)
 
     return make
