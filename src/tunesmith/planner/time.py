@@ -234,7 +234,7 @@ def _between(work: _Work) -> float:
     """Seconds a step of what happens between steps: watching the loss on held-out rows, and checkpoints."""
     seconds = 0.0
     if work.resolved.validate_every_steps:
-        rows = min(WATCHED_ROWS, work.data.validation_rows)
+        rows = min(WATCHED_ROWS, work.resolved.evaluation_rows, work.data.validation_rows)
         seconds += rows * _row_seconds(work) / work.resolved.validate_every_steps
     if work.resolved.checkpoint_every_steps:
         written = work.sizes.gradients + work.sizes.optimizer
