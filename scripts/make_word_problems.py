@@ -6,8 +6,6 @@ python scripts/make_word_problems.py --check    fail when one of them is not wha
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import re
 import sys
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from sample_writing import in_mixed_order, json_lines, write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES = ROOT / "scripts" / "word_problem_frames.yaml"
@@ -51,21 +50,7 @@ class Row:
 
 def main() -> int:
     """Write or check the two files; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write the rows of the sample word_problems.")
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args()
-    stale = []
-    for name, text in sample_files().items():
-        path = FOLDER / name
-        if path.exists() and path.read_bytes() == text.encode():
-            continue
-        stale.append(name)
-        if not options.check:
-            path.write_bytes(text.encode())
-    if stale:
-        command = "not current, run `python scripts/make_word_problems.py`"
-        print(f"{command if options.check else 'written'}: {', '.join(stale)}")
-    return 1 if stale and options.check else 0
+    return write_or_check("word_problems", FOLDER, sample_files)
 
 
 def sample_files() -> dict[str, str]:
@@ -73,9 +58,9 @@ def sample_files() -> dict[str, str]:
     content = yaml.safe_load(FRAMES.read_text(encoding="utf-8"))
     files = {}
     for part, fillings in FILLINGS.items():
-        rows = mixed_rows([read_frame(entry) for entry in content[part]], content["names"], fillings)
-        lines = [json.dumps({"question": row.question, "answer": row.answer}) for row in rows]
-        files[f"{part}.jsonl"] = "\n".join(lines) + "\n"
+        filled = [list(fill(read_frame(entry), content["names"], fillings)) for entry in content[part]]
+        rows = in_mixed_order(filled, SEED)
+        files[f"{part}.jsonl"] = json_lines({"question": row.question, "answer": row.answer} for row in rows)
     return files
 
 
@@ -86,18 +71,6 @@ def read_frame(entry: Mapping[str, Any]) -> Frame:
         first, last = bounds.split(" to ")
         ranges[name] = range(int(first), int(last) + 1)
     return Frame(entry["text"], ranges, entry["steps"])
-
-
-def mixed_rows(frames: Sequence[Frame], names: Mapping[str, Sequence[str]], fillings: int) -> list[Row]:
-    """Every frame once in mixed order, then every frame once again, and so on."""
-    filled = [list(fill(frame, names, fillings)) for frame in frames]
-    draw = random.Random(SEED)
-    rows = []
-    for turn in range(fillings):
-        order = list(range(len(frames)))
-        draw.shuffle(order)
-        rows += [filled[index][turn] for index in order]
-    return rows
 
 
 def fill(frame: Frame, names: Mapping[str, Sequence[str]], fillings: int) -> Iterator[Row]:

@@ -89,7 +89,7 @@ def train_one(
         checkpoints_folder=folder / "checkpoints",
         **{"total_steps": STEPS, **settings, **more},
     )
-    weights = strategy.weights(technique, model)
+    weights = dict(strategy.weights(technique, model).items())
     losses = torch.tensor([done.losses.get(step, 0.0) for step in range(1, STEPS + 1)], dtype=torch.float64)
     return {"losses": losses, **{name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}}
 

@@ -22,7 +22,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "pull")
+STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "pull")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,6 +130,7 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
         "evaluate": _evaluate,
         "benchmark": _benchmark,
         "chart": _chart,
+        "matrix": _matrix,
         "pull": _pull,
     }[name]
 
@@ -169,6 +170,12 @@ def _chart(run: RunFolder, events: EventWriter) -> None:
     from tunesmith.pipeline.chart import run_chart
 
     run_chart(run.path, events)
+
+
+def _matrix(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.matrix import run_matrix_pictures
+
+    run_matrix_pictures(run.path, events)
 
 
 def _pull(run: RunFolder, events: EventWriter) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,7 @@ from tunesmith.cli.words import duration, storage
 if TYPE_CHECKING:
     from tunesmith.jobs.planning import Planned
     from tunesmith.planner.alternatives import Alternative
+    from tunesmith.recipe.schema import Recipe
 
 app = new_app()
 
@@ -75,6 +77,16 @@ def plan(
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(output)
 
+    planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder))
+    if as_json:
+        out_json(planned.to_json())
+    else:
+        print_plan(planned)
+
+
+def auditing(recipe: Recipe, folder: Path) -> Callable[[], Mapping[str, Any]]:
+    """Runs the worker's audit of a recipe's rows, whose errors are raised, and gives the content of its facts.json."""
+
     def audit() -> Mapping[str, Any]:
         from tunesmith.cli.audit_view import run_audit
         from tunesmith.recipe.load import dump_recipe
@@ -84,11 +96,7 @@ def plan(
             raise result.error
         return result.facts
 
-    planned = plan_recipe(recipe, folder, hardware, audit)
-    if as_json:
-        out_json(planned.to_json())
-    else:
-        print_plan(planned)
+    return audit
 
 
 def print_plan(planned: Planned) -> None:

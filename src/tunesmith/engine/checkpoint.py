@@ -8,15 +8,18 @@
       manifest.json           size and sha256 of each of those, written last
 
 A folder is written aside, flushed and renamed, so it is there whole or not at all; nothing in it is a pickle. What
-does not match its manifest is never read.
+does not match its manifest is never read. Tensors that are gathered one after another are written in parts, the second
+one as ``weights-2.safetensors``, so that no process holds all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,12 +39,17 @@ from tunesmith.runs.atomic import (
     telling_output_errors,
     write_json,
 )
+from tunesmith.strategies.tensors import Tensors
 from tunesmith.techniques.saving import telling_save_errors
 
-FORMAT = 1
+# 2: tensors may lie in several files.
+FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})")
 _TENSOR_PARTS = ("weights", "optimizer", "random")
 _FILES = (*(f"{part}.safetensors" for part in _TENSOR_PARTS), "state.json")
+_FURTHER = re.compile(rf"({'|'.join(_TENSOR_PARTS)})-(\d{{1,6}})\.safetensors", re.ASCII)
+# Of one file, where tensors come one after another.
+FILE_BYTES = 2**27
 State = dict[str, torch.Tensor]
 
 
@@ -62,8 +70,8 @@ class CheckpointState:
     identity: dict[str, Any]
     versions: dict[str, str]
     best: Best | None = field(kw_only=True, default=None)
-    weights: State = field(repr=False)
-    optimizer: State = field(repr=False)
+    weights: Tensors = field(repr=False)
+    optimizer: Tensors = field(repr=False)
     random: State = field(repr=False)
 
 
@@ -103,9 +111,9 @@ class Checkpoints:
         path = self.path_of(state.step)
         with new_folder(path) as scratch:
             for part in _TENSOR_PARTS:
-                tensors = {name: tensor.cpu().contiguous() for name, tensor in getattr(state, part).items()}
-                with telling_save_errors(path):
-                    save_file(tensors, scratch / f"{part}.safetensors")
+                for number, tensors in enumerate(_file_by_file(getattr(state, part)), start=1):
+                    with telling_save_errors(path):
+                        save_file(tensors, scratch / _file_name(part, number))
             write_json(scratch / "state.json", _to_json(state))
             write_json(scratch / "manifest.json", {"format": FORMAT, "files": _describe(scratch)})
         best = None if state.best is None else self.path_of(state.best.step).name
@@ -155,7 +163,10 @@ class Checkpoints:
         raw = read_json(path / "state.json")
         raw["clock"] = Clock(**raw["clock"])
         raw["best"] = Best(**raw["best"]) if raw.get("best") else None
-        raw |= {part: load_file(path / f"{part}.safetensors") for part in _TENSOR_PARTS}
+        raw |= {part: {} for part in _TENSOR_PARTS}
+        for name in _files_of(read_json(path / "manifest.json")):
+            if name.endswith(".safetensors"):
+                raw[re.split(r"[-.]", name)[0]] |= load_file(path / name)
         return CheckpointState(**raw)
 
     def set_aside(self, path: Path) -> Path:
@@ -185,8 +196,34 @@ def _to_json(state: CheckpointState) -> dict[str, Any]:
     return {**values, "clock": asdict(state.clock), "best": best}
 
 
+def _file_by_file(tensors: Tensors) -> Iterator[State]:
+    """What goes into each file; at least one, which may be empty. What is there anyway goes into one."""
+    most = math.inf if isinstance(tensors, dict) else FILE_BYTES
+    found: State = {}
+    held = 0
+    for name, tensor in tensors.items():
+        if found and held + tensor.nbytes > most:
+            yield found
+            # Written by now; whoever wrote it may still name it, and must not hold it while the next ones are gathered.
+            found.clear()
+            held = 0
+        found[name] = tensor.cpu().contiguous()
+        held += tensor.nbytes
+    yield found
+
+
+def _file_name(part: str, number: int) -> str:
+    return f"{part}.safetensors" if number == 1 else f"{part}-{number}.safetensors"
+
+
+def _files_of(manifest: dict[str, Any]) -> list[str]:
+    """Names of the files that are always there, and of further parts; a manifest cannot name others."""
+    return [*_FILES, *sorted(name for name in manifest["files"] if _FURTHER.fullmatch(name))]
+
+
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
-    return {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in _FILES}
+    names = sorted(path.name for path in folder.iterdir())
+    return {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
 
 
 def _sha256(path: Path) -> str:
@@ -202,11 +239,13 @@ def _check(folder: Path) -> list[Problem]:
             found = str(manifest["format"])
             return [Problem("checkpoint.format", "written by a later version", str(folder), f"format {found}")]
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        there = {path.name for path in folder.iterdir() if _FURTHER.fullmatch(path.name)}
+        names = sorted({*_files_of(manifest), *there})
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         place = str(folder / "manifest.json")
         return [Problem("checkpoint.manifest", "the manifest cannot be read", place, str(error))]
     problems = []
-    for name in _FILES:
+    for name in names:
         path = folder / name
         wrong = _compare(path, files.get(name))
         if wrong:

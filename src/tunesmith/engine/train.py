@@ -30,6 +30,7 @@ from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
 from tunesmith.strategies.base import Strategy
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.tensors import go_through
 from tunesmith.techniques.base import Technique
 
 MOST_REFUSED_IN_A_ROW = 10
@@ -181,8 +182,8 @@ def _start(training: _Training) -> _Progress:
 
 def _put_back(parts: Parts, state: CheckpointState) -> None:
     """Weights and optimizer as a checkpoint has them, each rank its part."""
-    parts.strategy.put_weights(parts.technique, parts.model, state.weights)
-    parts.strategy.put_moments(parts.model, parts.optimizer, state.optimizer)
+    parts.strategy.put_weights(parts.technique, parts.model, dict(state.weights.items()))
+    parts.strategy.put_moments(parts.model, parts.optimizer, dict(state.optimizer.items()))
 
 
 def _take_steps(
@@ -342,8 +343,13 @@ def _save(training: _Training, progress: _Progress, deadline: Deadline | None) -
         random={"torch": torch.get_rng_state()},
         best=progress.best,
     )
-    if parts.strategy.group.is_main:
-        path = training.checkpoints.save(state)
+    try:
+        path = training.checkpoints.save(state) if parts.strategy.group.is_main else None
+    finally:
+        # Also where the disk is full: what is gathered needs every rank.
+        go_through(weights)
+        go_through(moments)
+    if path is not None:
         training.events.emit(
             "checkpoint",
             progress.step,

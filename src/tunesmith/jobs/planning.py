@@ -26,6 +26,7 @@ from tunesmith.runs.atomic import read_json, write_json
 if TYPE_CHECKING:
     from tunesmith.formats.examples import Conversation, Document
     from tunesmith.planner.alternatives import Alternative
+    from tunesmith.planner.changes import Change
     from tunesmith.planner.hardware import Hardware
     from tunesmith.planner.plan import Plan
     from tunesmith.planner.shape import ModelShape
@@ -248,10 +249,20 @@ class Planned:
         }
 
 
-def plan_recipe(
-    recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Callable[[], Mapping[str, Any]]
-) -> Planned:
-    """Plan a recipe on this machine, or on hardware by its id or file; ``audit`` as for :func:`known_facts`.
+@dataclass(frozen=True)
+class Scene:
+    """A recipe with all that a plan of it is made from; ``change`` gives its values with other settings."""
+
+    known: Known
+    resolved: Resolved
+    hardware: Hardware
+    change: Change
+    new_tokens: int
+
+
+def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Callable[[], Mapping[str, Any]]) -> Scene:
+    """Look at a recipe's rows, model and machine, or at hardware by its id or file; ``audit`` as for
+    :func:`known_facts`.
 
     Raises:
         UsageError: There is no such hardware, or this machine was never looked at and the model is not here.
@@ -259,11 +270,9 @@ def plan_recipe(
         ModelError: The model's architecture is unknown.
     """
     from tunesmith.planner import calibration
-    from tunesmith.planner.alternatives import alternatives, cheapest_fits
     from tunesmith.planner.changes import change_of
     from tunesmith.planner.hardware import load_hardware
     from tunesmith.planner.hardware import this_machine as machine_of
-    from tunesmith.planner.plan import make_plan
     from tunesmith.recipe.refusal import Facts
     from tunesmith.recipe.refusals import check
     from tunesmith.recipe.resolve import resolve
@@ -283,13 +292,21 @@ def plan_recipe(
     facts = Facts(known.data, known.model, host)
     check(recipe, facts)
     resolved = resolve(recipe, known.data, known.model, host)
-    new_tokens = len(recipe.data.new_tokens)
-    plan = make_plan(known.shape, resolved, known.data, place, new_tokens=new_tokens, estimated_tokens=known.guessed)
-    scene = (known.shape, known.data, place, change_of(recipe, resolved, facts))
-    return Planned(
-        plan,
-        resolved,
-        place,
-        alternatives(*scene, new_tokens=new_tokens),
-        cheapest_fits(*scene, new_tokens=new_tokens),
+    return Scene(known, resolved, place, change_of(recipe, resolved, facts), len(recipe.data.new_tokens))
+
+
+def plan_recipe(
+    recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Callable[[], Mapping[str, Any]]
+) -> Planned:
+    """Plan a recipe; arguments and errors as for :func:`scene_of`."""
+    from tunesmith.planner.alternatives import alternatives, cheapest_fits
+    from tunesmith.planner.plan import make_plan
+
+    scene = scene_of(recipe, runs_folder, hardware, audit)
+    shape, data, place = scene.known.shape, scene.known.data, scene.hardware
+    plan = make_plan(
+        shape, scene.resolved, data, place, new_tokens=scene.new_tokens, estimated_tokens=scene.known.guessed
     )
+    others = alternatives(shape, data, place, scene.change, new_tokens=scene.new_tokens)
+    changes = cheapest_fits(shape, data, place, scene.change, new_tokens=scene.new_tokens)
+    return Planned(plan, scene.resolved, place, others, changes)

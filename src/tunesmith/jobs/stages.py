@@ -17,7 +17,7 @@ from tunesmith.jobs.prune import prune_scratch
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
 
-Stage = Literal["audit", "evaluate", "benchmark", "chart", "pull"]
+Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "pull"]
 OnEvent = Callable[[Event], None]
 
 
@@ -165,6 +165,22 @@ def chart(
         write_json(folder / "request.json", {"reports": list(reports), "metrics": list(metrics)})
         _run(folder, "chart", on_event, command)
         _written(folder, "chart.json")
+        yield folder
+
+
+@contextmanager
+def matrix_pictures(
+    matrix: Mapping[str, Any], on_event: OnEvent, *, command: Sequence[str] | None = None
+) -> Iterator[Path]:
+    """Draw a matrix; the block gets the folder with matrix.png and matrix.svg, which ends with it.
+
+    Raises:
+        TunesmithError: The worker's error.
+    """
+    with scratch_folder() as folder:
+        write_json(folder / "matrix.json", dict(matrix))
+        _run(folder, "matrix", on_event, command)
+        _written(folder, "matrix.png")
         yield folder
 
 

@@ -193,7 +193,7 @@ def _made_whole(run: Run, result: TrainResult) -> Any:
     checkpoints = Checkpoints(run.folder.checkpoints, run.resolved.keep_checkpoints)
     state = checkpoints.load(checkpoints.path_of(result.best_step or result.steps))
     whole = prepare_technique(run, load_base(run), run.prepared.train.items)
-    make_technique(run.resolved.technique).load_trainable_state(whole, state.weights)
+    make_technique(run.resolved.technique).load_trainable_state(whole, dict(state.weights.items()))
     return whole.eval()
 
 

@@ -38,6 +38,13 @@ class Alternative:
     fits: bool
 
 
+def way_of(
+    shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, settings: Settings, *, new_tokens: int = 0
+) -> Alternative | None:
+    """What a recipe with some settings comes to; None where they do not go together."""
+    return _Scene(shape, data, hardware, change, new_tokens).tried(settings)
+
+
 def alternatives(
     shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, *, new_tokens: int = 0
 ) -> list[Alternative]:

@@ -56,14 +56,18 @@ def change_of(recipe: Recipe, resolved: Resolved, facts: Facts) -> Change:
     return change
 
 
-def changed_recipe(recipe: Recipe, resolved: Resolved, settings: Settings) -> Recipe:
+def changed_recipe(recipe: Recipe, resolved: Resolved, settings: Settings, *, keep_objective: bool = True) -> Recipe:
     """The recipe with some settings. The objective stays what it was: with another it would be another training.
+
+    ``keep_objective`` writes it down; else it is left as open as the recipe leaves it.
 
     Raises:
         RecipeError: The settings are none.
     """
     objective = orjson.dumps(resolved.objective.model_dump(mode="json")).decode()
-    written = [f"objective={objective}", *(_written(resolved.technique, setting) for setting in settings)]
+    written = [_written(resolved.technique, setting) for setting in settings]
+    if keep_objective:
+        written.insert(0, f"objective={objective}")
     return parse_recipe(apply_overrides(recipe.model_dump(mode="json", exclude_unset=True), written), "changed recipe")
 
 

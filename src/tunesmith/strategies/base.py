@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.tensors import Tensors
 from tunesmith.techniques.base import State, Technique
 
 
@@ -49,8 +50,8 @@ class Strategy(Protocol):
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
         """Scale gradients to a total norm of at most ``max_norm``; the norm before that, over all ranks. Together."""
 
-    def weights(self, technique: Technique, model: nn.Module) -> State:
-        """What the technique trains, whole, on the main rank at least. Together."""
+    def weights(self, technique: Technique, model: nn.Module) -> Tensors:
+        """What the technique trains, whole, on the main rank at least. Every rank goes through all of it, together."""
 
     def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
         """Each rank takes its part of what :meth:`weights` gave. Together.
@@ -59,8 +60,8 @@ class Strategy(Protocol):
             CheckpointError: It belongs to another model.
         """
 
-    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-        """What the optimizer remembers, whole, on the main rank at least; see :mod:`.moments`. Together."""
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
+        """What the optimizer remembers, by the names of :mod:`.moments`; as :meth:`weights`, and behind them."""
 
     def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
         """Each rank takes its part of what :meth:`moments` gave. Together.

@@ -5,7 +5,7 @@ Zhao et al. 2023, "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Paral
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from tunesmith.strategies.gradients import clip_gradients
 from tunesmith.strategies.group import Group
 from tunesmith.strategies.moments import put_moments, read_moments
 from tunesmith.strategies.returned import return_freed_memory
+from tunesmith.strategies.tensors import OneByOne
 from tunesmith.techniques.base import State, Technique
 
 
@@ -68,17 +69,17 @@ class Fsdp:
         """The norm of the whole, from the parts."""
         return clip_gradients(parameters, max_norm)
 
-    def weights(self, technique: Technique, model: nn.Module) -> State:
+    def weights(self, technique: Technique, model: nn.Module) -> OneByOne:
         """On the main rank, in the host's memory."""
-        return self._gather(technique.trainable_state(model))
+        return OneByOne(self._gather(technique.trainable_state(model)))
 
     def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
         """This rank's parts, on their device."""
         technique.load_trainable_state(model, _scatter(state, technique.trainable_state(model)))
 
-    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> OneByOne:
         """On the main rank, in the host's memory."""
-        return self._gather(read_moments(model, optimizer))
+        return OneByOne(self._gather(read_moments(model, optimizer)))
 
     def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
         """This rank's parts, cut as the weights are."""
@@ -86,14 +87,12 @@ class Fsdp:
         like = {key: weights[name] for key in state if (name := key.partition(".")[2]) in weights}
         put_moments(model, optimizer, _scatter(state, like))
 
-    def _gather(self, state: State) -> State:
+    def _gather(self, state: State) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors in the main rank's memory, one after another; nothing on the others."""
-        found: State = {}
         for name, one in state.items():
             whole = one.full_tensor() if isinstance(one, DTensor) else one
             if self.group.is_main:
-                found[name] = whole.cpu()
-        return found
+                yield name, whole.cpu()
 
 
 def _scatter(state: State, like: Mapping[str, torch.Tensor]) -> State:

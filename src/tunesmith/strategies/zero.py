@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from torch import nn
 from tunesmith.errors import CheckpointError, TrainingError, UsageError
 from tunesmith.strategies.group import Group
 from tunesmith.strategies.returned import return_freed_memory
+from tunesmith.strategies.tensors import OneByOne, Tensors
 from tunesmith.techniques.base import State, Technique
 
 # Numbers that travel in one message, and, at stage 3, that are whole at a time. DeepSpeed's own settings are for models
@@ -93,19 +94,9 @@ class Zero:
         joined.clip_grad = max_norm or 0.0
         return float(_norm(joined))
 
-    def weights(self, technique: Technique, model: nn.Module) -> State:
-        """As they are; at stage 3 in the main rank's host memory, one after another."""
-        if self.stage < 3:
-            return technique.trainable_state(model)
-        from deepspeed.runtime.zero import GatheredParameters
-
-        found: State = {}
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                with GatheredParameters([parameter]):
-                    if self.group.is_main:
-                        found[name] = parameter.detach().cpu().clone()
-        return found
+    def weights(self, technique: Technique, model: nn.Module) -> Tensors:
+        """As they are; at stage 3 in the main rank's host memory."""
+        return technique.trainable_state(model) if self.stage < 3 else OneByOne(self._gathered_weights(model))
 
     def put_weights(self, technique: Technique, model: nn.Module, state: State) -> None:
         """Through the model's own weights; those that the optimizer changes are copies of them."""
@@ -115,16 +106,28 @@ class Zero:
             self._put_parts(model, state)
         self.engine.optimizer.refresh_fp32_params()
 
-    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> State:  # noqa: ARG002
-        """Whole tensors in the main rank's memory, one after another; nothing on the others."""
+    def moments(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> OneByOne:  # noqa: ARG002
+        """On the main rank, in the host's memory."""
+        return OneByOne(self._gathered_moments(model))
+
+    def _gathered_weights(self, model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        from deepspeed.runtime.zero import GatheredParameters
+
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                with GatheredParameters([parameter]):
+                    whole = parameter.detach().cpu().clone() if self.group.is_main else None
+                if whole is not None:
+                    yield name, whole
+
+    def _gathered_moments(self, model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         joined = self.engine.optimizer
         own = joined.optimizer.state.get(_flat(joined)[0], {})
         if not own:
-            return {}
+            return
         _link_moments(joined)
-        found: State = {}
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 continue
@@ -132,10 +135,9 @@ class Zero:
                 moment = safe_get_full_optimizer_state(parameter, kind)
                 if self.group.is_main:
                     # DeepSpeed steps in float32 whatever the weights are; others keep moments as their weights.
-                    found[f"{kind}.{name}"] = moment.to("cpu", parameter.dtype)
+                    yield f"{kind}.{name}", moment.to("cpu", parameter.dtype)
             if self.group.is_main:
-                found[f"step.{name}"] = own["step"].detach().clone().cpu()
-        return found
+                yield f"step.{name}", own["step"].detach().clone().cpu()
 
     def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:  # noqa: ARG002
         """This rank's parts, into the flat tensors that DeepSpeed's optimizer steps."""

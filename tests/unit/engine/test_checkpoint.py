@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from tunesmith.engine.checkpoint import Checkpoints, CheckpointState
 from tunesmith.engine.schedule import Clock
 from tunesmith.errors import CheckpointError, OutputError
+from tunesmith.strategies.tensors import OneByOne
 
 
 def state(step: int) -> CheckpointState:
@@ -56,6 +57,65 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
         "state.json",
         "manifest.json",
     }
+
+
+def one_by_one(count: int, numbers: int) -> Iterator[tuple[str, torch.Tensor]]:
+    for index in range(count):
+        yield f"layer-{index}.weight", torch.full((numbers,), float(index))
+
+
+def test_tensors_that_come_one_after_another_lie_in_several_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunesmith.engine.checkpoint.FILE_BYTES", 100)
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(replace(state(3), weights=OneByOne(one_by_one(5, 12))))
+    assert {name for name in files_of(path) if name.startswith("weights")} == {
+        "weights.safetensors",
+        "weights-2.safetensors",
+        "weights-3.safetensors",
+    }
+    found = dict(checkpoints.load(path).weights.items())
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        name: tensor.tolist() for name, tensor in one_by_one(5, 12)
+    }
+
+
+def test_a_tensor_larger_than_a_file_has_one_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunesmith.engine.checkpoint.FILE_BYTES", 10)
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(replace(state(3), weights=OneByOne(one_by_one(2, 12))))
+    assert len(checkpoints.load(path).weights.items()) == 2
+    assert not (path / "weights-3.safetensors").exists()
+
+
+@pytest.mark.parametrize("change", ["flipped", "gone", "not named"])
+def test_a_further_file_that_is_not_whole_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr("tunesmith.engine.checkpoint.FILE_BYTES", 10)
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(replace(state(3), weights=OneByOne(one_by_one(2, 12))))
+    further = path / "weights-2.safetensors"
+    if change == "flipped":
+        flip(further)
+    elif change == "gone":
+        further.unlink()
+    else:
+        manifest = json.loads((path / "manifest.json").read_text())
+        manifest["files"]["../weights-2.safetensors"] = manifest["files"].pop("weights-2.safetensors")
+        (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load(path)
+    assert "weights-2.safetensors" in str(caught.value.problems[0].place) + str(caught.value.problems[0].value)
+
+
+def test_a_checkpoint_of_the_first_format_is_read(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(state(1))
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    assert checkpoints.load(path).step == 1
 
 
 def test_before_the_first_step_the_optimizer_has_no_state(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def jaccard(left: set[tuple[str, ...]], right: set[tuple[str, ...]]) -> float:
 
 
 def test_an_unknown_sample_is_refused_with_the_known_names() -> None:
-    assert sample_names() == ["support_routing", "word_problems"]
+    described = sample_folder("support_routing").parent.glob("*/README.md")
+    assert sample_names() == sorted(path.parent.name for path in described)
     for name in ("suport_routing", "../samples/support_routing", "", "."):
         with pytest.raises(DataError) as caught:
             sample_folder(name)

@@ -1,0 +1,242 @@
+"""Propose a recipe: of the techniques that fit, the one that measurements and the plan speak for.
+
+    advice = advise(recipe, runs_folder, hardware, "quality", matrix, audit)
+    advice.text             # a recipe file, with the reasons as comments
+
+What fits and how long it takes comes from the plan; how well a technique serves a task comes from a matrix
+(`tunesmith matrix`), the one that ships with Tunesmith unless another one is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith.errors import ResourceError
+from tunesmith.jobs.planning import Scene, scene_of
+from tunesmith.matrix.cell import Gain, Matrix, over_seeds, read_matrix
+from tunesmith.matrix.plan import Layout, load_layout
+from tunesmith.matrix.rules import gains_of, tells_apart
+from tunesmith.planner.alternatives import Alternative, cheapest_fits, way_of
+from tunesmith.planner.changes import Settings, changed_recipe
+from tunesmith.recipe.load import dump_recipe
+
+if TYPE_CHECKING:
+    from tunesmith.recipe.schema import Recipe
+
+Wish = Literal["quality", "memory", "time", "cost"]
+
+_GIB = 2**30
+# What the page's rows are about, by task.
+_ROWS: Mapping[str, str] = {
+    "text": "adapt",
+    "classification": "classify",
+    "ner": "classify",
+    "translation": "classify",
+    "extraction": "classify",
+    "qa": "answer",
+    "math": "answer",
+    "text_to_sql": "answer",
+    "function_calling": "answer",
+    "chat": "chat",
+    "preference": "chat",
+    "creative": "create",
+}
+_WISHES: Mapping[Wish, str] = {
+    "quality": "the best answers",
+    "memory": "the least memory",
+    "time": "the least time",
+    "cost": "the least cost",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A technique, what has to change for it to fit, what it would take, and what was measured for such a task."""
+
+    title: str
+    settings: Settings
+    way: Alternative
+    price: float | None
+    gain: Gain | None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The chosen recipe with its reasons, the candidates that fit, best first, and those that do not."""
+
+    recipe: Recipe
+    reasons: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    refused: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """A recipe file."""
+        head = ["Proposed by `tunesmith advise`; change what you like.", *(f"- {reason}" for reason in self.reasons)]
+        return "".join(f"# {line}\n" for line in head) + dump_recipe(self.recipe)
+
+
+def measured_matrix() -> Matrix | None:
+    """The matrix that ships with Tunesmith; None where this version has none."""
+    path = Path(str(resources.files("tunesmith.matrix"))) / "data" / "measured.json"
+    return read_matrix(path) if path.is_file() else None
+
+
+def advise(
+    recipe: Recipe,
+    runs_folder: Path,
+    audit: Callable[[], Mapping[str, Any]],
+    *,
+    hardware: str | None = None,
+    wish: Wish = "quality",
+    matrix: Matrix | None = None,
+) -> Advice:
+    """Propose a recipe for a model and data.
+
+    Args:
+        recipe: Model, data, and whatever else is given already; its technique is chosen here.
+        runs_folder: Where a model that is a run is looked for.
+        audit: As for :func:`tunesmith.jobs.planning.known_facts`.
+        hardware: What it is to run on, by id or file; this machine if None.
+        wish: What matters most.
+        matrix: Measurements; None: the plan alone decides.
+
+    Raises:
+        ResourceError: ``resource.advice``: nothing fits there.
+        TunesmithError: What :func:`tunesmith.jobs.planning.scene_of` raises.
+    """
+    layout, scene = load_layout(), scene_of(recipe, runs_folder, hardware, audit)
+    row = _ROWS.get(scene.known.data.task)
+    found, refused = [], []
+    for column in layout.columns:
+        if len(column.settings) > 1:
+            # Of several devices: how work is shared is chosen by itself.
+            continue
+        gain = None if matrix is None or row is None else _mean_gain(layout, matrix, row, column.id)
+        candidate = _candidate(scene, column.title, column.settings, gain)
+        if isinstance(candidate, str):
+            refused.append(candidate)
+        else:
+            found.append(candidate)
+    if not found:
+        raise _nothing_fits(scene, refused)
+    ordered = _in_order(found, wish)
+    settings = (*ordered[0].settings, f"task={scene.known.data.task}")
+    proposed = changed_recipe(recipe, scene.resolved, settings, keep_objective=False)
+    title = next((one.title for one in layout.rows if one.id == row), "")
+    source = "" if matrix is None else matrix.model
+    reasons = (_about(scene, wish), *_reasons(scene, ordered, title, source))
+    return Advice(proposed, reasons, tuple(ordered), tuple(refused))
+
+
+def _candidate(scene: Scene, title: str, settings: Settings, gain: Gain | None) -> Candidate | str:
+    """The technique as it fits, with the cheapest change where it does not by itself; or why it cannot be."""
+    shape, data, place = scene.known.shape, scene.known.data, scene.hardware
+    # Settings of other techniques would not be those of this one.
+    wanted = () if settings == (f"technique={scene.resolved.technique.name}",) else settings
+    way = way_of(shape, data, place, scene.change, wanted, new_tokens=scene.new_tokens)
+    if way is None:
+        return f"{title} does not go with the rest of the recipe"
+    if not way.fits:
+        changes = cheapest_fits(
+            shape, data, place, lambda more: scene.change((*wanted, *more)), new_tokens=scene.new_tokens, most=99
+        )
+        kept = [one for one in changes if not any(setting.startswith("technique=") for setting in one.settings)]
+        if not kept:
+            return f"{title} does not fit: {way.peak_bytes / _GIB:.1f} GiB"
+        way = kept[0]
+        wanted = (*wanted, *way.settings)
+    price = place.price_per_hour
+    devices = 1 if place.device == "cpu" else scene.resolved.devices
+    cost = None if price is None else price * devices * scene.resolved.nodes * way.total_seconds / 3600
+    return Candidate(title, wanted, way, cost, gain)
+
+
+def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
+    """Best first. Where gains are not told apart, less time decides; what was measured to make things worse is last."""
+    if wish == "memory":
+        return sorted(found, key=lambda one: (_is_worse(one), one.way.peak_bytes))
+    if wish in ("time", "cost"):
+        return sorted(found, key=lambda one: (_is_worse(one), one.way.total_seconds))
+    measured = [one for one in found if one.gain is not None]
+    best = max(measured, key=lambda one: one.gain.value if one.gain else 0.0, default=None)
+
+    def rank(one: Candidate) -> tuple[int, float, float]:
+        if one.gain is None or best is None or best.gain is None:
+            return 1, 0.0, one.way.total_seconds
+        if not tells_apart(one.gain, best.gain):
+            return 0, 0.0, one.way.total_seconds
+        return 2, -one.gain.value, one.way.total_seconds
+
+    return sorted(found, key=rank)
+
+
+def _is_worse(one: Candidate) -> bool:
+    return one.gain is not None and one.gain.high < 0
+
+
+def _mean_gain(layout: Layout, matrix: Matrix, row: str, column: str) -> Gain | None:
+    """The gain in the scenarios of a row; of several their mean, with the mean of their intervals."""
+    gains = list(gains_of(layout, matrix, row, column).values())
+    if len(gains) < 2:
+        return over_seeds(gains)
+    count = len(gains)
+    return Gain(
+        value=sum(gain.value for gain in gains) / count,
+        low=sum(gain.low for gain in gains) / count,
+        high=sum(gain.high for gain in gains) / count,
+    )
+
+
+def _about(scene: Scene, wish: Wish) -> str:
+    data = scene.known.data
+    rows = f"{data.rows:,} rows of {data.mean_row_tokens:.0f} tokens"
+    return f"task {data.task}, {rows}, on {scene.hardware.name}; wanted: {_WISHES[wish]}"
+
+
+def _reasons(scene: Scene, ordered: Sequence[Candidate], title: str, source: str) -> Iterator[str]:
+    """Why the first one; ``title`` is the row of the page that such tasks belong to, ``source`` the measured model."""
+    chosen, place = ordered[0], scene.hardware
+    cost = "" if chosen.price is None else f", {chosen.price:.2f} {place.currency}"
+    yield (
+        f"{chosen.title}: by the plan {chosen.way.peak_bytes / _GIB:.1f} GiB and "
+        f"{chosen.way.total_seconds / 60:.0f} min{cost}"
+    )
+    more = [setting for setting in chosen.settings if not setting.startswith("technique=")]
+    if more:
+        yield f"{', '.join(more)}: without it memory is not enough"
+    if chosen.gain is not None:
+        gain = chosen.gain
+        yield (
+            f'measured for "{title}" on {source}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) over '
+            "the untuned model"
+        )
+    elif title:
+        yield f'nothing was measured of it for "{title}"; `tunesmith matrix` does'
+    for other in ordered[1:]:
+        yield f"instead of {other.title}: {_against(chosen, other)}"
+    if scene.known.guessed:
+        yield "tokens are an estimate: the model's tokenizer is not here"
+
+
+def _against(chosen: Candidate, other: Candidate) -> str:
+    told = [f"{other.way.peak_bytes / _GIB:.1f} GiB, {other.way.total_seconds / 60:.0f} min"]
+    if chosen.gain is not None and other.gain is not None:
+        same = not tells_apart(chosen.gain, other.gain)
+        told.append(f"gain {other.gain.value:+.3f}" + (", not told apart" if same else ""))
+    return ", ".join(told)
+
+
+def _nothing_fits(scene: Scene, refused: Sequence[str]) -> ResourceError:
+    there = scene.hardware.device_memory_bytes or scene.hardware.host_memory_bytes or 0
+    return ResourceError(
+        "no technique of this model fits there",
+        code="resource.advice",
+        place=scene.hardware.name,
+        value=f"{there / _GIB:.0f} GiB; " + "; ".join(refused),
+        hint="take a smaller model (`tunesmith models`), more devices, or shorter rows (train.max_length)",
+    )

@@ -1,0 +1,1 @@
+"""Scenario by technique, measured: what is run, what came of it, and which yes or no follows."""
