@@ -19,11 +19,14 @@ from tunesmith.data.packs import lay_out
 from tunesmith.data.types import Pack
 from tunesmith.engine.mode import training_mode
 from tunesmith.models.adapters import without_adapter
+from tunesmith.models.attention import ATTENTION
 from tunesmith.models.forward import label_logits
+from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.models.quantized import Quantization, is_packed
 from tunesmith.models.running import running
 from tunesmith.objectives.cross_entropy import token_losses
 from tunesmith.techniques import low_rank_layer
-from tunesmith.techniques.low_rank_layer import LowRankLinear, join_siblings, use_own_layers
+from tunesmith.techniques.low_rank_layer import LowRankLinear, is_plain, join_siblings, use_own_layers
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in (*QUIET, "ignore:.*lora_bias=True.*was passed")]
 
@@ -83,6 +86,21 @@ def test_values_and_gradients_are_those_of_peft(tmp_path: Path, family: str) -> 
         assert any(isinstance(module, LowRankLinear) for module in model.modules()) is own
         results.append(loss_and_gradients(model, PACK))
     require_equal(*results)
+
+
+@pytest.mark.parametrize("twice", [True, False], ids=["double", "single"])
+def test_values_and_gradients_over_four_bits_are_those_of_peft(tmp_path: Path, twice: bool) -> None:
+    pytest.importorskip("bitsandbytes")
+    packed_model("llama", tmp_path)
+    results = []
+    for own in (True, False):
+        model = load_model(LoadPlan(tmp_path, quantization=Quantization("nf4", twice), attention=ATTENTION))
+        model = wrapped(model, own=own).train()
+        layers = [module for module in model.modules() if isinstance(module, LowRankLinear)]
+        assert bool(layers) is own
+        assert all(is_plain(layer) and is_packed(layer.get_base_layer()) for layer in layers)
+        results.append(loss_and_gradients(model, PACK))
+    require_equal(*results, tolerance=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,11 @@ def _is_quantized_layer(module: nn.Module) -> bool:
     )
 
 
+def is_packed(layer: nn.Module) -> bool:
+    """Whether a linear layer has its weight in four bits, and multiplies with the plain one that it stands for."""
+    return _is_quantized_layer(layer) and type(layer).__name__ == "Linear4bit"
+
+
 def plain_weight(layer: Any) -> torch.Tensor:
     """The weight that a quantized layer stands for, ``[outputs, inputs]``."""
     import bitsandbytes

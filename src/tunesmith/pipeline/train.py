@@ -13,6 +13,7 @@ from tunesmith.engine.train import train
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluation.held_out import Item
 from tunesmith.evaluation.systems import Measured
+from tunesmith.models.allocator import give_back_freed
 from tunesmith.objectives.table import make_objective
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.data import load_data
@@ -84,6 +85,7 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
     teller.state("evaluating_base", f"{len(bench.held_out.items)} held-out rows")
     bench, base = measure_base_within(bench, model, base_seconds(bench))
     systems = [system for system in (base, measure_few_shot(bench, model)) if system is not None]
+    give_back_freed()
     model, result = _train(run, model, bench, systems)
     save_result(run.folder, run.prepared, run.resolved, make_technique(run.resolved.technique), model)
     teller.events.emit("artifact", kind=make_technique(run.resolved.technique).artifact, path=_result(run).name)

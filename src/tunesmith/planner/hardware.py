@@ -48,7 +48,7 @@ Bytes = Annotated[int, Field(gt=0)]
 
 # What process and libraries take before there is a model: torch, Transformers and the rows on a processor; the context
 # of the driver on a GPU. Where a profile says it, that counts.
-FRAMEWORK_BYTES = {"cpu": int(0.9 * 2**30), "cuda": int(0.6 * 2**30)}
+FRAMEWORK_BYTES = {"cpu": int(0.75 * 2**30), "cuda": int(0.6 * 2**30)}
 # Memory of the host that a process with a GPU takes: libraries of CUDA are large.
 PROCESS_BYTES = int(2.5 * 2**30)
 # Where nothing was measured: whole steps against the products' speed. Measured on two cores with the starter model

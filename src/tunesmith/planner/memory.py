@@ -14,7 +14,7 @@ moments. What is cut is whole for the time of its use: ``communication``. Every 
 is cut (``loading``), and measuring answers needs a cache of keys and values (``answering``).
 
 Held against the measurements of docs/performance.md (SmolLM2-135M, float32, packs of 1,024 tokens on two cores): full
-4.5 GiB, LoRA of rank 16 2.8 to 3.1 GiB, the same with all layers checkpointed 1.6 GiB; a test keeps these.
+4.4 GiB, LoRA of rank 16 2.8 to 3.1 GiB, the same with all layers checkpointed 1.6 GiB; a test keeps these.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.strategies import CUT_MOMENTS, CUT_WEIGHTS, DEEPSPEED
-from tunesmith.recipe.techniques import OWN_WEIGHTS, VIRTUAL_TOKENS, Freeze, Quantized
+from tunesmith.recipe.techniques import OWN_WEIGHTS, VIRTUAL_TOKENS, Freeze, Lora, Qlora, Quantized, TechniqueSpec
 
 # A device is never filled to the last byte: blocks lie scattered, and other programs have some of a host's memory.
 USABLE = {"cpu": 0.9, "cuda": 0.94}
 # Scores of a frozen output matrix are made for so many numbers at a time, those of a trained one are worked on so.
 PROJECTED_NUMBERS, CHUNK_NUMBERS = 2**24, 2**22
+# On a processor weights that are made plain come and go between activations, and leave gaps of this share of them.
+QUANTIZED_GAPS = 0.3
+# What the library of quantized weights takes of a processor's memory.
+QUANTIZED_LIBRARY_BYTES = int(0.15 * 2**30)
 # Hidden states that a token keeps outside of the layers: what goes into the first one, the last norm, and the scores.
 OUTER_HIDDEN = 3
 # Numbers that DeepSpeed sends, and at stage 3 keeps whole, at a time (tunesmith.strategies.zero).
@@ -128,6 +132,8 @@ def predict_memory(
     if math.ceil(packs.count / ranks) == 1:
         gradients = _late_gradients(shape, resolved, held.gradients, activations + logits)
     framework = hardware.framework
+    if isinstance(resolved.technique, Quantized) and hardware.device == "cpu":
+        framework += QUANTIZED_LIBRARY_BYTES
     loaded = framework + sizes.weights + sizes.adapters + sizes.quantization
     plan = MemoryPlan(
         weights=held.weights,
@@ -171,6 +177,8 @@ def _activations(shape: ModelShape, resolved: Resolved, packs: Packs, hardware: 
         total += layer_input_bytes(shape, how) * tokens if layer < again else kept
     if again > first:
         total += one_layer
+    if isinstance(resolved.technique, Quantized) and hardware.device == "cpu":
+        total *= 1 + QUANTIZED_GAPS
     outside = OUTER_HIDDEN * shape.hidden_size * 4 * tokens
     return total + working_bytes(shape, how) * tokens + outside
 
@@ -183,9 +191,14 @@ def _how(resolved: Resolved, hardware: Hardware) -> LayerHow:
         device=hardware.device,
         technique=technique.name,
         trains=technique.name in OWN_WEIGHTS,
-        own=technique.name == "lora" and not dropout and resolved.strategy != "zero3",
+        own=_computes_own_products(technique) and not dropout and resolved.strategy != "zero3",
         dropout=dropout,
     )
+
+
+def _computes_own_products(technique: TechniqueSpec) -> bool:
+    """Whether adapters and weights are one step of autograd (tunesmith.techniques.low_rank_product)."""
+    return isinstance(technique, Lora) or (isinstance(technique, Qlora) and technique.quantization == "nf4")
 
 
 def makes_all_scores(shape: ModelShape, resolved: Resolved, new_tokens: int = 0) -> bool:

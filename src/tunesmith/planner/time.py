@@ -19,6 +19,7 @@ from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.packs import Packs, plan_packs
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.sizes import Sizes, whole_sizes
+from tunesmith.planner.trained import adapted_matrices
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.resolved import Resolved
@@ -28,8 +29,7 @@ from tunesmith.recipe.techniques import OWN_WEIGHTS, Freeze, Quantized
 # Passes forward without gradient beside the learning one: the model before training, and for KTO both models on
 # prompts with the answers of other rows.
 REFERENCE_PASSES = {"dpo": 1, "kto": 3}
-# Measuring reaches less of the products' speed than training, answers far less: both measured on two cores.
-REACHED_IN_FORWARD = 0.5 / 0.6
+# Of the products' speed answers reach far less than training: measured on two cores.
 REACHED_IN_ANSWERS = 0.15
 # Answers take a share of their room on average.
 ROOM_USED = 0.5
@@ -42,11 +42,15 @@ WATCHED_ROWS = 48
 CURVE_FRACTIONS = (0.25, 0.5)
 # AdamW reads weight, gradient and two moments, and writes all but the gradient.
 OPTIMIZER_TRAFFIC = 28
-CHECKPOINT_BYTES_PER_SECOND = 200e6
+# Written, flushed and hashed.
+CHECKPOINT_BYTES_PER_SECOND = 400e6
+# Bytes that a method moves beside its products for each token and each number that its matrices give, forward and back:
+# the library's DoRA scales all of them by lengths that it makes anew. Measured on two cores.
+METHOD_TRAFFIC = {"dora": 128, "qdora": 128}
 # Between the host's memory and a device: sixteen lanes of PCI Express 4, three quarters reached.
 HOST_LINK_BYTES_PER_SECOND = 24e9
 # Starting, reading rows, loading the model a few times, reporting.
-OTHER_SECONDS = 20.0
+OTHER_SECONDS = 8.0
 LOADS, LOAD_BYTES_PER_SECOND = 2, 1e9
 
 
@@ -207,6 +211,10 @@ def _step_seconds(work: _Work) -> float:
         # Packed weights are read and plain ones written and read, on the way forward and on the way back.
         packed = work.shape.layers * work.shape.layer_matrices
         seconds += work.turns * 2 * packed * (1 + 2 * work.sizes.number) / hardware.bandwidth
+    traffic = METHOD_TRAFFIC.get(resolved.technique.name, 0)
+    if traffic:
+        matrices = [one.matrix.outputs for layer in adapted_matrices(work.shape, resolved.technique) for one in layer]
+        seconds += work.packs.step_tokens * traffic * sum(matrices) / hardware.bandwidth / at_once
     return seconds
 
 
@@ -262,7 +270,7 @@ def _row_seconds(work: _Work) -> float:
     """One row forward; what rows begin with in common is computed once a pack."""
     tokens = work.packs.step_tokens / work.packs.row_count
     operations = tokens * work.shape.layers * work.layer_forward + work.row_labels * 2 * work.output_matrix
-    return operations / (work.speed * REACHED_IN_FORWARD)
+    return operations / work.speed
 
 
 def _answer_seconds(work: _Work, rows: int) -> float:

@@ -16,10 +16,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tunesmith.errors import TrainingError
+from tunesmith.models.allocator import give_back_always
 from tunesmith.strategies.gradients import clip_gradients
 from tunesmith.strategies.group import Group
 from tunesmith.strategies.moments import put_moments, read_moments
-from tunesmith.strategies.returned import return_freed_memory
 from tunesmith.strategies.tensors import OneByOne
 from tunesmith.techniques.base import State, Technique
 
@@ -39,7 +39,7 @@ class Fsdp:
         Raises:
             TrainingError: A weight is still whole afterwards.
         """
-        return_freed_memory()
+        give_back_always()
         self.group.copy_from_main([p.data for p in model.parameters() if p.requires_grad])
         mesh = init_device_mesh(self.group.device.type, (self.group.world_size,))
         pinned = self.group.device.type == "cuda"

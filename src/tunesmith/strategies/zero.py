@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from tunesmith.errors import CheckpointError, TrainingError, UsageError
+from tunesmith.models.allocator import give_back_always
 from tunesmith.strategies.group import Group
-from tunesmith.strategies.returned import return_freed_memory
 from tunesmith.strategies.tensors import OneByOne, Tensors
 from tunesmith.techniques.base import State, Technique
 
@@ -51,7 +51,7 @@ class Zero:
 
     def share_out(self, model: nn.Module) -> nn.Module:
         """The whole model, all weights those of the main rank; they are cut when the optimizer is there."""
-        return_freed_memory()
+        give_back_always()
         self.group.copy_from_main([parameter.data for parameter in model.parameters()])
         return model
 

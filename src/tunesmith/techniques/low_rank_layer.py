@@ -5,14 +5,15 @@
     wrapped = get_peft_model(model, config)
     join_siblings(wrapped)              # layers that read the same input compute together
 
-Whatever is not plain LoRA on frozen whole weights (DoRA, dropout, an adapter that is merged or turned off) goes the
-library's own way. So does every model that is not being trained: what is measured is then, to the last bit, what the
-library computes when it loads the saved adapter.
+Whatever is not plain LoRA on frozen weights, whole or in four bits (DoRA, dropout, weights in eight bits, an adapter
+that is merged or turned off) goes the library's own way. So does every model that is not being trained: what is
+measured is then, to the last bit, what the library computes when it loads the saved adapter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import nn
 
+from tunesmith.models.quantized import is_packed, plain_weight
 from tunesmith.models.running import running_pack
 from tunesmith.techniques.low_rank_product import Factors, Span, low_rank_product
 
@@ -72,7 +74,7 @@ class Siblings:
 
 
 def use_own_layers(config: LoraConfig) -> None:
-    """Let the library build :class:`LowRankLinear` for plain linear layers; quantized ones keep the library's."""
+    """Let the library build :class:`LowRankLinear` for linear layers, quantized ones too."""
     config._register_custom_module({nn.Linear: LowRankLinear})
 
 
@@ -92,7 +94,7 @@ def is_plain(layer: LowRankLinear) -> bool:
     if not layer.training or layer.disable_adapters or layer.merged or layer.lora_variant or layer.fan_in_fan_out:
         return False
     base = layer.get_base_layer()
-    if type(base) is not nn.Linear or base.weight.requires_grad or any(layer.lora_bias.values()):
+    if not (type(base) is nn.Linear or is_packed(base)) or base.weight.requires_grad or any(layer.lora_bias.values()):
         return False
     # DeepSpeed's third stage, which marks weights so, gathers them when their own module is called.
     if hasattr(base.weight, "ds_id"):
@@ -111,7 +113,8 @@ def _compute(layers: Sequence[Any], inputs: torch.Tensor) -> tuple[torch.Tensor,
         )
         for name in names
     ]
-    return low_rank_product(inputs, [base.weight for base in bases], [base.bias for base in bases], adapters, spans)
+    weights = [partial(plain_weight, base) if is_packed(base) else base.weight for base in bases]
+    return low_rank_product(inputs, weights, [base.bias for base in bases], adapters, spans)
 
 
 def _adapters(layer: LowRankLinear, inputs: torch.Tensor) -> tuple[list[str], list[Span] | None]:

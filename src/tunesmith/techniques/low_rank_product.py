@@ -4,21 +4,25 @@
 
 Layers of modules keep an input for each layer and each type, make a tensor of the output's size for every update, and
 add it to another. Here the input is kept once, the down projections of all layers are one product, and updates are
-added into the outputs where they lie. The weights W are frozen: no gradient of theirs is ever made. Tokens of several
-adapters may stand in one input: the large products are then made once for all of them.
+added into the outputs where they lie. The weights W are frozen: no gradient of theirs is ever made. Quantized ones are
+made plain one at a time, in both directions, and never kept. Tokens of several adapters may stand in one input: the
+large products are then made once for all of them.
 
 Shape suffixes: T tokens, I inputs, O outputs of one layer, R ranks of all layers of one adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from torch.nn.functional import linear
+
+# The weight that a quantized one stands for, ``[O, I]``, made anew by each call.
+Unpack = Callable[[], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Span:
 
 def low_rank_product(
     inputs: torch.Tensor,
-    weights: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor | Unpack],
     biases: Sequence[torch.Tensor | None],
     adapters: Sequence[Factors],
     spans: Sequence[Span] | None = None,
@@ -50,7 +54,7 @@ def low_rank_product(
 
     Args:
         inputs: ``[..., I]``.
-        weights: Frozen weight of each layer, ``[O, I]``.
+        weights: Frozen weight of each layer, ``[O, I]``, or what makes it.
         biases: Frozen bias of each layer, ``[O]``, or None.
         adapters: Each with one update for each layer.
         spans: Which tokens belong to which adapter, tokens counted over all leading dimensions; tokens outside get no
@@ -60,20 +64,35 @@ def low_rank_product(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
     if spans is None:
         spans = (Span(0, inputs.numel() // inputs.shape[-1], 0),)
-    layout = _Layout(dtype, len(weights), tuple(adapter.scales for adapter in adapters), tuple(spans))
+    packed = tuple(None if isinstance(weight, torch.Tensor) else weight for weight in weights)
+    plain = [weight if isinstance(weight, torch.Tensor) else None for weight in weights]
+    layout = _Layout(dtype, packed, tuple(adapter.scales for adapter in adapters), tuple(spans))
     factors = [tensor for adapter in adapters for tensor in (*adapter.down, *adapter.up)]
-    outputs: tuple[torch.Tensor, ...] = _LowRankProduct.apply(layout, inputs, *weights, *biases, *factors)  # type: ignore[no-untyped-call]
+    outputs: tuple[torch.Tensor, ...] = _LowRankProduct.apply(layout, inputs, *plain, *biases, *factors)  # type: ignore[no-untyped-call]
     return outputs
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """What is no tensor: the type of the products, how many layers, scales by adapter and layer, and the spans."""
+    """What is no tensor: the type of the products, what makes each layer's weight where it is quantized, scales by
+    adapter and layer, and the spans."""
 
     dtype: torch.dtype
-    layers: int
+    packed: tuple[Unpack | None, ...]
     scales: tuple[tuple[float, ...], ...]
     spans: tuple[Span, ...]
+
+    @property
+    def layers(self) -> int:
+        """How many."""
+        return len(self.packed)
+
+    def weight(self, tensors: Sequence[torch.Tensor | None], at: int) -> torch.Tensor:
+        """The weight of one layer, in the type of the products."""
+        unpack, plain = self.packed[at], tensors[at]
+        found = unpack() if unpack is not None else plain
+        assert found is not None, "a layer has a weight, or what makes it"
+        return found.to(self.dtype)
 
     def factors(self, tensors: Sequence[Any], adapter: int) -> tuple[Sequence[Any], Sequence[Any]]:
         """A and B of one adapter, out of those of all."""
@@ -93,8 +112,8 @@ class _LowRankProduct(torch.autograd.Function):
         with torch.autocast(inputs.device.type, enabled=False):
             x = inputs.to(layout.dtype)
             outputs = tuple(
-                linear(x, weight.to(layout.dtype), None if bias is None else bias.to(layout.dtype))
-                for weight, bias in zip(weights, biases, strict=True)
+                linear(x, layout.weight(weights, at), None if bias is None else bias.to(layout.dtype))
+                for at, bias in enumerate(biases)
             )
             x_T_I = x.reshape(-1, x.shape[-1])
             downs = [layout.down(factors, at) for at in range(len(layout.scales))]
@@ -118,7 +137,7 @@ class _LowRankProduct(torch.autograd.Function):
         lows, saved = saved[: len(layout.spans)], saved[len(layout.spans) :]
         weights, factors = saved[: layout.layers], saved[layout.layers :]
         outs = [None if one is None else one.reshape(-1, one.shape[-1]).to(layout.dtype) for one in gradients]
-        input_T_I = _through_weights(outs, weights, layout.dtype) if ctx.needs_input_grad[1] else None
+        input_T_I = _through_weights(outs, weights, layout) if ctx.needs_input_grad[1] else None
         found: list[torch.Tensor | None] = [None] * len(factors)
         for span, low_T_R in zip(layout.spans, lows, strict=True):
             downs, ups = layout.factors(factors, span.adapter)
@@ -150,12 +169,12 @@ def _places(ups: Sequence[torch.Tensor]) -> list[slice]:
 
 
 def _through_weights(
-    outs: Sequence[torch.Tensor | None], weights: Sequence[torch.Tensor], dtype: torch.dtype
+    outs: Sequence[torch.Tensor | None], weights: Sequence[torch.Tensor | None], layout: _Layout
 ) -> torch.Tensor | None:
     total_T_I: torch.Tensor | None = None
-    for out_T_O, weight in zip(outs, weights, strict=True):
+    for at, out_T_O in enumerate(outs):
         if out_T_O is not None:
-            own = weight.to(dtype)
+            own = layout.weight(weights, at)
             total_T_I = out_T_O @ own if total_T_I is None else total_T_I.addmm_(out_T_O, own)
     return total_T_I
 

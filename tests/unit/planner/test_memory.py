@@ -57,7 +57,10 @@ def test_gradients_of_earlier_packs_are_there_too(tiny, memory_of):
         (("technique=full", "strategy=ddp", "train.devices=2"), 4.06),
         (("technique=lora",), 2.85),
         (("technique=lora", "train.tokens_per_micro_batch=512"), 2.2),
-        (("technique=lora", "train.activation_checkpointing=15"), 2.5),
+        (("technique=lora", "train.activation_checkpointing=15"), 2.19),
+        (("technique=qlora",), 3.14),
+        (("technique=qlora", "train.tokens_per_micro_batch=512"), 2.05),
+        (("technique=qlora", "train.tokens_per_micro_batch=2048"), 4.20),
         (("technique=lora", "train.activation_checkpointing=true"), 1.6),
     ],
 )
