@@ -3,7 +3,8 @@
     python -m benchmarks.scenarios --data-folder FOLDER [--only NAME ...] [--budget 240s]
 
 Each row is one run of `tunesmith train recipes/NAME.yaml`, one after the other, in a folder that is thrown away; `math`
-learns the bundled word problems that its recipe names, `gsm8k` is the same recipe on harder ones. FOLDER holds the data
+learns the bundled word problems that its recipe names, `gsm8k` is the same recipe on harder ones, and chat, music and
+documents are given real data in place of the bundled samples. FOLDER holds the data
 sets of the tests (TUNESMITH_TEST_DATA). The table is printed as Markdown and kept under benchmarks/results/.
 """
 
@@ -28,8 +29,8 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
     "ner": ("data.train=ner/snips_slots_train.jsonl", "data.validation=ner/snips_slots_test.jsonl"),
     "translation": ("data.train=translation/tatoeba_en_de.jsonl",),
     "qa": ("data.train=qa/xquad_en.jsonl",),
-    "chat": ("data.train=chat/sgd_dialogues.jsonl",),
-    "music": ("data.train=music/irish_abc.jsonl",),
+    "chat": ("data.train=chat/sgd_dialogues.jsonl", "data.validation=0.1"),
+    "music": ("data.train=music/irish_abc.jsonl", "data.validation=0.1", "data.columns={text: abc}"),
     "documents": ("data.train=domain_legal/site_policies.jsonl", "data.validation=0.35"),
     "preference": ("data.train=preference/instructions_chosen_rejected.jsonl",),
     "function-calling": ("data.train=function_calling/bfcl_simple.jsonl",),

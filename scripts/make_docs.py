@@ -1,6 +1,6 @@
 """Write the pages that are generated from the code, or check that they are current.
 
-python scripts/make_docs.py            write docs/guide/command-line.md and docs/guide/recipe.schema.json
+python scripts/make_docs.py            write the command line, the recipe and its schema, and the matrix that ships
 python scripts/make_docs.py --check    fail when one of them is not what the code says
 """
 
@@ -16,6 +16,9 @@ from typing import Any
 from recipe_page import recipe_page
 
 from tunesmith.errors import CLASSES
+from tunesmith.jobs.advice import measured_matrix
+from tunesmith.matrix.page import matrix_page
+from tunesmith.matrix.plan import load_layout
 from tunesmith.recipe.load import parse_recipe, recipe_json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,8 +47,11 @@ def main() -> int:
         "recipe.md": recipe_page(schema, shortest.model_dump(mode="json")),
         "recipe.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
     }
+    measured = measured_matrix()
+    if measured is not None:
+        pages["../matrix.md"] = matrix_page(load_layout(), measured, "matrix.png")
     for name, text in pages.items():
-        path = GUIDE / name
+        path = (GUIDE / name).resolve()
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale.append(str(path.relative_to(ROOT)))

@@ -1,6 +1,7 @@
 """The Python door: the same use cases as the command line, in a few names.
 
 print(tunesmith.plan({"model": "smollm2-135m-instruct", "data": {"train": "train.jsonl"}}).plan.memory.peak)
+print(tunesmith.advise({"model": "smollm2-135m-instruct", "data": {"train": "train.jsonl"}}, prefer="memory").text)
 run = tunesmith.train({"model": "smollm2-135m-instruct", "data": {"train": "train.jsonl"}})
 print(run.metrics)
 with tunesmith.load(run) as model:
@@ -9,7 +10,7 @@ with tunesmith.load(run) as model:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from tunesmith.runs.events import Event
 from tunesmith.runs.layout import RunFolder, default_runs_folder, find_run
 
 if TYPE_CHECKING:
+    from tunesmith.jobs.advice import Advice, Wish
     from tunesmith.jobs.planning import Planned
     from tunesmith.recipe.schema import Recipe
 
@@ -190,19 +192,56 @@ def plan(
         TunesmithError: What is wrong with recipe, model, data or hardware.
     """
     from tunesmith.jobs.planning import plan_recipe
-    from tunesmith.jobs.stages import audit
-    from tunesmith.recipe.load import dump_recipe
 
     wanted = _recipe(recipe, overrides)
     folder = default_runs_folder() if output is None else Path(output)
+    return plan_recipe(wanted, folder, hardware, _auditing(wanted, folder))
+
+
+def advise(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    prefer: Wish = "quality",
+    hardware: str | None = None,
+    matrix: str | Path | None = None,
+    output: str | Path | None = None,
+    **overrides: Any,
+) -> Advice:
+    """Propose a recipe for a model and data, with reasons.
+
+    Args:
+        recipe: A recipe, a mapping or a file; its technique is chosen here.
+        prefer: What matters most: quality, memory, time or cost.
+        hardware: An id of a known machine, or a file with a profile; this machine if None.
+        matrix: Measurements of your own, the JSON file of ``tunesmith matrix``; those that ship if None.
+        output: The folder of runs, where a model that is a run is looked for.
+        overrides: Values of the recipe, such as ``train={"budget": "1h"}``.
+
+    Raises:
+        TunesmithError: What is wrong with recipe, model, data or hardware, or that nothing fits there.
+    """
+    from tunesmith.jobs.advice import advise as find
+    from tunesmith.jobs.advice import measured_matrix
+    from tunesmith.matrix.cell import read_matrix
+
+    wanted = _recipe(recipe, overrides)
+    folder = default_runs_folder() if output is None else Path(output)
+    measured = measured_matrix() if matrix is None else read_matrix(Path(matrix))
+    return find(wanted, folder, _auditing(wanted, folder), hardware=hardware, wish=prefer, matrix=measured)
+
+
+def _auditing(recipe: Recipe, folder: Path) -> Callable[[], Mapping[str, Any]]:
+    """The rows in tokens and the model in numbers, by the worker's audit."""
+    from tunesmith.jobs.stages import audit
+    from tunesmith.recipe.load import dump_recipe
 
     def look() -> Mapping[str, Any]:
-        found = audit(dump_recipe(wanted), _ignore, runs_folder=folder)
+        found = audit(dump_recipe(recipe), _ignore, runs_folder=folder)
         if found.error is not None:
             raise found.error
         return found.facts
 
-    return plan_recipe(wanted, folder, hardware, look)
+    return look
 
 
 def load(run_or_model: Run | str | Path, *, output: str | Path | None = None) -> Model:

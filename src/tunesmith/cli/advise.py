@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,14 +13,12 @@ from tunesmith.cli.options import AsJson, Columns, Data, Model, OnBadRows, Shape
 from tunesmith.cli.tables import Column, print_table
 from tunesmith.cli.terminal import note, out, out_json, short_path
 from tunesmith.cli.words import NOTHING, duration, storage
-from tunesmith.errors import OutputError, UsageError
+from tunesmith.errors import OutputError
 
 if TYPE_CHECKING:
-    from tunesmith.jobs.advice import Advice, Candidate, Wish
+    from tunesmith.jobs.advice import Advice, Candidate
 
 app = new_app()
-
-_WISHES: tuple[Wish, ...] = ("quality", "memory", "time", "cost")
 
 
 @app.command()
@@ -66,10 +64,6 @@ def advise(
     from tunesmith.matrix.cell import read_matrix
     from tunesmith.runs.atomic import write_text
 
-    wish = next((one for one in _WISHES if one == prefer), None)
-    if wish is None:
-        hint = f"one of {', '.join(_WISHES)}"
-        raise UsageError("nothing that can matter most", code="usage.prefer", place="--prefer", value=prefer, hint=hint)
     if output is not None and output.exists():
         raise OutputError("the file exists already", code="output.exists", place=str(output))
     options = {
@@ -85,7 +79,7 @@ def advise(
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(runs)
     measured = measured_matrix() if matrix is None else read_matrix(matrix)
-    advice = find(recipe, folder, auditing(recipe, folder), hardware=hardware, wish=wish, matrix=measured)
+    advice = find(recipe, folder, auditing(recipe, folder), hardware=hardware, wish=cast(Any, prefer), matrix=measured)
     if output is not None:
         write_text(output, advice.text)
         note(f"recipe: {short_path(output)}; train it with `tunesmith train {short_path(output)}`")

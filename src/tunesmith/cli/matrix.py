@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +16,7 @@ from tunesmith.cli.lazy import new_app
 from tunesmith.cli.options import AsJson
 from tunesmith.cli.terminal import note, out, out_json, short_path
 from tunesmith.cli.words import count, duration, storage
-from tunesmith.errors import UsageError
+from tunesmith.errors import DataError, TunesmithError, UsageError
 
 if TYPE_CHECKING:
     from tunesmith.matrix.cell import Matrix, Result
@@ -88,9 +91,10 @@ def matrix(
     given = _sources(data or (), validation or ())
     listed = {"--scenario": scenario, "--technique": technique}
     single = {
-        "--model": None if model == DEFAULT_MODEL else Path(model).name,
+        "--model": None if model == DEFAULT_MODEL else _shown(model),
         "--seeds": None if seeds is None else str(seeds),
         "--budget": budget,
+        "--hardware": None if hardware is None else _shown(hardware),
     }
     flags = [name for name, is_set in (("--full", full), ("--no-sharing", not sharing)) if is_set]
     said = _command(listed, {"--data": data, "--validation": validation}, single, flags)
@@ -108,33 +112,66 @@ def _run(
     dry_run: bool,
 ) -> Matrix:
     """Run what is left to do; ``places`` are those of the page and of the runs that are kept."""
-    from tunesmith.jobs.matrix import cells_to_run, hashes_of, open_matrix, run_cells, sources_of
+    from tunesmith.jobs.matrix import (
+        cells_to_run,
+        findable_model,
+        hashes_of,
+        open_matrix,
+        recipes_of,
+        run_cells,
+        sources_of,
+    )
     from tunesmith.matrix.plan import load_layout
     from tunesmith.runs.atomic import telling_output_errors, write_json
 
     layout, (output, keep) = load_layout(), places
     sources = sources_of(layout, wanted, given)
     path = output.with_suffix(".json")
-    found = open_matrix(path, beginning.model_copy(update={"data": hashes_of(sources)}))
+    known = {"data": hashes_of(sources), "model": _shown(beginning.model), "own_data": tuple(given)}
+    found = open_matrix(path, beginning.model_copy(update=known))
     cells = cells_to_run(layout, wanted, found)
+    recipes = recipes_of(cells, findable_model(beginning.model), sources)
     _print_cells(layout, wanted, cells)
     if dry_run:
         return found
     with telling_output_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found.model_dump(mode="json"))
-    found = run_cells(
-        cells,
-        found,
-        path,
-        sources,
-        keep=keep,
-        on_cell=lambda number, cell: note(f"[{number}/{len(cells)}] {_cell_text(layout, cell)}", "bold"),
-        on_event=lambda _: None,
-        on_result=_print_result,
-    )
+    try:
+        with _ended_by_signals():
+            found = run_cells(
+                cells,
+                recipes,
+                found,
+                path,
+                keep=keep,
+                on_cell=lambda number, cell: note(f"[{number}/{len(cells)}] {_cell_text(layout, cell)}", "bold"),
+                on_event=lambda _: None,
+                on_result=_print_result,
+            )
+    except (KeyboardInterrupt, TunesmithError):
+        note(f"what was measured so far is in {short_path(path)}; the same command goes on from there")
+        raise
     _write_page(layout, found, output)
     return found
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does, and Ctrl-C too where a shell turned it off: a run must not outlive it."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _write_page(layout: Layout, found: Matrix, output: Path) -> None:
@@ -143,13 +180,23 @@ def _write_page(layout: Layout, found: Matrix, output: Path) -> None:
     from tunesmith.runs.atomic import write_bytes, write_text
 
     picture = None
-    if any(one.outcome for one in found.results):
+    try:
         with matrix_pictures(found.model_dump(mode="json"), lambda _: None) as folder:
             for suffix in (".png", ".svg"):
                 write_bytes(output.with_suffix(suffix), (folder / f"matrix{suffix}").read_bytes())
         picture = output.with_suffix(".png").name
+    except DataError as error:
+        # The page says why there is nothing to draw.
+        if error.code != "data.matrix_empty":
+            raise
     write_text(output, matrix_page(layout, found, picture))
     note(f"matrix: {short_path(output)}")
+
+
+def _shown(source: str) -> str:
+    """A model or data without the folders of this machine: what lies here is its name, all else as it was said."""
+    path = Path(source).expanduser()
+    return path.resolve().name if path.exists() else source
 
 
 def _beginning(model: str, wanted: Mode, said: str, hardware: str | None) -> Matrix:
@@ -214,7 +261,7 @@ def _command(
     for option, values in sources.items():
         for value in values or ():
             name, _, source = value.partition("=")
-            parts += [option, f"{name}={Path(source).name}"]
+            parts += [option, f"{name}={_shown(source)}"]
     parts += [part for option, value in single.items() if value is not None for part in (option, value)]
     return shlex.join(parts)
 

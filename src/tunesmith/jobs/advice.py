@@ -15,13 +15,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunesmith.errors import ResourceError
+from tunesmith.errors import ResourceError, UsageError
 from tunesmith.jobs.planning import Scene, scene_of
-from tunesmith.matrix.cell import Gain, Matrix, over_seeds, read_matrix
-from tunesmith.matrix.plan import Layout, load_layout
-from tunesmith.matrix.rules import gains_of, tells_apart
+from tunesmith.matrix.cell import Gain, Matrix, read_matrix
+from tunesmith.matrix.plan import Column, Layout, load_layout
+from tunesmith.matrix.rules import gain_of_scenario, tells_apart
 from tunesmith.planner.alternatives import Alternative, cheapest_fits, way_of
 from tunesmith.planner.changes import Settings, changed_recipe
+from tunesmith.planner.memory import USABLE
 from tunesmith.recipe.load import dump_recipe
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ _WISHES: Mapping[Wish, str] = {
 class Candidate:
     """A technique, what has to change for it to fit, what it would take, and what was measured for such a task."""
 
+    column: str
     title: str
     settings: Settings
     way: Alternative
@@ -77,7 +79,8 @@ class Advice:
     def text(self) -> str:
         """A recipe file."""
         head = ["Proposed by `tunesmith advise`; change what you like.", *(f"- {reason}" for reason in self.reasons)]
-        return "".join(f"# {line}\n" for line in head) + dump_recipe(self.recipe)
+        # Names come from files of others; whatever is in them stays one comment.
+        return "".join(f"# {' '.join(line.split())}\n" for line in head) + dump_recipe(self.recipe)
 
 
 def measured_matrix() -> Matrix | None:
@@ -106,18 +109,30 @@ def advise(
         matrix: Measurements; None: the plan alone decides.
 
     Raises:
+        UsageError: ``usage.prefer``: there is no such wish.
         ResourceError: ``resource.advice``: nothing fits there.
         TunesmithError: What :func:`tunesmith.jobs.planning.scene_of` raises.
     """
+    if wish not in _WISHES:
+        raise UsageError(
+            "nothing that can matter most",
+            code="usage.prefer",
+            place="--prefer",
+            value=wish,
+            hint=f"one of {', '.join(_WISHES)}",
+        )
     layout, scene = load_layout(), scene_of(recipe, runs_folder, hardware, audit)
     row = _ROWS.get(scene.known.data.task)
+    measured = None if matrix is None else _scenario_like(layout, matrix, row, scene.known.data.task)
     found, refused = [], []
-    for column in layout.columns:
-        if len(column.settings) > 1:
-            # Of several devices: how work is shared is chosen by itself.
-            continue
-        gain = None if matrix is None or row is None else _mean_gain(layout, matrix, row, column.id)
-        candidate = _candidate(scene, column.title, column.settings, gain)
+    # Of columns of several devices the technique is another's: how work is shared is chosen by itself.
+    columns = [column for column in layout.columns if len(column.settings) == 1]
+    own = f"technique={scene.resolved.technique.name}"
+    if "technique" in recipe.model_fields_set and not any(column.settings == (own,) for column in columns):
+        columns.append(Column(id=scene.resolved.technique.name, title=scene.resolved.technique.name, settings=(own,)))
+    for column in columns:
+        gain = None if matrix is None or measured is None else gain_of_scenario(matrix, measured, column.id)
+        candidate = _candidate(scene, column, gain)
         if isinstance(candidate, str):
             refused.append(candidate)
         else:
@@ -133,9 +148,10 @@ def advise(
     return Advice(proposed, reasons, tuple(ordered), tuple(refused))
 
 
-def _candidate(scene: Scene, title: str, settings: Settings, gain: Gain | None) -> Candidate | str:
+def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | str:
     """The technique as it fits, with the cheapest change where it does not by itself; or why it cannot be."""
     shape, data, place = scene.known.shape, scene.known.data, scene.hardware
+    title, settings = column.title, column.settings
     # Settings of other techniques would not be those of this one.
     wanted = () if settings == (f"technique={scene.resolved.technique.name}",) else settings
     way = way_of(shape, data, place, scene.change, wanted, new_tokens=scene.new_tokens)
@@ -153,7 +169,7 @@ def _candidate(scene: Scene, title: str, settings: Settings, gain: Gain | None) 
     price = place.price_per_hour
     devices = 1 if place.device == "cpu" else scene.resolved.devices
     cost = None if price is None else price * devices * scene.resolved.nodes * way.total_seconds / 3600
-    return Candidate(title, wanted, way, cost, gain)
+    return Candidate(column.id, title, wanted, way, cost, gain)
 
 
 def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
@@ -162,34 +178,32 @@ def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
         return sorted(found, key=lambda one: (_is_worse(one), one.way.peak_bytes))
     if wish in ("time", "cost"):
         return sorted(found, key=lambda one: (_is_worse(one), one.way.total_seconds))
-    measured = [one for one in found if one.gain is not None]
-    best = max(measured, key=lambda one: one.gain.value if one.gain else 0.0, default=None)
+    gains = [one.gain for one in found if one.gain is not None and not _is_worse(one)]
+    best = max(gains, key=lambda gain: gain.value, default=None)
 
     def rank(one: Candidate) -> tuple[int, float, float]:
-        if one.gain is None or best is None or best.gain is None:
-            return 1, 0.0, one.way.total_seconds
-        if not tells_apart(one.gain, best.gain):
+        if _is_worse(one):
+            return 3, 0.0, one.way.total_seconds
+        if one.gain is None or best is None:
+            # Nothing speaks for it; LoRA is what most people know to work.
+            return 2, float(one.column != "lora"), one.way.total_seconds
+        if not tells_apart(one.gain, best):
             return 0, 0.0, one.way.total_seconds
-        return 2, -one.gain.value, one.way.total_seconds
+        return 1, -one.gain.value, one.way.total_seconds
 
     return sorted(found, key=rank)
 
 
 def _is_worse(one: Candidate) -> bool:
-    return one.gain is not None and one.gain.high < 0
+    return one.gain is not None and one.gain.is_worse
 
 
-def _mean_gain(layout: Layout, matrix: Matrix, row: str, column: str) -> Gain | None:
-    """The gain in the scenarios of a row; of several their mean, with the mean of their intervals."""
-    gains = list(gains_of(layout, matrix, row, column).values())
-    if len(gains) < 2:
-        return over_seeds(gains)
-    count = len(gains)
-    return Gain(
-        value=sum(gain.value for gain in gains) / count,
-        low=sum(gain.low for gain in gains) / count,
-        high=sum(gain.high for gain in gains) / count,
-    )
+def _scenario_like(layout: Layout, matrix: Matrix, row: str | None, task: str) -> str | None:
+    """The measured scenario that is most like a task: of the same task, else of the same row of the page."""
+    there = {one.cell.scenario for one in matrix.results if one.outcome and one.cell.kind == "quality"}
+    alike = [one for one in layout.scenarios if one.row == row and one.id in there]
+    same = [one for one in alike if f"task={task}" in one.settings]
+    return next((one.id for one in (*same, *alike)), None)
 
 
 def _about(scene: Scene, wish: Wish) -> str:
@@ -233,10 +247,11 @@ def _against(chosen: Candidate, other: Candidate) -> str:
 
 def _nothing_fits(scene: Scene, refused: Sequence[str]) -> ResourceError:
     there = scene.hardware.device_memory_bytes or scene.hardware.host_memory_bytes or 0
+    usable = there * USABLE[scene.hardware.device]
     return ResourceError(
         "no technique of this model fits there",
         code="resource.advice",
         place=scene.hardware.name,
-        value=f"{there / _GIB:.0f} GiB; " + "; ".join(refused),
+        value=f"{usable / _GIB:.1f} of {there / _GIB:.1f} GiB can be used; " + "; ".join(refused),
         hint="take a smaller model (`tunesmith models`), more devices, or shorter rows (train.max_length)",
     )

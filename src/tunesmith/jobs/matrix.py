@@ -17,20 +17,20 @@ from typing import Any
 
 import psutil
 
-from tunesmith.errors import OutputError, Problem, Stopped, TunesmithError, UsageError
+from tunesmith.errors import DataError, OutputError, Problem, Stopped, TunesmithError, UsageError, WorkerError
 from tunesmith.executors.local import LocalWorker
 from tunesmith.jobs.control import remove, start
 from tunesmith.jobs.create import check_inputs, create_run
 from tunesmith.jobs.follow import follow_worker
 from tunesmith.jobs.planning import this_machine
 from tunesmith.jobs.stages import scratch_folder
-from tunesmith.matrix.cell import Failure, Matrix, Result, outcome_of, read_matrix
+from tunesmith.matrix.cell import Failure, Matrix, Outcome, Result, outcome_of, read_matrix
 from tunesmith.matrix.plan import Cell, Layout, Mode, Scenario, plan_cells
 from tunesmith.recipe.load import apply_overrides, parse_recipe
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.events import Event
-from tunesmith.runs.layout import RunFolder
+from tunesmith.runs.layout import RunFolder, default_runs_folder
 from tunesmith.samples import sample_folder
 
 _LIBRARIES = ("tunesmith", "torch", "transformers", "peft", "deepspeed")
@@ -74,6 +74,9 @@ def open_matrix(path: Path, wanted: Matrix) -> Matrix:
     if not path.exists():
         return wanted
     there = read_matrix(path)
+    if not any(one.outcome for one in there.results):
+        # Nothing that could be mixed up: a mistyped command must not stand in the way of the right one.
+        return wanted
     differing = [name for name in there.data if name in wanted.data and there.data[name] != wanted.data[name]]
     problems = [
         Problem("usage.matrix_other", f"another {what}", value=f"{was}, now {is_now}")
@@ -87,17 +90,11 @@ def open_matrix(path: Path, wanted: Matrix) -> Matrix:
     if problems:
         hint = "name another --output, or remove this one and its .json"
         raise UsageError("the matrix that is there was made otherwise", place=str(path), hint=hint, problems=problems)
-    mode = Mode(
-        scenarios=_union(there.mode.scenarios, wanted.mode.scenarios),
-        columns=_union(there.mode.columns, wanted.mode.columns),
-        pooled=_union(there.mode.pooled, wanted.mode.pooled),
-        seeds=max(there.mode.seeds, wanted.mode.seeds),
-        budget=there.mode.budget,
-    )
     changes = {
-        "mode": mode,
+        "mode": _widened(there.mode, wanted.mode),
         "commands": _union(there.commands, wanted.commands),
         "data": {**there.data, **wanted.data},
+        "own_data": _union(there.own_data, wanted.own_data),
         "price": wanted.price or there.price,
     }
     return there.model_copy(update=changes)
@@ -108,11 +105,33 @@ def cells_to_run(layout: Layout, mode: Mode, matrix: Matrix) -> list[Cell]:
     return [cell for cell in plan_cells(layout, mode) if not matrix.has(cell)]
 
 
+def recipes_of(cells: Collection[Cell], model: str, sources: Sources) -> dict[str, Recipe]:
+    """The recipe of each cell by its name; ``model`` is a name that a worker finds from anywhere.
+
+    Raises:
+        TunesmithError: Inputs that no worker could use: a setting, a model, data, held-out data.
+    """
+    recipes = {cell.name: cell_recipe(cell, model, sources[cell.scenario]) for cell in cells}
+    looked_at = {repr((recipe.model, recipe.data)): recipe for recipe in recipes.values()}
+    for recipe in looked_at.values():
+        check_inputs(recipe, default_runs_folder())
+    return recipes
+
+
+def findable_model(model: str) -> str:
+    """A model's name as a worker finds it that runs elsewhere: of a folder or a run its path."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    run = default_runs_folder() / model
+    return str(run.resolve()) if (run / "recipe.yaml").is_file() else model
+
+
 def run_cells(
     cells: Collection[Cell],
+    recipes: Mapping[str, Recipe],
     matrix: Matrix,
     path: Path,
-    sources: Sources,
     *,
     keep: Path | None,
     on_cell: Callable[[int, Cell], None],
@@ -123,28 +142,24 @@ def run_cells(
 
     Args:
         cells: What is to be run, in this order.
+        recipes: Of :func:`recipes_of`.
         matrix: What is there already.
-        path: The file.
-        sources: Data by scenario.
+        path: The file. What another command adds to it meanwhile stays.
         keep: A folder for the runs; None: they are removed as soon as their numbers are kept.
         on_cell: Called before each cell with its number from 1.
         on_event: Gets every event of every run.
         on_result: Gets the result of each cell.
 
     Raises:
-        TunesmithError: Inputs that no cell could use, told before the first one runs.
         OutputError: The disk is full or a file cannot be written.
         Stopped: A run was stopped from outside.
     """
-    recipes = {cell.name: cell_recipe(cell, matrix.model, sources[cell.scenario]) for cell in cells}
     with ExitStack() as stack:
         folder = keep or stack.enter_context(scratch_folder())
-        for recipe in {recipe.data.train: recipe for recipe in recipes.values()}.values():
-            check_inputs(recipe, folder)
         for number, cell in enumerate(cells, start=1):
             on_cell(number, cell)
             result = _run_cell(cell, recipes[cell.name], folder, keep=keep is not None, on_event=on_event)
-            matrix = matrix.with_result(result)
+            matrix = _latest(path, matrix).with_result(result)
             write_json(path, matrix.model_dump(mode="json"))
             on_result(result)
     return matrix
@@ -190,19 +205,50 @@ def _run_cell(cell: Cell, recipe: Recipe, folder: Path, *, keep: bool, on_event:
     worker = start(run)
     try:
         _follow(worker, on_event)
-        report = read_json(run.report_json)
-        result = Result(
-            cell=cell, outcome=outcome_of(report), seconds=time.monotonic() - started, conditions=conditions()
-        )
+        outcome = _read_outcome(run)
+        result = Result(cell=cell, outcome=outcome, seconds=time.monotonic() - started, conditions=conditions())
     except (OutputError, Stopped):
         raise
     except TunesmithError as error:
         first = error.problems[0] if error.problems else error
-        failure = Failure(code=first.code, message=first.message, hint=first.hint)
+        told = [part for part in (first.place, first.value) if part]
+        failure = Failure(code=first.code, message=first.message, value=": ".join(told) or None, hint=first.hint)
         result = Result(cell=cell, failure=failure, seconds=time.monotonic() - started, conditions=conditions())
     if not keep:
         remove(run)
     return result
+
+
+def _read_outcome(run: RunFolder) -> Outcome:
+    try:
+        return outcome_of(read_json(run.report_json))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkerError(
+            "the run's report lacks numbers of a matrix", code="worker.incomplete", value=str(error).splitlines()[0]
+        ) from error
+
+
+def _latest(path: Path, matrix: Matrix) -> Matrix:
+    """The matrix with what another command has added to its file meanwhile."""
+    try:
+        there = read_matrix(path)
+    except DataError:
+        return matrix
+    known = {one.cell.name for one in matrix.results}
+    added = tuple(one for one in there.results if one.cell.name not in known)
+    mode = _widened(matrix.mode, there.mode)
+    changes = {"results": (*matrix.results, *added), "mode": mode, "commands": _union(matrix.commands, there.commands)}
+    return matrix.model_copy(update=changes)
+
+
+def _widened(one: Mode, other: Mode) -> Mode:
+    return Mode(
+        scenarios=_union(one.scenarios, other.scenarios),
+        columns=_union(one.columns, other.columns),
+        pooled=_union(one.pooled, other.pooled),
+        seeds=max(one.seeds, other.seeds),
+        budget=one.budget,
+    )
 
 
 def _follow(worker: LocalWorker, on_event: Callable[[Event], None]) -> None:

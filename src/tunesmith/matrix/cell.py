@@ -14,6 +14,8 @@ from tunesmith.errors import DataError
 from tunesmith.matrix.plan import Cell, Kind, Mode
 
 FORMAT = 1
+# Half of a 95 % interval in standard errors, of a mean of 2, 3, ... numbers; more than ten are taken for ten.
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 class _Part(BaseModel):
@@ -27,20 +29,35 @@ class Failure(_Part):
 
     code: str
     message: str
+    value: str | None = None
     hint: str | None = None
 
 
 class Gain(_Part):
-    """How much better the tuned model is than the base, above 0 where better, with its 95 % interval."""
+    """How much better the tuned model is than the base, above 0 where better, with its 95 % interval.
+
+    ``enough`` is False where the rows were too few for the report to decide anything.
+    """
 
     value: float
     low: float
     high: float
+    enough: bool = True
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.enough and self.low > 0
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the interval lies below 0."""
+        return self.enough and self.high < 0
 
     @property
     def decided(self) -> bool:
         """Whether the interval leaves 0 out."""
-        return self.low > 0 or self.high < 0
+        return self.is_better or self.is_worse
 
 
 class Outcome(_Part):
@@ -77,11 +94,13 @@ class Outcome(_Part):
 
     def seconds_to(self, loss: float) -> float | None:
         """Seconds of training until the held-out loss was as low as this, between two measurements; None: never."""
+        if self.base_loss is not None and self.base_loss <= loss:
+            return 0.0
         before: tuple[float, float] | None = None if self.base_loss is None else (0.0, self.base_loss)
         for seconds, found in self.validation:
             if found <= loss:
-                if before is None or before[1] <= loss:
-                    return seconds if before is None else before[0]
+                if before is None:
+                    return seconds
                 share = (before[1] - loss) / (before[1] - found)
                 return before[0] + share * (seconds - before[0])
             before = (seconds, found)
@@ -99,13 +118,17 @@ class Result(_Part):
 
 
 class Matrix(_Part):
-    """A whole matrix: what was asked for, and the cells that have run so far. ``data`` has hashes by scenario."""
+    """A whole matrix: what was asked for, and the cells that have run so far.
+
+    ``data`` has hashes by scenario, ``own_data`` the scenarios whose data was given to the command.
+    """
 
     format: int = FORMAT
     model: str
     mode: Mode
     commands: tuple[str, ...]
     data: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    own_data: tuple[str, ...] = ()
     price: Mapping[str, Any] | None = None
     results: tuple[Result, ...] = ()
 
@@ -129,16 +152,13 @@ class Matrix(_Part):
         others = tuple(one for one in self.results if one.cell.name != result.cell.name)
         return self.model_copy(update={"results": (*others, result)})
 
-    def failure_of(self, kind: Kind, column: str, scenario: str) -> Failure | None:
-        """Why a column has no numbers of a scenario, where it was tried."""
-        return next(
-            (
-                one.failure
-                for one in self.results
-                if one.failure and (one.cell.kind, one.cell.column, one.cell.scenario) == (kind, column, scenario)
-            ),
-            None,
-        )
+    def failed(self, kind: Kind, column: str, scenario: str) -> list[Result]:
+        """The cells of a column that were tried and have no numbers."""
+        return [
+            one
+            for one in self.results
+            if one.failure and (one.cell.kind, one.cell.column, one.cell.scenario) == (kind, column, scenario)
+        ]
 
 
 def read_matrix(path: Path) -> Matrix:
@@ -152,11 +172,19 @@ def read_matrix(path: Path) -> Matrix:
         found = orjson.loads(path.read_bytes())
         if found["format"] > FORMAT:
             value = f"format {found['format']}, known up to {FORMAT}"
-            raise DataError("a later version wrote this matrix", code="data.matrix", place=str(path), value=value)
+            message, hint = "a later version wrote this matrix", f"{hint}, or upgrade Tunesmith"
+            raise DataError(message, code="data.matrix", place=str(path), value=value, hint=hint)
         return Matrix.model_validate(found)
     except (OSError, orjson.JSONDecodeError, ValidationError, KeyError, TypeError) as error:
-        value = str(error).splitlines()[0]
+        value = _first_fault(error)
         raise DataError("this is no matrix", code="data.matrix", place=str(path), value=value, hint=hint) from error
+
+
+def _first_fault(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0]
 
 
 def outcome_of(report: Mapping[str, Any]) -> Outcome:
@@ -190,18 +218,19 @@ def outcome_of(report: Mapping[str, Any]) -> Outcome:
 def over_seeds(gains: Sequence[Gain]) -> Gain | None:
     """One gain of several trainings on the same rows: their mean; None of none.
 
-    Half of the interval is 1.96 standard errors, whose square is that of the rows, which seeds do not make smaller,
-    and that of the seeds, the variance of their gains over their number.
+    The square of half the interval is that of the rows, which seeds do not make smaller, and that of the seeds: their
+    standard error times Student's factor for so few of them.
     """
     if not gains:
         return None
     value = statistics.fmean(gain.value for gain in gains)
     if len(gains) == 1:
         return gains[0]
-    of_rows = statistics.fmean(((gain.high - gain.low) / (2 * 1.96)) ** 2 for gain in gains)
-    of_seeds = statistics.variance(gain.value for gain in gains) / len(gains)
-    half: float = 1.96 * (of_rows + of_seeds) ** 0.5
-    return Gain(value=value, low=value - half, high=value + half)
+    of_rows = statistics.fmean(((gain.high - gain.low) / 2) ** 2 for gain in gains)
+    factor = STUDENT[min(len(gains), len(STUDENT) + 1) - 2]
+    of_seeds = factor**2 * statistics.variance(gain.value for gain in gains) / len(gains)
+    half: float = (of_rows + of_seeds) ** 0.5
+    return Gain(value=value, low=value - half, high=value + half, enough=all(gain.enough for gain in gains))
 
 
 def _value(system: Mapping[str, Any], metric: str) -> float | None:
@@ -219,7 +248,10 @@ def _gain(report: Mapping[str, Any], systems: Mapping[str, Any], metric: str) ->
     higher = found.get("higher_is_better", name not in ("loss", "perplexity"))
     ends = [verdict[key] if higher else -verdict[key] for key in ("low", "high")]
     value = verdict["difference"] if higher else -verdict["difference"]
-    return Gain(value=value, low=min(ends), high=max(ends))
+    low, high = min(ends), max(ends)
+    # The report decides nothing by a handful of rows, whatever their interval.
+    enough = bool(verdict.get("decided")) or low <= 0 <= high
+    return Gain(value=value, low=low, high=high, enough=enough)
 
 
 def _validation(curves: Mapping[str, Any]) -> tuple[tuple[float, float], ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-from tunesmith.matrix.cell import Gain, Matrix, Outcome, over_seeds
-from tunesmith.matrix.plan import ALONE, Layout, PageRow, Scenario
-from tunesmith.matrix.rules import RULES, Mark, derive_marks, tells_apart
+from tunesmith.matrix.cell import Failure, Gain, Matrix, Outcome, Result, over_seeds
+from tunesmith.matrix.plan import ALONE, Kind, Layout, PageRow, Scenario
+from tunesmith.matrix.rules import RULES, Mark, derive_marks, gain_text, tells_apart
 
 _EDITION_WORDS = {"given": "the first edition", "later": "the second edition"}
 _EDITION_MARKS = {"given": "≠1", "later": "≠2"}
@@ -54,10 +55,10 @@ def target_loss(outcomes: Sequence[Outcome]) -> float | None:
 def _opening(matrix: Matrix) -> str:
     mode = matrix.mode
     commands = " and ".join(f"`{command}`" for command in matrix.commands)
-    seeds = "one seed" if mode.seeds == 1 else f"{mode.seeds} seeds"
+    seeds = "one seed" if mode.seeds == 1 else f"up to {mode.seeds} seeds"
     return (
-        f"Written by {commands}: {matrix.model}, {len(mode.scenarios)} scenarios, {seeds}, {mode.budget} for "
-        "each run, everything else as `tunesmith train` chooses it. Run it again to check it."
+        f"Written by {commands}: {_model_name(matrix)}, {_count(len(mode.scenarios), 'scenario')}, {seeds}, "
+        f"{mode.budget} for each run, everything else as `tunesmith train` chooses it. Run it again to check it."
     )
 
 
@@ -115,13 +116,25 @@ def _scenario_parts(layout: Layout, matrix: Matrix) -> Iterator[str]:
         yield _scenario_words(scenario, rows[scenario.row], matrix)
         yield _scenario_table(layout, matrix, scenario)
         failures = [
-            f"- {layout.column(column).title}: {failure.message}" + (f" ({failure.hint})" if failure.hint else "")
+            f"- {layout.column(column).title}{_seed_words(matrix, failed)}: {_failure_text(failed.failure)}"
             for column in matrix.mode.columns
-            if (failure := matrix.failure_of("quality", column, name))
+            for failed in matrix.failed("quality", column, name)
         ]
         if failures:
-            yield "Without numbers:"
+            yield "Runs that ended without numbers:"
             yield "\n".join(failures)
+
+
+def _seed_words(matrix: Matrix, failed: Result) -> str:
+    return f", seed {failed.cell.seed}" if matrix.mode.seeds > 1 else ""
+
+
+def _failure_text(failure: Failure | None) -> str:
+    """What went wrong, where, and what to do about it, in one line."""
+    if failure is None:
+        return "not run yet"
+    told = f"{failure.message}: {failure.value}" if failure.value else failure.message
+    return " ".join((told + (f" ({failure.hint})" if failure.hint else "")).split())
 
 
 def _scenario_words(scenario: Scenario, row: PageRow, matrix: Matrix) -> str:
@@ -130,7 +143,8 @@ def _scenario_words(scenario: Scenario, row: PageRow, matrix: Matrix) -> str:
     measured = "" if first is None else f" Measured by {first.metric} on {first.rows} held-out rows."
     target = target_loss(every)
     aim = "" if target is None else f" Target: a held-out loss of {target:.3f}."
-    data = f"the bundled sample {scenario.sample}" if scenario.sample else "data that the command names"
+    bundled = scenario.sample is not None and scenario.id not in matrix.own_data
+    data = f"the bundled sample {scenario.sample}" if bundled else "data that the command names"
     return f'For the row "{row.title}"; {data}.{measured}{aim}'
 
 
@@ -181,8 +195,8 @@ def _rank(name: str, best: str | None, known: Mapping[str, Gain]) -> str:
     if name not in known or best is None:
         return ""
     if name == best:
-        return "best" if len(known) > 1 else ""
-    return "" if tells_apart(known[name], known[best]) else "as good"
+        return "best" if len(known) > 1 and known[name].is_better else ""
+    return "" if tells_apart(known[name], known[best]) or not known[best].is_better else "as good"
 
 
 def _sharing_part(layout: Layout, matrix: Matrix) -> Iterator[str]:
@@ -200,10 +214,15 @@ def _sharing_part(layout: Layout, matrix: Matrix) -> Iterator[str]:
         alone = column.pooled_against == ALONE
         other = matrix.of("alone", name) if alone else matrix.of("pooled", column.pooled_against or "")
         if not shared:
-            failure = matrix.failure_of("pooled", name, layout.pooled_scenario)
-            rows.append([column.title, failure.message if failure else "not run yet", "", "", ""])
+            failed = matrix.failed("pooled", name, layout.pooled_scenario)
+            rows.append([column.title, _failure_text(failed[0].failure if failed else None), "", "", ""])
             continue
-        rows.append(_sharing_row(column.title, shared[0], other[0] if other else None, alone=alone))
+        row = _sharing_row(column.title, shared[0], other[0] if other else None, alone=alone)
+        if not other and column.pooled_against:
+            kind: Kind = "alone" if alone else "pooled"
+            failed = matrix.failed(kind, name if alone else column.pooled_against, layout.pooled_scenario)
+            row[2] = _failure_text(failed[0].failure if failed else None)
+        rows.append(row)
     heads = ["column", "each of two processes", "held against", "memory", "time of a token"]
     yield _table(heads, rows)
 
@@ -231,12 +250,22 @@ def _conditions(matrix: Matrix) -> str:
         for found in _distinct([one.conditions for one in matrix.results if one.conditions])
     ]
     total = sum(one.seconds for one in matrix.results)
-    lines.append(f"- {len(matrix.results)} runs, {total / 60:.0f} minutes in all")
+    lines.append(f"- {_count(len(matrix.results), 'run')}, {_count(round(total / 60), 'minute')} in all")
     for scenario, files in matrix.data.items():
         lines.append(f"- data of {scenario}: " + ", ".join(f"{side} {hash_[:12]}" for side, hash_ in files.items()))
     if matrix.price:
         lines.append(f"- price: {matrix.price['price_source']}, {matrix.price['price_date']}")
     return "\n".join(lines)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _model_name(matrix: Matrix) -> str:
+    """The model without a folder of this machine."""
+    path = PurePath(matrix.model)
+    return path.name if path.is_absolute() or matrix.model.startswith((".", "~")) else matrix.model
 
 
 def _distinct(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -263,10 +292,14 @@ def _mean(found: Sequence[Outcome], name: str) -> str:
 def _gain(gain: Gain | None) -> str:
     if gain is None:
         return "–"
-    decided = "" if gain.decided else ", undecided"
-    return f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}{decided})"
+    return gain_text(gain) + ("" if gain.decided else ", undecided")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
+    lines = [heads, ["---"] * len(heads), *([_cell_text(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell_text(text: str) -> str:
+    """A text in one cell: messages may hold bars and line ends."""
+    return " ".join(text.split()).replace("|", "\\|")

@@ -32,6 +32,12 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class _Kept(BaseModel):
+    """A part that files hold as well; what later versions add to it is kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
 class Column(_Strict):
     """A way to tune; see the comments of ``data/matrix.yaml`` for its keys."""
 
@@ -66,7 +72,7 @@ class Scenario(_Strict):
     sample: str | None = None
 
 
-class Mode(_Strict):
+class Mode(_Kept):
     """What is run where the command says nothing else."""
 
     scenarios: tuple[str, ...]
@@ -97,7 +103,7 @@ class Layout(_Strict):
         return next(scenario for scenario in self.scenarios if scenario.id == name)
 
 
-class Cell(_Strict):
+class Cell(_Kept):
     """One run, with the settings that it adds to model and data."""
 
     kind: Kind

@@ -13,21 +13,23 @@ from tunesmith.matrix.plan import ALONE, Column, Layout, PageRow, RowKind
 
 Answer = Literal["yes", "no", "undecided", "not measured"]
 EDITIONS = ("given", "later")
-# Of one run a twentieth is what two of the same differ by.
-CLEARLY_LESS = 0.95
+# Two runs of the same differ by a twentieth.
+CLEARLY_LESS, CLEARLY_MORE = 0.95, 1.05
+# Sharing that pools memory takes a good part away; libraries and activations stay with each process.
+POOLED, NOT_POOLED = 0.9, 0.95
 
 RULES: Mapping[RowKind, str] = {
     "quality": "Yes where the interval of the gain over the untuned model lies above 0 in every scenario of the row "
     "that was measured, no where it lies below 0 in one of them, undecided otherwise.",
     "cost": f"Machine time of a training token, against what the column is held against, by the median of what was "
-    f"measured: yes up to {CLEARLY_LESS:g} of it, no from 1 on, undecided between. Processes that share a machine cost "
-    "what one costs that has it alone.",
+    f"measured: yes up to {CLEARLY_LESS:g} of it, no from {CLEARLY_MORE:g} on, undecided between. Processes that share "
+    "a machine cost what one costs that has it alone.",
     "memory": f"Peak memory of a process, against what the column is held against, by the median: yes up to "
-    f"{CLEARLY_LESS:g} of it, no from 1 on, undecided between.",
+    f"{CLEARLY_LESS:g} of it, no from {CLEARLY_MORE:g} on, undecided between.",
     "parameters": "Trained parameters, against what the column is held against: yes where they are fewer, else no.",
     "pooled": f"Peak memory of each of two processes, on average: of DeepSpeed and ZeRO against two processes of plain "
-    f"data parallelism, of techniques under that against one process alone. Yes up to {CLEARLY_LESS:g} of it, no from "
-    "1 on, undecided between.",
+    f"data parallelism, of techniques under that against one process alone. Yes up to {POOLED:g} of it, no from "
+    f"{NOT_POOLED:g} on, undecided between.",
 }
 
 
@@ -62,15 +64,30 @@ def derive_marks(layout: Layout, matrix: Matrix) -> list[Mark]:
 def gains_of(layout: Layout, matrix: Matrix, row: str, column: str) -> dict[str, Gain]:
     """The gains of a column by scenario, of those scenarios that belong to a row."""
     found = {
-        scenario.id: over_seeds([one.gain for one in matrix.of("quality", column, scenario.id) if one.gain])
+        scenario.id: gain_of_scenario(matrix, scenario.id, column)
         for scenario in layout.scenarios
         if scenario.row == row
     }
     return {name: gain for name, gain in found.items() if gain is not None}
 
 
+def gain_of_scenario(matrix: Matrix, scenario: str, column: str) -> Gain | None:
+    """The gain of a column in one scenario over all seeds; None where it has not run."""
+    return over_seeds([one.gain for one in matrix.of("quality", column, scenario) if one.gain])
+
+
+def gain_text(gain: Gain) -> str:
+    """A gain with its interval, by as many digits as show on which side of 0 it lies."""
+    ends = [abs(end) for end in (gain.low, gain.high) if end]
+    digits = max(3, *(math.ceil(-math.log10(end)) for end in ends)) if gain.decided and ends else 3
+    few = "" if gain.enough else ", too few rows"
+    return f"{gain.value:+.{digits}f} ({gain.low:+.{digits}f} to {gain.high:+.{digits}f}{few})"
+
+
 def tells_apart(one: Gain, other: Gain) -> bool:
     """Whether two gains differ by more than their intervals allow for; of the same rows, so with room to spare."""
+    if not (one.enough and other.enough):
+        return False
     own, others = ((gain.high - gain.low) / 2 for gain in (one, other))
     return abs(one.value - other.value) > math.hypot(own, others)
 
@@ -82,21 +99,21 @@ def _answer(layout: Layout, matrix: Matrix, row: PageRow, column: Column) -> tup
     if not ratios:
         return "not measured", ""
     ratio = statistics.median(ratios)
-    number = f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.4f}"
     if row.kind == "parameters":
-        return "yes" if ratio < 1 else "no", number
-    return "yes" if ratio <= CLEARLY_LESS else "no" if ratio >= 1 else "undecided", number
+        return "yes" if ratio < 1 else "no", f"{ratio:.4f}"
+    # What is shown decides, so that nobody reads a number that leads to the other answer.
+    shown = f"{ratio:.2f}"
+    less, more = (POOLED, NOT_POOLED) if row.kind == "pooled" else (CLEARLY_LESS, CLEARLY_MORE)
+    return "yes" if float(shown) <= less else "no" if float(shown) >= more else "undecided", shown
 
 
 def _quality(gains: Mapping[str, Gain]) -> tuple[Answer, str]:
     if not gains:
         return "not measured", ""
-    number = "; ".join(
-        f"{name} {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})" for name, gain in gains.items()
-    )
-    if any(gain.high < 0 for gain in gains.values()):
+    number = "; ".join(f"{name} {gain_text(gain)}" for name, gain in gains.items())
+    if any(gain.is_worse for gain in gains.values()):
         return "no", number
-    return "yes" if all(gain.low > 0 for gain in gains.values()) else "undecided", number
+    return "yes" if all(gain.is_better for gain in gains.values()) else "undecided", number
 
 
 _NUMBERS: Mapping[RowKind, Callable[[Outcome], float]] = {

@@ -81,7 +81,9 @@ def _draw(layout: Layout, matrix: Matrix, colours: Colours) -> Figure:
 
     by_scenario = {layout.scenario(name).title: _by_title(layout, matrix, name) for name in matrix.mode.scenarios}
     shown = {title: found for title, found in by_scenario.items() if found}
-    sharing = [name for name in matrix.mode.pooled if layout.column(name).by_pooled or name == "ddp"]
+    others = [layout.column(name).pooled_against for name in matrix.mode.pooled]
+    wanted = {*matrix.mode.pooled, *others}
+    sharing = [column.id for column in layout.columns if column.id in wanted]
     by_column = {layout.column(name).title: matrix.of("pooled", name) for name in sharing}
     shared = {title: found for title, found in by_column.items() if found}
     if not shown and not shared:
@@ -96,7 +98,7 @@ def _draw(layout: Layout, matrix: Matrix, colours: Colours) -> Figure:
     if shared:
         nothing, memory, time = panels[-1]
         nothing.set_axis_off()
-        text = "Two processes share full tuning\n(activations computed again)"
+        text = "Two processes share the work\n(activations computed again)"
         nothing.text(
             1.0, 0.5, text, ha="right", va="center", fontsize=11, color=colours[INK], transform=nothing.transAxes
         )
