@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback_hub import serve_hub
 from real_worker import Place, RealRun, write_labelled
 
 from tunesmith.errors import ResourceError
@@ -104,6 +105,35 @@ def test_a_model_that_is_not_here_is_planned_for_another_machine_by_a_guess(plac
         place, "plan", "--model", "llama-3.1-70b-instruct", "--data", "rows.csv", "--hardware", "rtx-4090"
     )
     assert "does not fit" in small.stdout
+
+
+def test_a_model_of_the_hub_is_planned_by_its_config_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = (place.model / "config.json").read_bytes()
+    with serve_hub() as hub:
+        hub.repositories["someone/far"] = {"config.json": config, "model.safetensors": b"weights"}
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_HUB_CACHE", str(place.folder / "hub"))
+        done = tunesmith(
+            place, "plan", "--model", "someone/far", "--data", "rows.csv", "--hardware", "a100-80gb", "--json"
+        )
+        asked = list(hub.asked)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["plan"]["fits"]
+    assert not any("safetensors" in path for path in asked)
+
+
+def test_a_file_of_ones_own_says_how_many_devices_there_are(place: Place) -> None:
+    (place.folder / "rack.yaml").write_text(
+        "{id: rack, name: Rack, device: cuda, devices: 2, device_memory_bytes: 80e9, source: this test,"
+        " matmul_flops_per_second: {float32: 2e13, bfloat16: 3e14}}"
+    )
+    words = ("plan", "--model", "llama-3.1-8b-instruct", "--data", "rows.csv", "--hardware", "rack.yaml", "--json")
+    for more, devices in ((), 2), (("--devices", "1"), 1):
+        done = tunesmith(place, *words, *more)
+        assert json.loads(done.stdout)["plan"]["devices"] == devices, done.stderr
+    refused = tunesmith(place, *words, "--devices", "3")
+    assert "usage.hardware_devices" in refused.stdout
 
 
 def of_bytes(size: int) -> Hardware:

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from tunesmith.catalog.watch import OnProgress, watching
 from tunesmith.errors import ModelError, NetworkError
-from tunesmith.runs.atomic import output_error
+from tunesmith.runs.atomic import output_error, read_json
 
 _WANTED = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -48,6 +50,38 @@ def fetch_from_hub(hub_id: str, timeout_seconds: float, on_progress: OnProgress)
         if is_offline():
             return _from_cache(hub_id)
         return _from_hub(hub_id, timeout_seconds, on_progress)
+
+
+def fetch_config(hub_id: str, timeout_seconds: float) -> dict[str, Any]:
+    """The content of a model's config.json, which is all that a plan of it needs; nothing else is fetched.
+
+    Raises:
+        ModelError: As :func:`fetch_from_hub`; ``model.config``: it has none that can be read.
+        NetworkError: ``network.hub``: the hub did not answer, or offline and not in the cache.
+        OutputError: The cache cannot be written.
+    """
+    with _telling_hub_errors(hub_id):
+        from huggingface_hub import constants, errors, hf_hub_download
+
+        try:
+            path = hf_hub_download(
+                hub_id,
+                "config.json",
+                cache_dir=constants.HF_HUB_CACHE,
+                endpoint=os.environ.get("HF_ENDPOINT"),
+                etag_timeout=timeout_seconds,
+                local_files_only=is_offline(),
+            )
+            found = read_json(Path(path))
+        except (errors.EntryNotFoundError, orjson.JSONDecodeError) as error:
+            raise _no_config(hub_id) from error
+    if not isinstance(found, dict):
+        raise _no_config(hub_id)
+    return found
+
+
+def _no_config(hub_id: str) -> ModelError:
+    return ModelError("the repository has no config.json that can be read", code="model.config", place=hub_id)
 
 
 def _from_hub(hub_id: str, timeout_seconds: float, on_progress: OnProgress) -> tuple[Path, str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 1
 _SAMPLE_ROWS = 256
+_HUB_SECONDS = 20.0
 # Of English, by most tokenizers.
 _LETTERS_PER_TOKEN = 4
 # What decides how a model's tokenizer and template turn rows into tokens.
@@ -72,7 +73,7 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
         recipe: What is to be planned.
         runs_folder: Where a model that is a run is looked for.
         audit: Runs the worker's audit and gives the content of its facts.json; called where nothing is remembered and
-            the model is here, or is none of the catalog.
+            the model is here.
 
     Raises:
         TunesmithError: Whatever is wrong with model or data.
@@ -83,8 +84,8 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
     known = None if key is None else _remembered(recipe, reference, path)
     if known is not None:
         return known
-    if prepared_folder(reference) is None and reference.entry is not None:
-        return _guess(recipe, reference)
+    if prepared_folder(reference) is None and reference.kind in ("catalog", "hub"):
+        return _guess(recipe, _shape_from_afar(reference))
     facts = {"format": _FORMAT, **audit()}
     # A model that had to be fetched is another one now.
     key = _key(recipe, reference)
@@ -122,16 +123,24 @@ def _from_facts(recipe: Recipe, reference: ModelReference, facts: Mapping[str, A
     return Known(DataFacts(**data), ModelFacts(**facts["model"]), shape, this_machine())
 
 
-def _guess(recipe: Recipe, reference: ModelReference) -> Known:
+def _shape_from_afar(reference: ModelReference) -> ModelShape:
+    """The numbers of a model that is not here: the catalog's, or those of its config on the hub."""
+    from tunesmith.planner.shape import shape_of_config, shape_of_entry
+
+    if reference.entry is not None:
+        return shape_of_entry(reference.entry)
+    from tunesmith.catalog.hub import fetch_config
+
+    return shape_of_config(fetch_config(reference.name, _HUB_SECONDS), reference.name)
+
+
+def _guess(recipe: Recipe, shape: ModelShape) -> Known:
     """From letters; the rows are those that the worker would read, cut where it would cut them."""
     from tunesmith.formats.inspect import inspect_source
     from tunesmith.formats.read import read_examples
-    from tunesmith.planner.shape import shape_of_entry
     from tunesmith.recipe.resolve import longest_row_allowed
     from tunesmith.tasks.prepare import prepare_task
 
-    assert reference.entry is not None
-    shape = shape_of_entry(reference.entry)
     columns = None if recipe.data.columns == "auto" else dict(recipe.data.columns)
     wanted = None if recipe.data.shape == "auto" else recipe.data.shape
     found = [inspect_source(source, columns=columns, shape=wanted) for source in data_sources(recipe)]
@@ -279,6 +288,8 @@ def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Cal
 
     # A name that means nothing is told before rows are counted.
     named = load_hardware(hardware) if hardware else None
+    if named is not None:
+        recipe = _on_all_devices(recipe, named)
     known = known_facts(recipe, runs_folder, audit)
     if named is None and known.host is None:
         raise UsageError(
@@ -293,6 +304,30 @@ def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Cal
     check(recipe, facts)
     resolved = resolve(recipe, known.data, known.model, host)
     return Scene(known, resolved, place, change_of(recipe, resolved, facts), len(recipe.data.new_tokens))
+
+
+def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:
+    """The recipe on as many GPUs as the machine has, where it does not say how many.
+
+    Raises:
+        UsageError: ``usage.hardware_devices``: it wants more than there are.
+    """
+    if place.devices is None or place.device == "cpu" or recipe.strategy == "single":
+        return recipe
+    if recipe.train.devices > place.devices:
+        raise UsageError(
+            "this machine has fewer devices",
+            code="usage.hardware_devices",
+            place="train.devices",
+            value=f"{recipe.train.devices} of {place.devices}",
+            hint="plan for several machines with --nodes",
+        )
+    if "devices" in recipe.train.model_fields_set:
+        return recipe
+    from tunesmith.recipe.load import apply_overrides, parse_recipe
+
+    mapping = recipe.model_dump(mode="json", exclude_unset=True)
+    return parse_recipe(apply_overrides(mapping, [f"train.devices={place.devices}"]))
 
 
 def plan_recipe(

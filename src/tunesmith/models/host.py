@@ -45,6 +45,7 @@ def probe_host() -> HostFacts:
         device=device,
         fast_dtype=fast,
         matmul_flops_per_second=speeds[fast],
+        matmul_speeds={"float32": speeds["float32"], "bfloat16": speeds["bfloat16"]},
         processor=_processor(device),
         device_memory_bytes=torch.cuda.get_device_properties(0).total_memory if device == "cuda" else None,
     )

