@@ -84,6 +84,28 @@ def test_the_command_plans_at_once_what_it_has_seen(place: Place, finished: Real
     assert "technique=lora" in second.stdout
 
 
+def test_a_probe_teaches_the_plan_this_machine(place: Place, tmp_path: Path) -> None:
+    fresh = {**os.environ, "TUNESMITH_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    words = ("plan", "--model", str(place.model), "--data", "rows.csv", "technique=full", "--json")
+    done = [
+        subprocess.run(
+            [str(TUNESMITH), *words, *more], cwd=place.folder, env=fresh, capture_output=True, text=True, check=True
+        )
+        for more in ((), ("--probe",))
+    ]
+    before, after = (json.loads(one.stdout)["plan"] for one in done)
+    assert before["time_scale"] == 1
+    assert after["time_scale"] != 1
+    known = json.loads((tmp_path / "cache" / "calibration.json").read_text())
+    (kinds,) = known["machines"].values()
+    assert kinds["time"]["runs"] == 1
+
+
+def test_another_machine_cannot_be_probed(place: Place) -> None:
+    done = tunesmith(place, "plan", "--model", "x", "--data", "rows.csv", "--probe", "--hardware", "l4", "--json")
+    assert "usage.probe" in done.stdout
+
+
 def test_what_cannot_be_is_refused_in_a_plan_too(place: Place, finished: RealRun) -> None:
     done = tunesmith(
         place, "plan", "--model", str(place.model), "--data", "rows.csv", "strategy=single", "--devices", "2"

@@ -112,9 +112,9 @@ def _run(
     dry_run: bool,
 ) -> Matrix:
     """Run what is left to do; ``places`` are those of the page and of the runs that are kept."""
+    from tunesmith.jobs.create import findable_model
     from tunesmith.jobs.matrix import (
         cells_to_run,
-        findable_model,
         hashes_of,
         open_matrix,
         recipes_of,

@@ -24,11 +24,13 @@ from tunesmith.cli.options import (
 from tunesmith.cli.tables import Cell, Column, print_table
 from tunesmith.cli.terminal import note, out, out_json
 from tunesmith.cli.words import duration, storage
+from tunesmith.errors import UsageError
 
 if TYPE_CHECKING:
     from tunesmith.jobs.planning import Planned
     from tunesmith.planner.alternatives import Alternative
     from tunesmith.recipe.schema import Recipe
+    from tunesmith.runs.events import Event
 
 app = new_app()
 
@@ -48,6 +50,9 @@ def plan(
     ] = None,
     devices: Annotated[int | None, typer.Option(metavar="N", help="How many GPUs of a machine share the work.")] = None,
     nodes: Annotated[int | None, typer.Option(metavar="M", help="How many machines share it.")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Train a few steps here first, so that the plan knows this machine.")
+    ] = False,
     task: Task = None,
     shape: Shape = None,
     column: Columns = None,
@@ -76,12 +81,38 @@ def plan(
     }
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(output)
-
+    if probe and hardware is not None:
+        raise UsageError(
+            "steps can be tried on this machine alone",
+            code="usage.probe",
+            place="--probe",
+            hint="leave out --hardware or --probe",
+        )
     planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder))
+    if probe:
+        _probe(recipe, planned)
+        planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder))
     if as_json:
         out_json(planned.to_json())
     else:
         print_plan(planned)
+
+
+def _probe(recipe: Recipe, planned: Planned) -> None:
+    from tunesmith.cli.event_lines import read_event
+    from tunesmith.cli.progress import open_view
+    from tunesmith.jobs.probe import STEPS
+    from tunesmith.jobs.probe import probe as try_steps
+
+    note(f"trying {STEPS} steps", "bold")
+    with open_view() as view:
+
+        def show(event: Event) -> None:
+            line = read_event(event)
+            if line is not None:
+                view.show(line)
+
+        try_steps(recipe, planned.resolved, show)
 
 
 def auditing(recipe: Recipe, folder: Path) -> Callable[[], Mapping[str, Any]]:

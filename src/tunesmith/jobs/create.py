@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.errors import RunError, TunesmithError
 from tunesmith.runs.atomic import write_text
-from tunesmith.runs.layout import RunFolder, check_name, free_name
+from tunesmith.runs.layout import RunFolder, check_name, default_runs_folder, free_name
 from tunesmith.runs.layout import create_run as create_folder
 
 if TYPE_CHECKING:
@@ -44,6 +44,15 @@ def data_sources(recipe: Recipe) -> list[str]:
     train = recipe.data.train
     sources = [train] if isinstance(train, str) else [source.path for source in train]
     return [*sources, recipe.data.validation] if isinstance(recipe.data.validation, str) else sources
+
+
+def findable_model(model: str) -> str:
+    """A model's name as a worker finds it that runs elsewhere: of a folder or a run its path."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(path.resolve())
+    run = default_runs_folder() / model
+    return str(run.resolve()) if (run / "recipe.yaml").is_file() else model
 
 
 def name_stem(recipe: Recipe) -> str:

@@ -118,15 +118,6 @@ def recipes_of(cells: Collection[Cell], model: str, sources: Sources) -> dict[st
     return recipes
 
 
-def findable_model(model: str) -> str:
-    """A model's name as a worker finds it that runs elsewhere: of a folder or a run its path."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return str(path.resolve())
-    run = default_runs_folder() / model
-    return str(run.resolve()) if (run / "recipe.yaml").is_file() else model
-
-
 def run_cells(
     cells: Collection[Cell],
     recipes: Mapping[str, Recipe],

@@ -1,0 +1,65 @@
+"""A few steps of a recipe on this machine, so that plans know how fast and how large they are here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tunesmith.jobs.control import start
+from tunesmith.jobs.create import create_run, findable_model
+from tunesmith.jobs.follow import follow_worker
+from tunesmith.jobs.stages import scratch_folder
+from tunesmith.runs.events import Event
+
+if TYPE_CHECKING:
+    from tunesmith.recipe.resolved import Resolved
+    from tunesmith.recipe.schema import Recipe
+
+# The first step finds caches cold, and calibration wants at least five.
+STEPS = 6
+_LITTLE_MEASURING = (
+    "evaluate.rows=4",
+    "evaluate.few_shot=0",
+    "evaluate.max_new_tokens=4",
+    "evaluate.samples=0",
+    "evaluate.learning_curve=false",
+    "evaluate.probe=false",
+    "evaluate.multiple_choice=null",
+    "train.validate_every_steps=1000000",
+    "train.patience=null",
+    "fit=try",
+)
+
+
+def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None]) -> None:
+    """Train a few steps as the recipe would, in a folder that goes again; the calibration learns from it as from a run.
+
+    Args:
+        recipe: What is to be planned.
+        resolved: Its values, of which the size of a step is kept, whatever the probe's own length makes of it.
+        on_event: Gets every event of the worker.
+
+    Raises:
+        TunesmithError: The worker's error.
+    """
+    with scratch_folder() as folder:
+        worker = start(create_run(probe_recipe(recipe, resolved), folder, "probe"))
+        try:
+            for event in follow_worker(worker):
+                on_event(event)
+        finally:
+            worker.terminate()
+
+
+def probe_recipe(recipe: Recipe, resolved: Resolved) -> Recipe:
+    """The recipe of the few steps."""
+    from tunesmith.recipe.load import apply_overrides, parse_recipe
+
+    settings = [
+        *_LITTLE_MEASURING,
+        f"train.tokens_per_step={resolved.tokens_per_step}",
+        f"train.budget={STEPS * resolved.tokens_per_step} tokens",
+        "train.epochs=auto",
+        f"model={findable_model(recipe.model)}",
+    ]
+    return parse_recipe(apply_overrides(recipe.model_dump(mode="json", exclude_unset=True), settings), "probe")
