@@ -6,7 +6,6 @@ python scripts/make_tunes.py --check    fail when one of them is not what the fr
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
+from sample_writing import write_or_check
 from tune_composer import Bar, Composer, Draw, Frames, UnfitError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,21 +39,7 @@ class Taken:
 
 def main() -> int:
     """Write or check the two files; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write the rows of the sample tunes.")
-    parser.add_argument("--check", action="store_true", help="compare instead of writing")
-    options = parser.parse_args()
-    stale = []
-    for name, text in sample_files().items():
-        path = FOLDER / name
-        if path.exists() and path.read_bytes() == text.encode():
-            continue
-        stale.append(name)
-        if not options.check:
-            path.write_bytes(text.encode())
-    if stale:
-        command = "not current, run `python scripts/make_tunes.py`"
-        print(f"{command if options.check else 'written'}: {', '.join(stale)}")
-    return 1 if stale and options.check else 0
+    return write_or_check("tunes", FOLDER, sample_files)
 
 
 def sample_files() -> dict[str, str]:
