@@ -54,8 +54,7 @@ def start_matrix(place: Place, *words: str, budget: str = "600 tokens") -> subpr
 
 
 def matrix_command(place: Place, *words: str, budget: str = "600 tokens") -> subprocess.CompletedProcess[str]:
-    process = start_matrix(place, *words, budget=budget)
-    return ended(process)
+    return ended(start_matrix(place, *words, budget=budget))
 
 
 def ended(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
@@ -214,7 +213,7 @@ def test_a_further_scenario_is_added_to_what_is_there(place: Place, made: Made) 
 def workers_of(place: Place) -> list[int]:
     """Processes that work in a folder of the commands of this place."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+    for process in psutil.process_iter(["pid", "cmdline"]):
         words = process.info["cmdline"] or []
         if any(word.startswith(str(scratch_of(place))) for word in words):
             found.append(process.info["pid"])
@@ -251,8 +250,8 @@ def test_a_command_that_is_asked_to_end_leaves_no_worker_and_goes_on_later(place
 
 def trains(place: Place, cell: str) -> bool:
     """Whether the run of a cell has taken its first step."""
-    (events,) = [*scratch_of(place).glob(f"*/{cell}/events.jsonl")] or [None]
-    return events is not None and any(event.type == "step" for event in read_events(events))
+    found = scratch_of(place).glob(f"*/{cell}/events.jsonl")
+    return any(event.type == "step" for events in found for event in read_events(events))
 
 
 @pytest.mark.slow
