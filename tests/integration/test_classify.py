@@ -23,6 +23,7 @@ from tunesmith.inference.loading import load
 from tunesmith.jobs.inference_process import start_inference
 from tunesmith.runs.layout import RunFolder
 from tunesmith.wire.classify import QuestionInput
+from tunesmith.wire.serving import ServedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 TEXT = "Where is my parcel? The parcel is in Paris."
@@ -99,20 +100,18 @@ def test_one_label_a_text_with_the_librarys_probabilities(root: Path, monkeypatc
 
 def test_entities_stand_in_the_text_and_answers_in_the_context(root: Path) -> None:
     runs = root / "runs"
-    with start_inference(root / "base", [runs / "words" / "adapter"], ["tuned"]) as process:
-        assert process.names == ("tuned",), "the base has no head that was trained"
+    with start_inference([ServedModel("tuned", root / "base", runs / "words" / "adapter")]) as process:
+        assert process.names == ("tuned",)
         (found,) = process.client.classify([TEXT], "tuned")
     assert found.entities
     assert all(one.text == TEXT[one.start : one.end] and one.label in ("place", "thing") for one in found.entities)
     # The likeliest of five tags has at least a fifth.
     assert all(0.2 <= one.score <= 1 for one in found.entities)
     assert found.label is found.answer is None
-    loaded = load(runs / "asked" / "model", {}, torch.float32)
+    loaded = load(runs / "asked" / "model", None, torch.float32)
     assert loaded.head is not None
-    model = Classifier(
-        loaded.model, loaded.tokenizer, loaded.head, both_ways=True, context=512, adapters={"base": None}
-    )
-    (found,) = model.classify("base", [QuestionInput(question="Where?", context=TEXT)])
+    model = Classifier(loaded.model, loaded.tokenizer, loaded.head, both_ways=True, context=512)
+    (found,) = model.classify([QuestionInput(question="Where?", context=TEXT)])
     assert found.answer
     assert found.answer in TEXT
     assert found.score is not None
@@ -177,12 +176,8 @@ def test_models_that_cannot_be_served_are_named(root: Path, tmp_path: Path) -> N
     seq2seq = tiny_seq2seq_folder(tmp_path / "seq2seq")
     for folder in (root / "base", seq2seq):
         with pytest.raises(ModelError) as caught:
-            load(folder, {}, torch.float32)
+            load(folder, None, torch.float32)
         assert caught.value.code == "model.not_served"
-    adapters = {name: root / "runs" / name / "adapter" for name in ("texts", "words")}
-    with pytest.raises(ModelError) as caught:
-        load(root / "base", adapters, torch.float32)
-    assert caught.value.code == "model.heads"
 
 
 @pytest.mark.parametrize(("name", "command"), [("texts", "TEXT"), ("asked", "QUESTION --context TEXT")])

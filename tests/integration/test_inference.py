@@ -20,8 +20,8 @@ from tiny_models import tiny_causal_model, tiny_tokenizer
 
 from tunesmith.errors import ModelError, UsageError, WorkerError
 from tunesmith.generation import Decoding, generate
-from tunesmith.inference.__main__ import served_names
 from tunesmith.jobs.inference_process import start_inference
+from tunesmith.wire.serving import ServedModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -50,7 +50,9 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def process(folders):
     base, adapters = folders
-    with start_inference(base, adapters, ["tuned", "ft:tiny:second.v2"]) as running:
+    names = ["tuned", "ft:tiny:second.v2"]
+    models = [ServedModel("base", base), *(ServedModel(*one) for one in zip(names, [base] * 2, adapters, strict=True))]
+    with start_inference(models) as running:
         yield running
 
 
@@ -150,8 +152,12 @@ def test_without_the_token_nothing_but_health(process, header):
         ({"temperature": 5}, 400, "temperature", "invalid_value"),
         ({"messages": []}, 400, "messages", "invalid_value"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "messages.0.role", "invalid_value"),
-        ({"n": 2}, 400, "n", "unsupported_parameter"),
-        ({"tools": [{"type": "function"}]}, 400, "tools", "unsupported_parameter"),
+        ({"n": 99}, 400, "n", "invalid_value"),
+        ({"tools": [{"type": "function"}]}, 400, "tools.0.function", "invalid_value"),
+        ({"audio": {"voice": "x"}}, 400, "audio", "unsupported_parameter"),
+        ({"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),
+        ({"response_format": {"type": "json_schema"}}, 400, "response_format.json_schema", "invalid_value"),
+        ({"logit_bias": {"99999999": 1}}, 400, "logit_bias", "invalid_value"),
         ({"model": "unknown"}, 404, "model", "model_not_found"),
         ({"max_tokens": CONTEXT}, 400, "messages", "context_length_exceeded"),
     ],
@@ -195,7 +201,7 @@ def test_a_client_that_goes_away_frees_the_model(process, http):
 
 def test_a_stream_is_finished_before_the_process_ends(folders):
     base, _ = folders
-    with start_inference(base, [], []) as running:
+    with start_inference([ServedModel("base", base)]) as running:
         assert running.names == ("base",)
         pieces = running.client.stream(QUESTION, "base", temperature=0, max_tokens=150)
         text = next(pieces)
@@ -209,8 +215,10 @@ def test_a_stream_is_finished_before_the_process_ends(folders):
 def test_the_process_ends_with_its_parent(folders):
     script = (
         "import sys, time\n"
+        "from pathlib import Path\n"
         "from tunesmith.jobs.inference_process import start_inference\n"
-        "with start_inference(sys.argv[1], [], ['x']) as running:\n"
+        "from tunesmith.wire.serving import ServedModel\n"
+        "with start_inference([ServedModel('x', Path(sys.argv[1]))]) as running:\n"
         "    print(running.pid, flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -225,10 +233,7 @@ def test_the_process_ends_with_its_parent(folders):
 
 
 def test_a_process_that_cannot_start_says_why(tmp_path):
-    assert served_names([], []) == {"base": None}
-    with pytest.raises(UsageError):
-        served_names(["base"], [tmp_path])
-    with pytest.raises(WorkerError) as caught, start_inference(tmp_path / "missing", [], []):
+    with pytest.raises(WorkerError) as caught, start_inference([ServedModel("base", tmp_path / "missing")]):
         pass
     assert "there is no such folder" in str(caught.value)
     assert str(tmp_path / "missing") in str(caught.value)

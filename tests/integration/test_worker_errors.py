@@ -13,7 +13,7 @@ from real_worker import Place, RealRun, write_chat, write_labelled
 import tunesmith
 from tunesmith.errors import DataError, OutputError, RunError
 from tunesmith.executors.local import WORKER_COMMAND
-from tunesmith.jobs import inference_process
+from tunesmith.jobs.inference_process import serving_command
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +127,7 @@ def test_a_run_that_a_living_worker_owns_is_left_alone(place: Place) -> None:
 @pytest.mark.parametrize("module", ["tunesmith.worker", "tunesmith.inference"])
 def test_a_file_that_is_named_like_a_library_is_not_run(tmp_path: Path, module: str) -> None:
     (tmp_path / "argparse.py").write_text("raise SystemExit('this ran')\n")
-    command = (
-        WORKER_COMMAND
-        if module == "tunesmith.worker"
-        else inference_process._command(tmp_path, [], [], tmp_path / "ready")[:4]
-    )
+    command = WORKER_COMMAND if module == "tunesmith.worker" else serving_command(tmp_path)[:4]
     assert command[-1] == module
     done = subprocess.run([*command, "--help"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "matrix": ("matrix", "Measure which technique serves what, on this machine"),
     "chat": ("chat", "Talk to a model or a run"),
     "classify": ("classify", "Put the labels of a tuned head on texts"),
+    "serve": ("serve", "Answer requests over HTTP in OpenAI's form"),
+    "batch": ("batch", "Answer a file of requests in OpenAI's batch format"),
     "recipe": ("recipe", "Show a recipe, or the JSON schema for editors"),
     "doctor": ("doctor", "Look at this machine and the installation"),
 }

@@ -43,19 +43,24 @@ class SlotRows:
         self._cache = SlotCache(prefix)
         self._lengths = [len(prompt) for prompt in prompts]
 
-    @torch.inference_mode()
     def start(self) -> torch.Tensor:
         """As in :class:`Rows`; long prompts go through in pieces that bound the memory of attention."""
+        *_, scores = self.pieces()
+        assert scores is not None
+        return scores
+
+    def pieces(self, tokens_at_once: int = _TOKENS_AT_ONCE) -> Iterator[torch.Tensor | None]:
+        """Run the prompts piece by piece; the last gives the scores of :meth:`start`, the others None."""
         widest = max(self._lengths)
         # Padded on the left, so that the last column holds every row's last token and gives all scores needed.
         tokens = torch.tensor([[0] * (widest - len(prompt)) + list(prompt) for prompt in self._prompts])
         positions = torch.tensor([[*([-1] * (widest - n)), *range(n)] for n in self._lengths])
-        columns = self._columns_at_once(widest)
+        columns = min(self._columns_at_once(widest), max(1, tokens_at_once // len(self._prompts)))
         for start in range(0, widest, columns):
             end = min(widest, start + columns)
             lengths = [max(0, end - (widest - n)) for n in self._lengths]
             scores = self._forward(tokens[:, start:end], positions[:, start:end], lengths)
-        return scores
+            yield scores if end == widest else None
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
@@ -81,11 +86,12 @@ class SlotRows:
         by_scores: int = _SCORES_AT_ONCE // (config.num_attention_heads * rows * keys)
         return max(1, min(by_scores, _TOKENS_AT_ONCE // rows))
 
+    @torch.inference_mode()
     def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, lengths: list[int]) -> torch.Tensor:
         device = self._model.device
         positions = positions.to(device)
         self._cache.place(positions, lengths)
-        with _attention(self._model):
+        with attention_of_slots(self._model):
             out = self._model(
                 input_ids=tokens.to(device),
                 position_ids=positions.clamp(min=0) + self._cache.prefix_length,
@@ -208,7 +214,7 @@ def virtual_prefix(model: Any) -> list[KeyValue] | None:
     cache = SlotCache()
     positions = torch.arange(count, device=inner.device)[None]
     cache.place(positions, [count])
-    with _attention(inner):
+    with attention_of_slots(inner):
         inner(
             inputs_embeds=learned.to(inner.dtype),
             position_ids=positions,
@@ -226,7 +232,7 @@ def _writer(model: Any) -> Any:
 
 
 @contextmanager
-def _attention(model: Any) -> Iterator[None]:
+def attention_of_slots(model: Any) -> Iterator[None]:
     """Slot attention for one forward; the config is as before afterwards, so training goes on undisturbed."""
     config = model.config
     before = config._attn_implementation

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tunesmith.errors import DataError, Problem, Stopped
-from tunesmith.generation.decoding import Decoding, FinishReason, Generation, TokenPiece, resolve_stop_token_ids
+from tunesmith.generation.decoding import Decoding, Generation, TokenPiece, resolve_stop_token_ids
 from tunesmith.generation.forward import new_rows, share_prefix, uses_slots
 from tunesmith.generation.plan import (
     Batch,
     changing_rotation_limit,
     common_prefix_length,
-    context_length,
     plan_batches,
 )
+from tunesmith.generation.row import Row, room_of
 from tunesmith.generation.sampling import choose
 from tunesmith.generation.slots import KeyValue
-from tunesmith.generation.text import TextStream
 from tunesmith.models.memory import telling_memory_errors
-from tunesmith.models.prompted import virtual_token_count
 
 
 def generate(
@@ -57,7 +54,7 @@ def generate(
         Stopped: ``should_stop`` said so.
     """
     _refuse_unusable(model, prompts)
-    rows = [_Row.of(index, prompt, model, tokenizer, decoding) for index, prompt in enumerate(prompts)]
+    rows = [Row.of(index, prompt, model, tokenizer, decoding) for index, prompt in enumerate(prompts)]
     session = _Session(model, decoding, resolve_stop_token_ids(model, tokenizer, decoding), should_stop)
     done = 0
     with _evaluating(model), _enough_memory(prompts, decoding):
@@ -85,7 +82,7 @@ def stream(
         DataError, ModelError, ResourceError, Stopped: As :func:`generate`, when the first piece is asked for.
     """
     _refuse_unusable(model, [prompt])
-    row = _Row.of(0, prompt, model, tokenizer, decoding)
+    row = Row.of(0, prompt, model, tokenizer, decoding)
     session = _Session(model, decoding, resolve_stop_token_ids(model, tokenizer, decoding), should_stop)
     batch = Batch(rows=(0,), prefix_length=0, alone=_outgrows(model, row))
     with _evaluating(model), _enough_memory([prompt], decoding):
@@ -114,49 +111,7 @@ class _Session:
     should_stop: Callable[[], bool] | None
 
 
-@dataclass
-class _Row:
-    index: int
-    prompt: Sequence[int]
-    most_tokens: int
-    text: TextStream
-    random: random.Random
-    tokens: list[int] = field(default_factory=list)
-    finish_reason: FinishReason | None = None
-    last_text: str = ""
-    shared: int = 0
-
-    @staticmethod
-    def of(index: int, prompt: Sequence[int], model: Any, tokenizer: Any, decoding: Decoding) -> _Row:
-        context = _room(model)
-        room = decoding.max_new_tokens if context is None else min(decoding.max_new_tokens, context - len(prompt))
-        source = random.Random(f"{decoding.seed}/{index}")  # noqa: S311  sampling, not secrets
-        return _Row(index, prompt, room, TextStream(tokenizer, decoding.stop), source)
-
-    def take(self, token: int, stop_token_ids: frozenset[int]) -> str | None:
-        """Add a token; the text it brings, or None where it ended the row without a token of its own."""
-        if token in stop_token_ids:
-            self._finish("stop")
-            return None
-        self.tokens.append(token)
-        piece = self.text.push(token)
-        if self.text.stopped:
-            self._finish("stop")
-        elif len(self.tokens) >= self.most_tokens:
-            self._finish("length")
-        return piece
-
-    def _finish(self, reason: FinishReason) -> None:
-        self.last_text = self.text.finish()
-        # What was held back can itself hold a stop text once nothing more can come.
-        self.finish_reason = "stop" if self.text.stopped else reason
-
-    def result(self) -> Generation:
-        assert self.finish_reason is not None
-        return Generation(tuple(self.tokens), self.text.text, self.finish_reason, len(self.prompt), self.shared)
-
-
-def _batches(model: Any, rows: list[_Row], tokens_per_batch: int) -> Iterator[tuple[Batch, list[KeyValue] | None]]:
+def _batches(model: Any, rows: list[Row], tokens_per_batch: int) -> Iterator[tuple[Batch, list[KeyValue] | None]]:
     """The batches to run, each with the prefix its rows share."""
     alone = [row.index for row in rows if _outgrows(model, row)]
     together = [row for row in rows if row.index not in set(alone)]
@@ -170,8 +125,8 @@ def _batches(model: Any, rows: list[_Row], tokens_per_batch: int) -> Iterator[tu
 
 
 def _run(
-    session: _Session, rows: list[_Row], batch: Batch, prefix: list[KeyValue] | None
-) -> Iterator[tuple[list[_Row], list[str]]]:
+    session: _Session, rows: list[Row], batch: Batch, prefix: list[KeyValue] | None
+) -> Iterator[tuple[list[Row], list[str]]]:
     """Run one batch to its end; after each step the rows that finished and the texts that came."""
     for row in rows:
         row.shared = batch.prefix_length
@@ -200,19 +155,13 @@ def _run(
         inputs = [row.tokens[-1] for row in rows]
 
 
-def _outgrows(model: Any, row: _Row) -> bool:
+def _outgrows(model: Any, row: Row) -> bool:
     limit = changing_rotation_limit(model)
     return limit is not None and len(row.prompt) + row.most_tokens > limit
 
 
-def _room(model: Any) -> int | None:
-    """The context that prompts and answers have, virtual tokens taken off."""
-    context = context_length(model)
-    return None if context is None else context - virtual_token_count(model)
-
-
 def _refuse_unusable(model: Any, prompts: Sequence[Sequence[int]]) -> None:
-    context = _room(model)
+    context = room_of(model)
     found = [
         Problem("generation.bad_prompt", message, place=f"prompt {index + 1}", value=f"{len(prompt)} tokens")
         for index, prompt in enumerate(prompts)

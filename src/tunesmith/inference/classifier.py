@@ -6,7 +6,7 @@ Shape suffixes: L labels of a text, C classes.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from tunesmith.data.types import TokenRow
 from tunesmith.data.words import entity_words
 from tunesmith.errors import SupervisionError
 from tunesmith.formats.examples import EntityText, Example, LabelledText, QuestionAnswer
-from tunesmith.inference.prompts import RefusedError
+from tunesmith.inference.failures import RefusedError
 from tunesmith.models.heads import head_logits
 from tunesmith.wire.classify import Classified, Entity, QuestionInput
 
@@ -29,12 +29,11 @@ class Classifier:
     """Answers requests in turn; callers may come from several threads.
 
     Args:
-        model: A model with a head, wrapped by PEFT where ``adapters`` names any.
+        model: A model with a head, with or without an adapter.
         tokenizer: Its fast tokenizer.
         head: What the head does, and its labels.
         both_ways: Whether tokens see what comes behind them.
         context: Most tokens of a text; None for no limit.
-        adapters: For each served name the adapter to use, None for a model that has none.
     """
 
     def __init__(
@@ -45,15 +44,13 @@ class Classifier:
         *,
         both_ways: bool,
         context: int | None,
-        adapters: Mapping[str, str | None],
     ) -> None:
         self._model = model
         self._reader = _reader(head, tokenizer, both_ways)
         self._context = context
-        self._adapters = adapters
         self._turn = threading.Lock()
 
-    def classify(self, model: str, inputs: Sequence[str | QuestionInput]) -> list[Classified]:
+    def classify(self, inputs: Sequence[str | QuestionInput]) -> list[Classified]:
         """What the head says of each input.
 
         Raises:
@@ -61,9 +58,6 @@ class Classifier:
         """
         with self._turn, torch.inference_mode():
             rows = [self._row(at, one) for at, one in enumerate(inputs)]
-            adapter = self._adapters[model]
-            if adapter is not None:
-                self._model.set_adapter(adapter)
             return [self._result(at, row) for at, row in enumerate(rows)]
 
     def _row(self, at: int, one: str | QuestionInput) -> LabelledRow:

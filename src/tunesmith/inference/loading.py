@@ -1,8 +1,7 @@
-"""Load a model folder and adapters for inference."""
+"""Load a model folder, and an adapter on it, for inference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,72 +22,65 @@ from tunesmith.models.quiet import quiet_libraries
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in eval mode (wrapped by PEFT where there are adapters), its tokenizer, and its head if it has one."""
+    """A model in eval mode (wrapped by PEFT where there is an adapter), its tokenizer, and its head if it has one."""
 
     model: Any
     tokenizer: Any
     head: Head | None = None
 
 
-def load(folder: Path, adapters: Mapping[str, Path], dtype: torch.dtype) -> Loaded:
-    """Load weights once and every adapter beside them, under its key in ``adapters``.
+def load_base(folder: Path, quantization: Quantization | None, dtype: torch.dtype, device: str) -> Loaded:
+    """Load a model that writes, without any adapter, its weights in as few bits as asked for.
 
     Raises:
-        ModelError: The folder or an adapter cannot be loaded, two adapters bring new tokens or have different heads,
-            or the model neither continues texts nor has a head.
+        ModelError: The folder cannot be loaded, or the model does not continue texts.
     """
-    bringing = [adapter for adapter in adapters.values() if tokenizer_folder(folder, adapter) != folder]
-    if len(bringing) > 1:
-        raise ModelError(
-            "adapters that bring new tokens each have a tokenizer of their own",
-            code="model.tokenizers",
-            place=str(bringing[1]),
-            hint="load them one at a time",
-        )
-    head = _head(folder, adapters)
+    _require_served(folder, None)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return Loaded(_writer(folder, quantization, dtype, device), tokenizer)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _cannot_load(folder, error) from error
+
+
+def load(folder: Path, adapter: Path | None, dtype: torch.dtype, device: str = "cpu") -> Loaded:
+    """Load weights, and an adapter of any method on them.
+
+    Raises:
+        ModelError: The folder or the adapter cannot be loaded, or the model neither continues texts nor has a head.
+    """
+    head = read_head(adapter or folder)
     _require_served(folder, head)
+    quantization = None if adapter is None else quantization_of(adapter)
     place = folder
     try:
-        tokenizer = AutoTokenizer.from_pretrained(bringing[0] if bringing else folder, local_files_only=True)
-        with quiet_libraries():
-            options = load_options(_quantization(adapters), dtype, "cpu")
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder, adapter), local_files_only=True)
         if head is None:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
-            keep_numbers(model)
+            model = _writer(folder, quantization, dtype, device)
         else:
-            plan = LoadPlan(folder, dtype, attention="sdpa", head=head, quantization=_quantization(adapters))
+            plan = LoadPlan(folder, dtype, device, attention="sdpa", head=head, quantization=quantization)
             model = load_model(plan)
-        for adapter in bringing:
-            add_rows_up_to(model, max(token_ids_of_adapter(adapter)))
-        for name, adapter in adapters.items():
+        if adapter is not None:
             place = adapter
-            if isinstance(model, PeftModel):
-                model.load_adapter(adapter, name)
-            else:
-                model = PeftModel.from_pretrained(model, adapter, adapter_name=name)
+            add_rows_up_to(model, max(token_ids_of_adapter(adapter), default=-1))
+            with quiet_libraries():
+                model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(
-            "the model cannot be loaded", code="model.cannot_load", place=str(place), value=str(error)
-        ) from error
-    model.eval()
-    return Loaded(model, tokenizer, head)
+        raise _cannot_load(place, error) from error
+    return Loaded(model.eval(), tokenizer, head)
 
 
-def _head(folder: Path, adapters: Mapping[str, Path]) -> Head | None:
-    """The head that all the adapters share; that of the model where there are none.
+def _writer(folder: Path, quantization: Quantization | None, dtype: torch.dtype, device: str) -> Any:
+    with quiet_libraries():
+        options = load_options(quantization, dtype, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, **options)
+    keep_numbers(model)
+    # Quantized layers were put on the device while they were loaded, and may not be moved.
+    return (model if options else model.to(device)).eval()
 
-    Raises:
-        ModelError: They have different ones.
-    """
-    found = {read_head(place) for place in adapters.values() or (folder,)}
-    if len({head and (head.kind, head.labels) for head in found}) > 1:
-        raise ModelError(
-            "adapters have different heads, and one model serves them all",
-            code="model.heads",
-            place=", ".join(map(str, adapters.values())),
-            hint="load them one at a time",
-        )
-    return next(iter(found), None)
+
+def _cannot_load(place: Path, error: Exception) -> ModelError:
+    return ModelError("the model cannot be loaded", code="model.cannot_load", place=str(place), value=str(error))
 
 
 def _require_served(folder: Path, head: Head | None) -> None:
@@ -113,20 +105,3 @@ def _require_served(folder: Path, head: Head | None) -> None:
             value=", ".join(head.labels[:6]),
             hint="tags are O, and B-x and I-x for each label x",
         )
-
-
-def _quantization(adapters: Mapping[str, Path]) -> Quantization | None:
-    """In how few bits the base is to be loaded: as all the adapters were trained.
-
-    Raises:
-        ModelError: They were trained on different ones.
-    """
-    found = {quantization_of(adapter) for adapter in adapters.values()}
-    if len(found) > 1:
-        raise ModelError(
-            "adapters were trained on a base in different numbers of bits, and one base serves them all",
-            code="model.quantizations",
-            place=", ".join(map(str, adapters.values())),
-            hint="load them one at a time",
-        )
-    return next(iter(found), None)

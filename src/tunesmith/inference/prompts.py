@@ -1,34 +1,63 @@
-"""From a chat request to prompt tokens and generation settings; every refusal in OpenAI's terms."""
+"""From requests to prompt tokens and generation settings; every refusal in OpenAI's terms."""
 
 from __future__ import annotations
 
 import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from tunesmith.data.render import render_prompt
-from tunesmith.errors import ModelError, SupervisionError
+from tunesmith.errors import ModelError, SupervisionError, UsageError
 from tunesmith.formats.examples import Message
 from tunesmith.generation import Decoding
-from tunesmith.wire.chat import ChatMessage, ChatRequest, ErrorDetail, unsupported_fields
+from tunesmith.inference.constraints import ANY_OBJECT, calls_grammar, schema_grammar
+from tunesmith.inference.failures import RefusedError
+from tunesmith.inference.requests import Shaping
+from tunesmith.wire.chat import ChatMessage, ChatRequest, NamedTool, Sampling, unsupported_fields
+
+_LONGEST_WITHOUT_LIMIT = 4096
 
 
-class RefusedError(Exception):
-    """A request that cannot be served, with the status and body to answer."""
+class Tokenizers:
+    """Tokenizers by folder, each loaded once; used by the threads that take requests in, one at a time."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.detail = ErrorDetail(message=message, type="invalid_request_error", param=param, code=code)
+    def __init__(self) -> None:
+        self._loaded: dict[Path, Any] = {}
+        self.lock = threading.RLock()
+
+    def of(self, folder: Path) -> Any:
+        """The tokenizer of a folder.
+
+        Raises:
+            ModelError: There is none that can be loaded.
+        """
+        with self.lock:
+            if folder not in self._loaded:
+                try:
+                    self._loaded[folder] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                except (OSError, ValueError, KeyError) as error:
+                    raise ModelError(
+                        "the tokenizer cannot be loaded",
+                        code="model.no_tokenizer",
+                        place=str(folder),
+                        value=str(error)[:300],
+                    ) from error
+            return self._loaded[folder]
 
 
-def prompt_tokens(tokenizer: Any, request: ChatRequest) -> list[int]:
+def chat_tokens(tokenizer: Any, request: ChatRequest) -> list[int]:
     """The conversation as training renders it too, open for the assistant's turn.
 
     Raises:
         RefusedError: The template is missing or does not take this conversation.
     """
+    tools = [] if request.tool_choice == "none" else shown_tools(request)
     try:
-        return render_prompt(tokenizer, [_message(message) for message in request.messages])
+        return render_prompt(tokenizer, [_message(message) for message in request.messages], tools)
     except ModelError as error:
         raise RefusedError(400, error.message, param="model", code="no_chat_template") from error
     except SupervisionError as error:
@@ -38,6 +67,33 @@ def prompt_tokens(tokenizer: Any, request: ChatRequest) -> list[int]:
             param="messages",
             code="template_refused",
         ) from error
+
+
+def text_tokens(tokenizer: Any, prompt: str | Sequence[int]) -> list[int]:
+    """A text as the tokenizer reads it, or tokens as they are; an empty one begins a text.
+
+    Raises:
+        RefusedError: A token is not one of the model's, or an empty prompt has no token that could begin it.
+    """
+    if not isinstance(prompt, str):
+        most = len(tokenizer)
+        strange = [token for token in prompt if not 0 <= token < most]
+        if strange:
+            raise RefusedError(
+                400, f"Token {strange[0]} is not one of the model's", param="prompt", code="invalid_value"
+            )
+        found = list(prompt)
+    else:
+        found = [int(token) for token in tokenizer(prompt, verbose=False)["input_ids"]]
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if not found and start is None:
+        raise RefusedError(400, "the prompt is empty", param="prompt", code="invalid_value")
+    return found or [int(start)]
+
+
+def shown_tools(request: ChatRequest) -> list[Mapping[str, Any]]:
+    """The functions of a request in OpenAI's own form."""
+    return [tool.model_dump(exclude_none=True) for tool in request.tools or []]
 
 
 def _message(message: ChatMessage) -> Message:
@@ -51,7 +107,7 @@ def _message(message: ChatMessage) -> Message:
     )
 
 
-def decoding_for(request: ChatRequest, prompt_length: int, context: int | None) -> Decoding:
+def decoding_for(request: Sampling, prompt_length: int, context: int | None, *, param: str = "messages") -> Decoding:
     """Generation settings, within the model's context.
 
     Raises:
@@ -66,12 +122,12 @@ def decoding_for(request: ChatRequest, prompt_length: int, context: int | None) 
         raise RefusedError(
             400,
             f"This model's maximum context length is {context} tokens. However, you requested "
-            f"{prompt_length + (asked or 1)} tokens ({prompt_length} in the messages, {asked or 1} in the completion). "
-            "Please reduce the length of the messages or completion.",
-            param="messages",
+            f"{prompt_length + (asked or 1)} tokens ({prompt_length} in the {param}, {asked or 1} in the completion). "
+            f"Please reduce the length of the {param} or completion.",
+            param=param,
             code="context_length_exceeded",
         )
-    room = 4096 if context is None else context - prompt_length
+    room = _LONGEST_WITHOUT_LIMIT if context is None else context - prompt_length
     return Decoding(
         max_new_tokens=room if asked is None else asked,
         temperature=1.0 if request.temperature is None else request.temperature,
@@ -79,3 +135,53 @@ def decoding_for(request: ChatRequest, prompt_length: int, context: int | None) 
         seed=secrets.randbits(32) if request.seed is None and request.temperature != 0 else request.seed or 0,
         stop=request.stop_texts(),
     )
+
+
+def shaping_for(request: Sampling, vocabulary: int) -> Shaping:
+    """What else decides about the next token.
+
+    Raises:
+        RefusedError: A token of the bias is not one of the model's, or no answer can be kept to the form asked for.
+    """
+    bias = {token: value for token, value in (request.logit_bias or {}).items() if value}
+    strange = [token for token in bias if not 0 <= token < vocabulary]
+    if strange:
+        raise RefusedError(
+            400, f"Token {strange[0]} is not one of the model's", param="logit_bias", code="invalid_value"
+        )
+    try:
+        grammar = _grammar(request) if isinstance(request, ChatRequest) else None
+    except UsageError as error:
+        param = "tools" if _must_call(request) else "response_format"
+        raise RefusedError(400, f"{error.message}: {error.value}", param=param, code="unsupported_schema") from error
+    return Shaping(request.presence_penalty or 0.0, request.frequency_penalty or 0.0, bias, grammar)
+
+
+def _must_call(request: Sampling) -> bool:
+    choice = request.tool_choice if isinstance(request, ChatRequest) else None
+    return choice == "required" or isinstance(choice, NamedTool)
+
+
+def _grammar(request: ChatRequest) -> str | None:
+    if _must_call(request):
+        return calls_grammar(_asked_tools(request))
+    form = request.response_format
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return schema_grammar(ANY_OBJECT)
+    if form.json_schema is None:
+        raise RefusedError(400, "a schema is missing", param="response_format.json_schema", code="invalid_value")
+    return schema_grammar(form.json_schema.schema_)
+
+
+def _asked_tools(request: ChatRequest) -> list[Mapping[str, Any]]:
+    tools = shown_tools(request)
+    if isinstance(request.tool_choice, NamedTool):
+        name = request.tool_choice.function.name
+        tools = [tool for tool in tools if tool["function"]["name"] == name]
+    if not tools:
+        raise RefusedError(
+            400, "a call is asked for, and no such tool is given", param="tool_choice", code="invalid_value"
+        )
+    return tools

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -14,9 +15,11 @@ from pathlib import Path
 
 from tunesmith.errors import WorkerError
 from tunesmith.executors.environment import compute_environment
-from tunesmith.runs.atomic import read_json
+from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.wire.client import InferenceClient
+from tunesmith.wire.serving import ServedModel, Service
 
+READY_FILE = "ready.json"
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10.0
 _TAIL_LINES = 20
@@ -35,25 +38,26 @@ class InferenceProcess:
 
 @contextmanager
 def start_inference(
-    model_folder: Path, adapters: Sequence[Path], names: Sequence[str], *, timeout_seconds: float = 300.0
+    models: Sequence[ServedModel], *, timeout_seconds: float = 300.0, rows_at_once: int = 32
 ) -> Iterator[InferenceProcess]:
-    """Serve a model folder in a process of its own while the block runs.
+    """Serve models in a process of its own on the loopback address while the block runs.
 
     Args:
-        model_folder: Config, weights and tokenizer.
-        adapters: Adapter folders; with any, the model without them is served too, as ``base``.
-        names: One name for each adapter; without adapters the name or names of the model itself.
+        models: What is served; each base is loaded once.
         timeout_seconds: How long loading may take.
+        rows_at_once: The most answers that are written at once.
 
     Raises:
         WorkerError: The process ended or was not ready in time; its last lines are in the error.
     """
+    token = secrets.token_urlsafe(32)
     with tempfile.TemporaryDirectory(prefix="tunesmith-inference-") as scratch:
-        ready_file = Path(scratch) / "ready.json"
-        log = Path(scratch) / "stderr.txt"
+        folder = Path(scratch)
+        write_service(folder, Service(tuple(models), {"starter": token}, rows_at_once))
+        log = folder / "stderr.txt"
         with log.open("wb") as errors:
             process = subprocess.Popen(
-                _command(model_folder, adapters, names, ready_file),
+                [*serving_command(folder), "--parent-pid", str(os.getpid())],
                 env=compute_environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -62,23 +66,25 @@ def start_inference(
                 start_new_session=True,
             )
         try:
-            ready = _wait_until_ready(process, ready_file, log, timeout_seconds)
+            ready = _wait_until_ready(process, folder / READY_FILE, log, timeout_seconds)
             base_url = f"http://127.0.0.1:{ready['port']}"
-            with InferenceClient(base_url, str(ready["token"])) as client:
+            with InferenceClient(base_url, token) as client:
                 served = tuple(client.models())
-                yield InferenceProcess(client, served, base_url, str(ready["token"]), process.pid)
+                yield InferenceProcess(client, served, base_url, token, process.pid)
         finally:
             _stop(process)
 
 
-def _command(model_folder: Path, adapters: Sequence[Path], names: Sequence[str], ready_file: Path) -> list[str]:
+def write_service(folder: Path, service: Service) -> None:
+    """Write what a server is told, keys included, into a folder that is this user's alone."""
+    write_json(folder / "service.json", service.to_json())
+
+
+def serving_command(folder: Path) -> list[str]:
+    """The command of a process that serves what ``service.json`` in a folder says."""
     # -P: a file of the user's folder that is named like a library must not be run in its place.
-    command = [sys.executable, "-P", "-m", "tunesmith.inference", "--model", str(model_folder)]
-    for adapter in adapters:
-        command += ["--adapter", str(adapter)]
-    for name in names:
-        command += ["--name", name]
-    return [*command, "--ready-file", str(ready_file), "--parent-pid", str(os.getpid())]
+    command = [sys.executable, "-P", "-m", "tunesmith.inference", "--service", str(folder / "service.json")]
+    return [*command, "--ready-file", str(folder / READY_FILE)]
 
 
 def _wait_until_ready(

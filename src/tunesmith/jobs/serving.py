@@ -17,6 +17,7 @@ from tunesmith.jobs.stages import OnEvent, PulledModel, pull
 from tunesmith.runs.atomic import read_json
 from tunesmith.runs.layout import RunFolder
 from tunesmith.wire.client import InferenceClient
+from tunesmith.wire.serving import ServedModel
 
 BASE = "base"
 TUNED = "tuned"
@@ -65,16 +66,18 @@ def serve(
             hint="name a run; `tunesmith runs list` shows them",
         )
     _require_use(name, place, use)
-    adapters = [place.adapter] if place.adapter is not None else []
     own_name = TUNED if is_tuned else BASE
+    models = [ServedModel(own_name, place.folder, place.adapter)]
+    if compare and place.adapter is not None:
+        models.insert(0, ServedModel(BASE, place.folder))
     with ExitStack() as stack:
-        served = stack.enter_context(start_inference(place.folder, adapters, [own_name]))
+        served = stack.enter_context(start_inference(models))
         speakers = [Speaker(own_name, served.client, own_name)]
-        if compare and adapters:
+        if len(models) > 1:
             speakers.insert(0, Speaker(BASE, served.client, BASE))
         elif compare and run is not None:
             base = _base_place(run, runs_folder) or pull(base_of(run), on_event, runs_folder=runs_folder)
-            second = stack.enter_context(start_inference(base.folder, [], [BASE]))
+            second = stack.enter_context(start_inference([ServedModel(BASE, base.folder)]))
             speakers.insert(0, Speaker(BASE, second.client, BASE))
         yield speakers
 

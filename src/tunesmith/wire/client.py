@@ -34,6 +34,8 @@ class InferenceClient:
             base_url=base_url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(timeout_seconds, connect=10.0),
+            # As many as the user asks at once.
+            limits=httpx.Limits(max_connections=None),
             trust_env=False,
         )
 
@@ -46,7 +48,7 @@ class InferenceClient:
             WorkerError: It failed.
             NetworkError: It did not answer.
         """
-        return self.complete(messages, model, **options).choices[0].message.content
+        return self.complete(messages, model, **options).choices[0].message.content or ""
 
     def complete(self, messages: Messages, model: str, **options: Any) -> ChatCompletion:
         """As :meth:`chat`, with finish reason and token counts."""
@@ -78,6 +80,28 @@ class InferenceClient:
             answer = self._http.post("/v1/classify", json={"model": model, "input": list(inputs)})
             _raise_for_error(answer)
             return Classification.model_validate_json(answer.content).data
+
+    def post(self, path: str, body: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+        """The status and the body that a path answers with, whatever they are.
+
+        Raises:
+            NetworkError: The server did not answer.
+            WorkerError: It answered with something other than a JSON object.
+        """
+        with self._telling():
+            answer = self._http.post(path, json=dict(body))
+        try:
+            found = answer.json()
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise WorkerError(
+                "the inference server answered with something that is no JSON object",
+                code="inference.bad_answer",
+                place=path,
+                value=answer.status_code,
+            )
+        return answer.status_code, found
 
     def models(self) -> list[str]:
         """The names that ``model`` may have. Raises as :meth:`chat`."""

@@ -65,8 +65,6 @@ def test_all_that_loads_an_adapter_makes_room_first(tmp_path: Path) -> None:
     tokens = torch.tensor([[5, ids[0], 7]])
     expected = model.eval()(tokens).logits
     assert torch.equal(with_adapter(tiny_causal_model("llama", base), adapter)(tokens).logits, expected)
-    loaded = load(base, {"run": adapter}, torch.float32)
+    loaded = load(base, adapter, torch.float32)
     assert torch.equal(loaded.model(tokens).logits, expected)
     assert loaded.tokenizer.convert_tokens_to_ids("<sku>") == ids[0]
-    with pytest.raises(ModelError, match="a tokenizer of their own"):
-        load(base, {"one": adapter, "two": adapter}, torch.float32)

@@ -31,7 +31,7 @@ def test_harmless_fields_pass(extra):
 
 
 @pytest.mark.parametrize(
-    "extra", [{"n": 3}, {"logprobs": True}, {"logit_bias": {"5": 1}}, {"response_format": {"type": "json_object"}}]
+    "extra", [{"audio": {"voice": "x"}}, {"functions": [{"name": "f"}]}, {"modalities": ["audio"]}, {"suffix": "end"}]
 )
 def test_fields_that_change_the_answer_are_named(extra):
     assert unsupported_fields(ChatRequest.model_validate({**MINIMAL, **extra})) == list(extra)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from tunesmith.evaluation.metrics import score
-from tunesmith.evaluation.metrics.function_calls import FoundCall, parse_calls
 from tunesmith.formats.inspect import inspect_source
 from tunesmith.formats.read import read_examples
 from tunesmith.tasks import prepare_task
+from tunesmith.tasks.found_calls import FoundCall, parse_calls
 
 OSLO = FoundCall("weather", {"city": "Oslo", "days": 2})
 

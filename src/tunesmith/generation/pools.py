@@ -1,0 +1,184 @@
+"""Prompts that come and go, and take their steps together: the model's side of continuous batching.
+
+A prompt is first read, in pieces so that the rows that are under way wait for one piece at a time; then it joins them.
+Two pools do the same in different ways: one computes all rows in one forward pass, each with its own adapter; the
+other one after the other in the library's own way, for models that the first is not tested for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from tunesmith.generation.forward import Rows, SlotRows, attention_of_slots, new_rows, uses_slots
+from tunesmith.generation.plan import changing_rotation_limit
+from tunesmith.generation.row_cache import RowCache
+from tunesmith.models.low_rank_adapters import LowRankAdapter
+from tunesmith.models.mixed_adapters import MixedAdapters
+from tunesmith.models.prompted import is_prompted
+
+# Rows under way wait for so many tokens of a new prompt at a time: a quarter of a second of the starter model.
+TOKENS_AT_ONCE = 256
+
+
+class Beginning(Protocol):
+    """A prompt that is being read."""
+
+    def advance(self) -> torch.Tensor | None:
+        """Read on; the scores of the next token, ``[1, vocabulary]``, once all is read."""
+
+
+class Pool(Protocol):
+    """Rows by keys of the caller's choice."""
+
+    def begin(self, prompt: Sequence[int], adapter: LowRankAdapter | None) -> Beginning:
+        """Start to read a prompt."""
+
+    def join(self, beginning: Any, keys: Sequence[int]) -> None:
+        """Let a prompt that was read through take part, once for each key."""
+
+    def step(self, keys: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Add one token to each row that is in the pool; scores of the next, ``[rows, vocabulary]``, by the keys."""
+
+    def leave(self, key: int) -> None:
+        """Drop a row."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the keys and values take."""
+
+
+def make_pool(model: Any) -> Pool:
+    """The pool that is exact for a model in eval mode."""
+    wrapped = is_prompted(model) or hasattr(model, "peft_config")
+    shared = uses_slots(model) and not wrapped and changing_rotation_limit(model) is None
+    return SharedPool(model) if shared else LonePool(model)
+
+
+class _SlotBeginning:
+    def __init__(self, rows: SlotRows, mixed: MixedAdapters, adapter: LowRankAdapter | None) -> None:
+        self.rows = rows
+        self.adapter = adapter
+        self._mixed = mixed
+        self._pieces = rows.pieces(TOKENS_AT_ONCE)
+
+    @torch.inference_mode()
+    def advance(self) -> torch.Tensor | None:
+        with self._mixed.use([self.adapter]):
+            return next(self._pieces)
+
+
+class SharedPool:
+    """All rows in one forward pass, each with its own low-rank adapter."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._mixed = MixedAdapters(model)
+        self._cache = RowCache()
+        self._keys: list[int] = []
+        self._adapters: list[LowRankAdapter | None] = []
+
+    @property
+    def memory_bytes(self) -> int:
+        """As in :class:`Pool`."""
+        return self._cache.memory_bytes
+
+    def begin(self, prompt: Sequence[int], adapter: LowRankAdapter | None) -> _SlotBeginning:
+        """As in :class:`Pool`."""
+        return _SlotBeginning(SlotRows(self._model, [prompt]), self._mixed, adapter)
+
+    @torch.inference_mode()
+    def join(self, beginning: _SlotBeginning, keys: Sequence[int]) -> None:
+        """As in :class:`Pool`."""
+        self._cache.join(beginning.rows.as_prefix(), len(keys))
+        self._keys += keys
+        self._adapters += [beginning.adapter] * len(keys)
+
+    @torch.inference_mode()
+    def step(self, keys: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """As in :class:`Pool`."""
+        given = dict(zip(keys, tokens, strict=True))
+        device = self._model.device
+        inputs = torch.tensor([[given[key]] for key in self._keys], device=device)
+        positions = self._cache.begin_step(device)
+        with attention_of_slots(self._model), self._mixed.use(self._adapters):
+            out = self._model(
+                input_ids=inputs,
+                position_ids=positions,
+                past_key_values=self._cache,
+                slot_cache=self._cache,
+                use_cache=True,
+            )
+        scores: torch.Tensor = out.logits[:, -1]
+        order = [self._keys.index(key) for key in keys]
+        return scores if order == list(range(len(order))) else scores[torch.tensor(order, device=device)]
+
+    @torch.inference_mode()
+    def leave(self, key: int) -> None:
+        """As in :class:`Pool`."""
+        row = self._keys.index(key)
+        self._cache.leave(row)
+        last_key, last_adapter = self._keys.pop(), self._adapters.pop()
+        if row < len(self._keys):
+            self._keys[row], self._adapters[row] = last_key, last_adapter
+
+    def forget(self, adapter: LowRankAdapter) -> None:
+        """Let go of what was made for an adapter that leaves."""
+        self._mixed.forget(adapter)
+
+
+class _LoneBeginning:
+    def __init__(self, model: Any, prompt: Sequence[int]) -> None:
+        self.prompt = list(prompt)
+        self.rows = new_rows(model, [prompt], None)
+
+    def advance(self) -> torch.Tensor | None:
+        return self.rows.start()
+
+
+class LonePool:
+    """One row after the other, in the way that is exact for any model, with whatever the model is wrapped by."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._limit = changing_rotation_limit(model)
+        self._rows: dict[int, Rows] = {}
+        self._tokens: dict[int, list[int]] = {}
+
+    @property
+    def memory_bytes(self) -> int:
+        """Not known: the library's caches do not say."""
+        return 0
+
+    def begin(self, prompt: Sequence[int], adapter: LowRankAdapter | None) -> _LoneBeginning:
+        """As in :class:`Pool`; adapters are part of the model here."""
+        assert adapter is None
+        return _LoneBeginning(self._model, prompt)
+
+    def join(self, beginning: _LoneBeginning, keys: Sequence[int]) -> None:
+        """As in :class:`Pool`."""
+        for at, key in enumerate(keys):
+            # A cache of the library cannot be copied for every family; the prompt is read again.
+            rows = beginning.rows if at == 0 else new_rows(self._model, [beginning.prompt], None)
+            if at:
+                rows.start()
+            self._rows[key] = rows
+            self._tokens[key] = list(beginning.prompt)
+
+    def step(self, keys: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """As in :class:`Pool`."""
+        return torch.cat([self._step(key, token) for key, token in zip(keys, tokens, strict=True)])
+
+    def leave(self, key: int) -> None:
+        """As in :class:`Pool`."""
+        del self._rows[key], self._tokens[key]
+
+    def _step(self, key: int, token: int) -> torch.Tensor:
+        self._tokens[key].append(token)
+        if self._limit is not None and len(self._tokens[key]) == self._limit + 1:
+            # Beyond this length the model rotates every position differently, so all keys are made anew.
+            self._rows[key] = new_rows(self._model, [self._tokens[key]], None)
+            return self._rows[key].start()
+        return self._rows[key].step([token])

@@ -1,0 +1,106 @@
+"""Between the web server's loop and the engine's thread: hand a request over, wait for its answers or its pieces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from fastapi import Request as HttpRequest
+
+from tunesmith.inference.metrics import Metrics
+from tunesmith.inference.requests import Answer, Engine, Piece, Request
+
+_DISCONNECT_POLL_SECONDS = 0.1
+
+
+class Desk:
+    """Takes requests to the engine and counts them."""
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine = engine
+        self._metrics = metrics
+
+    def submit(self, request: Request) -> None:
+        """Hand a request over.
+
+        Raises:
+            BusyError: Too many wait.
+        """
+        self._metrics.arrived(request)
+        try:
+            self._engine.submit(request)
+        except BaseException:
+            self._metrics.ended(request, "refused")
+            raise
+
+    async def answers(self, requests: Sequence[Request], http: HttpRequest) -> list[list[Answer]] | None:
+        """The answers of all; None, and the work stopped, when the client went away.
+
+        Raises:
+            Exception: Whatever the first that failed failed with; the others are stopped.
+        """
+        try:
+            for request in requests:
+                self.submit(request)
+            waiting = asyncio.gather(*(asyncio.wrap_future(request.done) for request in requests))
+            while not waiting.done():
+                await asyncio.wait({waiting}, timeout=_DISCONNECT_POLL_SECONDS)
+                if not waiting.done() and await http.is_disconnected():
+                    waiting.cancel()
+                    return None
+            return list(waiting.result())
+        finally:
+            # For those that are answered already this means nothing.
+            for request in requests:
+                request.cancelled.set()
+
+
+def start_stream(desk: Desk, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Piece]]:
+    """Hand requests over; their pieces as they come, each with the number of its request.
+
+    Closing the iterator stops the work; while it is read, it raises whatever a request failed with.
+
+    Raises:
+        BusyError: Too many wait.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[tuple[int, Piece | BaseException | None]] = asyncio.Queue()
+
+    def hand_over(number: int, piece: Piece | BaseException | None) -> None:
+        # The loop is closed where the server has ended without waiting for this answer.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(queue.put_nowait, (number, piece))
+
+    listening = [replace(request, on_piece=partial(hand_over, number)) for number, request in enumerate(requests)]
+    for number, request in enumerate(listening):
+        request.done.add_done_callback(partial(_hand_over_end, hand_over, number))
+        desk.submit(request)
+    return _pieces(queue, listening)
+
+
+async def _pieces(
+    queue: asyncio.Queue[tuple[int, Piece | BaseException | None]], requests: Sequence[Request]
+) -> AsyncIterator[tuple[int, Piece]]:
+    left = len(requests)
+    try:
+        while left:
+            number, piece = await queue.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            if piece is None:
+                left -= 1
+            else:
+                yield number, piece
+    finally:
+        for request in requests:
+            request.cancelled.set()
+
+
+def _hand_over_end(
+    hand_over: Callable[[int, BaseException | None], None], number: int, done: Future[list[Answer]]
+) -> None:
+    hand_over(number, None if done.cancelled() else done.exception())

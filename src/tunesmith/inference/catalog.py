@@ -1,0 +1,93 @@
+"""What a request's ``model`` means to the paths of the server: how to read its prompts, who answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.generation.plan import context_length
+from tunesmith.inference.failures import RefusedError
+from tunesmith.inference.prompts import Tokenizers
+from tunesmith.inference.served import Kind
+from tunesmith.inference.token_texts import TokenTexts
+from tunesmith.models.check import read_config
+from tunesmith.models.new_tokens import tokenizer_folder
+from tunesmith.runs.atomic import read_json
+from tunesmith.wire.serving import ServedModel
+
+_ASK = {
+    "writes": "this model writes texts; ask it by /v1/chat/completions or /v1/completions",
+    "labels": "this model puts labels on texts and writes none; use `tunesmith classify`, "
+    "tunesmith.load(...).classify, or /v1/classify",
+    "embeds": "this model makes vectors of texts; ask it by /v1/embeddings",
+}
+_CODES = {"writes": "model_writes", "labels": "model_classifies", "embeds": "model_embeds"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A served model, what it does, and since when."""
+
+    model: ServedModel
+    kind: Kind
+
+
+class ModelCatalog:
+    """The served models by name.
+
+    Args:
+        entries: In the order in which they are listed.
+    """
+
+    def __init__(self, entries: Mapping[str, Entry]) -> None:
+        self.entries = entries
+        self.tokenizers = Tokenizers()
+        self._texts: dict[Path, TokenTexts] = {}
+
+    def require(self, name: str, kind: Kind) -> ServedModel:
+        """The model of a name.
+
+        Raises:
+            RefusedError: There is none, or it does something else.
+        """
+        entry = self.entries.get(name)
+        if entry is None:
+            known = ", ".join(self.entries)
+            raise RefusedError(
+                404,
+                f"The model `{name}` does not exist; served here: {known}",
+                param="model",
+                code="model_not_found",
+            )
+        if entry.kind != kind:
+            raise RefusedError(400, _ASK[entry.kind], param="model", code=_CODES[entry.kind])
+        return entry.model
+
+    def tokenizer(self, model: ServedModel) -> Any:
+        """A model's tokenizer; used under the lock of :attr:`tokenizers`."""
+        return self.tokenizers.of(tokenizer_folder(model.folder, model.adapter))
+
+    def texts(self, model: ServedModel) -> TokenTexts:
+        """The texts of its tokens."""
+        folder = tokenizer_folder(model.folder, model.adapter)
+        with self.tokenizers.lock:
+            if folder not in self._texts:
+                self._texts[folder] = TokenTexts(self.tokenizers.of(folder))
+            return self._texts[folder]
+
+    def context(self, model: ServedModel) -> int | None:
+        """The most tokens of prompt and answer together, None where there is no limit."""
+        length = context_length(_Configured(read_config(model.folder)))
+        virtual = 0
+        if model.adapter is not None:
+            virtual = int(read_json(model.adapter / "adapter_config.json").get("num_virtual_tokens") or 0)
+        return None if length is None else length - virtual
+
+
+@dataclass(frozen=True)
+class _Configured:
+    """As much of a model as its context needs."""
+
+    config: Any

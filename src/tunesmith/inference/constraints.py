@@ -1,0 +1,99 @@
+"""Keep an answer to a grammar: JSON of a schema, any JSON, or calls of functions, by the llguidance library."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from llguidance.hf import from_tokenizer
+
+from tunesmith.errors import UsageError
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+def schema_grammar(schema: Mapping[str, Any]) -> str:
+    """The grammar of JSON that a schema allows.
+
+    Raises:
+        UsageError: ``usage.schema``: the library cannot keep an answer to this schema; the value says why.
+    """
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+    except ValueError as error:
+        raise _refused(str(error)) from error
+    fault, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    if fault:
+        raise _refused(messages[0])
+    return grammar
+
+
+def calls_grammar(tools: Sequence[Mapping[str, Any]]) -> str:
+    """The grammar of a list of calls, at least one, of functions in OpenAI's form."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {
+                "name": {"const": tool["function"]["name"]},
+                "arguments": tool["function"].get("parameters") or dict(ANY_OBJECT),
+            },
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for tool in tools
+    ]
+    return schema_grammar({"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": 16})
+
+
+def _refused(reason: str) -> UsageError:
+    return UsageError(
+        "answers cannot be kept to this schema", code="usage.schema", value=reason.strip().splitlines()[0][:300]
+    )
+
+
+class Grammars:
+    """Makes matchers for one tokenizer; reading its vocabulary takes a second, so that is done once and when needed.
+
+    Args:
+        tokenizer: A fast tokenizer of Transformers.
+        end_ids: The tokens that end an answer.
+        vocabulary: How many scores the model gives.
+    """
+
+    def __init__(self, tokenizer: Any, end_ids: Sequence[int], vocabulary: int) -> None:
+        self._tokenizer = tokenizer
+        self._end_ids = list(end_ids)
+        self._vocabulary = vocabulary
+        self._read: LLTokenizer | None = None
+
+    def matcher(self, grammar: str) -> Matcher:
+        """A matcher at the beginning of an answer."""
+        if self._read is None:
+            self._read = from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=self._end_ids or None)
+        return Matcher(LLMatcher(self._read, grammar, log_level=0))
+
+
+class Matcher:
+    """Follows one answer."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+
+    def allowed(self) -> torch.Tensor:
+        """Which tokens may come next, ``[vocabulary]``, true where one may.
+
+        Raises:
+            UsageError: The grammar grew beyond what the library follows.
+        """
+        bias = self._matcher.compute_logit_bias()
+        if self._matcher.is_error():
+            raise _refused(self._matcher.get_error())
+        return torch.frombuffer(bytearray(bias), dtype=torch.uint8) > 0
+
+    def take(self, token_id: int) -> None:
+        """Go on by a token."""
+        if not self._matcher.is_stopped():
+            self._matcher.consume_token(token_id)

@@ -1,0 +1,57 @@
+"""The engines of one server, each with the models that its runtime serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tunesmith.inference.catalog import ModelCatalog
+from tunesmith.inference.metrics import Metrics
+from tunesmith.inference.requests import Engine, Request
+from tunesmith.inference.scheduler import BatchingEngine, Opened
+from tunesmith.inference.shelf import Shelf
+from tunesmith.wire.serving import Runtime, ServedModel, Service
+
+
+class Engines:
+    """All engines as one; a request goes to that of its model."""
+
+    def __init__(self, engines: Mapping[Runtime, Engine], runtime_of: Mapping[str, Runtime]) -> None:
+        self._engines = engines
+        self._runtime_of = runtime_of
+
+    def start(self) -> None:
+        """Begin to answer."""
+        for engine in self._engines.values():
+            engine.start()
+
+    def submit(self, request: Request) -> None:
+        """As in :class:`tunesmith.inference.requests.Engine`."""
+        self._engines[self._runtime_of[request.model]].submit(request)
+
+    def close(self) -> None:
+        """Answer what was taken, then end."""
+        for engine in self._engines.values():
+            engine.close()
+
+
+def make_engines(service: Service, catalog: ModelCatalog, metrics: Metrics) -> Engines:
+    """The engines that the served models need."""
+    writing = {name: entry.model for name, entry in catalog.entries.items() if entry.kind == "writes"}
+    runtime_of: dict[str, Runtime] = {name: model.runtime for name, model in writing.items()}
+    engines: dict[Runtime, Engine] = {}
+    for runtime in sorted(set(runtime_of.values())):
+        served = {name: model for name, model in writing.items() if model.runtime == runtime}
+        engines[runtime] = _engine(runtime, served, service, metrics)
+    return Engines(engines, runtime_of)
+
+
+def _engine(runtime: Runtime, served: Mapping[str, ServedModel], service: Service, metrics: Metrics) -> Engine:
+    shelf: Shelf[Opened]
+    if runtime == "torch":
+        from tunesmith.inference.writers import Writers
+
+        writers = Writers(served)
+        shelf = Shelf(service.adapters_in_memory, writers.open, writers.close)
+    else:
+        raise NotImplementedError(runtime)
+    return BatchingEngine(shelf, metrics, rows_at_once=service.rows_at_once, most_waiting=service.most_waiting)

@@ -1,0 +1,76 @@
+"""What is loaded on first use and leaves when others need the room: adapters, models with heads."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass
+class _Place(Generic[Loaded]):
+    loading: Future[Loaded]
+    users: int = 0
+
+
+class Shelf(Generic[Loaded]):
+    """Things by name, at most so many at once; the least recently used that nobody uses leaves.
+
+    One thread loads, so that whoever computes goes on meanwhile, and two never load the same.
+
+    Args:
+        most: How many stay loaded; those in use stay whatever their number.
+        load: Makes the thing of a name.
+        unload: Lets go of one.
+    """
+
+    def __init__(self, most: int, load: Callable[[str], Loaded], unload: Callable[[Loaded], None]) -> None:
+        self._most = most
+        self._load = load
+        self._unload = unload
+        self._places: OrderedDict[str, _Place[Loaded]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+
+    def take(self, name: str) -> Future[Loaded]:
+        """Use a thing, and load it if need be; every call needs a :meth:`give_back`."""
+        with self._lock:
+            place = self._places.get(name)
+            if place is None or (place.loading.done() and place.loading.exception() is not None):
+                # What failed is tried again: the file may be there now.
+                place = _Place(self._loader.submit(self._load, name))
+                self._places[name] = place
+            place.users += 1
+            self._places.move_to_end(name)
+        return place.loading
+
+    def give_back(self, name: str) -> None:
+        """Use it no longer; whatever has to leave leaves."""
+        with self._lock:
+            place = self._places.get(name)
+            if place is not None:
+                place.users -= 1
+            leaving = self._leaving()
+        for loading in leaving:
+            with suppress(Exception):
+                self._unload(loading.result())
+
+    def names(self) -> list[str]:
+        """What is loaded now, the least recently used first."""
+        with self._lock:
+            return [name for name, place in self._places.items() if place.loading.done()]
+
+    def close(self) -> None:
+        """Load nothing more."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _leaving(self) -> list[Future[Loaded]]:
+        idle = [name for name, place in self._places.items() if place.users <= 0 and place.loading.done()]
+        surplus = max(0, len(self._places) - self._most)
+        return [self._places.pop(name).loading for name in idle[:surplus]]

@@ -1,0 +1,62 @@
+"""Bring models to where a server can take them: what each name means, and under which name it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunesmith.catalog.resolve import resolve_model
+from tunesmith.errors import Problem, UsageError
+from tunesmith.jobs.serving import find_place
+from tunesmith.jobs.stages import OnEvent, pull
+from tunesmith.wire.serving import ServedModel
+
+GENAI_CONFIG = "genai_config.json"
+LLAMA_SUFFIX = ".gguf"
+
+
+def models_to_serve(given: Sequence[str], runs_folder: Path, on_event: OnEvent) -> list[ServedModel]:
+    """The models of a command line, each ``MODEL`` or ``NAME=MODEL``; those that are not here are fetched.
+
+    Args:
+        given: As the user wrote them. A name is what requests call the model; without one it is what the user wrote,
+            of a path its last part.
+        runs_folder: Where runs lie.
+        on_event: Gets the events of fetching.
+
+    Raises:
+        UsageError: ``usage.served_names``: two have the same name.
+        ModelError: There is no such model.
+    """
+    named = [_named(one) for one in given]
+    names = [name for name, _ in named]
+    problems = [
+        Problem("usage.served_names", "two models have this name", place=name, value=model)
+        for at, (name, model) in enumerate(named)
+        if name in names[:at]
+    ]
+    if problems:
+        raise UsageError("served models need names of their own", problems=problems, hint="write NAME=MODEL")
+    return [_place(name, model, runs_folder, on_event) for name, model in named]
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, separator, model = given.partition("=")
+    if separator and name and model:
+        return name, model
+    if Path(given).expanduser().exists():
+        return Path(given).expanduser().resolve().name, given
+    return given, given
+
+
+def _place(name: str, model: str, runs_folder: Path, on_event: OnEvent) -> ServedModel:
+    path = Path(model).expanduser()
+    if path.suffix == LLAMA_SUFFIX and path.is_file():
+        return ServedModel(name, path.resolve(), runtime="llama.cpp")
+    if (path / GENAI_CONFIG).is_file():
+        return ServedModel(name, path.resolve(), runtime="onnx")
+    reference = resolve_model(model, runs_folder)
+    place = find_place(reference, runs_folder) or pull(
+        model if reference.kind != "run" else str(reference.path), on_event, runs_folder=runs_folder
+    )
+    return ServedModel(name, place.folder, place.adapter)

@@ -1,0 +1,84 @@
+"""Calls of functions read out of what a model wrote, in whatever form its template writes them."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# An answer that never ends must not hold anything up.
+MOST_CHARACTERS = 20_000
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class FoundCall:
+    """A call read out of an answer."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+def parse_calls(text: str) -> tuple[FoundCall, ...]:
+    """The calls of an answer, in whatever form templates write them.
+
+    Read are JSON objects with ``name`` and ``arguments`` (or ``parameters``), alone, in a list, in fences or between
+    markers of a template, OpenAI's ``function`` objects, and Python calls in a list (``[f(a=1), g(b=2)]``).
+    """
+    text = text[:MOST_CHARACTERS]
+    found: list[FoundCall] = []
+    at = 0
+    while (start := _next_json(text, at)) is not None:
+        try:
+            value, at = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            at = start + 1
+            continue
+        found.extend(_calls_in(value))
+    return tuple(found) or _python_calls(text)
+
+
+def _next_json(text: str, at: int) -> int | None:
+    places = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
+    return min(places, default=None)
+
+
+def _calls_in(value: Any) -> list[FoundCall]:
+    if isinstance(value, list):
+        return [call for item in value if isinstance(item, dict) for call in _calls_in(item)]
+    if not isinstance(value, dict):
+        return []
+    if isinstance(value.get("function"), dict):
+        return _calls_in(value["function"])
+    if isinstance(value.get("tool_calls"), list):
+        return _calls_in(value["tool_calls"])
+    arguments = value.get("arguments", value.get("parameters"))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError):
+            return []
+    if not isinstance(value.get("name"), str) or not isinstance(arguments, dict):
+        return []
+    return [FoundCall(value["name"], arguments)]
+
+
+def _python_calls(text: str) -> tuple[FoundCall, ...]:
+    stripped = text.strip()
+    if not stripped.endswith((")", ")]")):
+        return ()
+    try:
+        tree = ast.parse(stripped, mode="eval").body
+        calls = tree.elts if isinstance(tree, ast.List) else [tree]
+        return tuple(_python_call(call) for call in calls)
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        return ()
+
+
+def _python_call(call: ast.expr) -> FoundCall:
+    if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError("no call with named arguments")
+    name = ast.unparse(call.func)
+    return FoundCall(name, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords})
