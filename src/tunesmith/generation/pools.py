@@ -33,8 +33,8 @@ class Beginning(Protocol):
 class Pool(Protocol):
     """Rows by keys of the caller's choice."""
 
-    def begin(self, prompt: Sequence[int], adapter: LowRankAdapter | None) -> Beginning:
-        """Start to read a prompt."""
+    def begin(self, prompt: Sequence[int], adapter: Any) -> Beginning:
+        """Start to read a prompt; ``adapter`` is one in the pool's own form, None for the base."""
 
     def join(self, beginning: Any, keys: Sequence[int]) -> None:
         """Let a prompt that was read through take part, once for each key."""

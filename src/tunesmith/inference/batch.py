@@ -110,7 +110,7 @@ class Batch:
         """Begin to answer a request.
 
         Raises:
-            UsageError: The grammar is one that no answer can be kept to.
+            UsageError: The schema is one that no answer can be kept to.
         """
         parts = [self._part(request, index) for index in range(request.answers)]
         taken = Taken(request, adapter, parts)
@@ -144,7 +144,8 @@ class Batch:
         return self.writer.cache_tokens
 
     def _part(self, request: Request, index: int) -> Part:
-        matcher = None if request.shaping.grammar is None else self._grammars.matcher(request.shaping.grammar)
+        schema = request.shaping.schema
+        matcher = None if schema is None else self._grammars.matcher(schema)
         row = Row.within(self.writer.context, index, request.prompt, self.writer.tokenizer, request.decoding)
         wishes = Wishes(request.decoding, request.shaping, request.likeliest, matcher)
         return Part(next(_numbers), index, row, wishes, request)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.generation.plan import context_length
 from tunesmith.inference.failures import RefusedError
+from tunesmith.inference.llama_engine import CONTEXT_TOKENS_A_ROW
 from tunesmith.inference.prompts import Tokenizers
 from tunesmith.inference.served import Kind
 from tunesmith.inference.token_texts import TokenTexts
@@ -67,11 +68,11 @@ class ModelCatalog:
 
     def tokenizer(self, model: ServedModel) -> Any:
         """A model's tokenizer; used under the lock of :attr:`tokenizers`."""
-        return self.tokenizers.of(tokenizer_folder(model.folder, model.adapter))
+        return self.tokenizers.of(_tokenizer_place(model))
 
     def texts(self, model: ServedModel) -> TokenTexts:
         """The texts of its tokens."""
-        folder = tokenizer_folder(model.folder, model.adapter)
+        folder = _tokenizer_place(model)
         with self.tokenizers.lock:
             if folder not in self._texts:
                 self._texts[folder] = TokenTexts(self.tokenizers.of(folder))
@@ -79,11 +80,28 @@ class ModelCatalog:
 
     def context(self, model: ServedModel) -> int | None:
         """The most tokens of prompt and answer together, None where there is no limit."""
+        if model.runtime == "onnx":
+            return int(read_json(model.folder / "genai_config.json")["model"]["context_length"])
+        if model.runtime == "llama.cpp":
+            return min(gguf_context(model.folder), CONTEXT_TOKENS_A_ROW)
         length = context_length(_Configured(read_config(model.folder)))
         virtual = 0
         if model.adapter is not None:
             virtual = int(read_json(model.adapter / "adapter_config.json").get("num_virtual_tokens") or 0)
         return None if length is None else length - virtual
+
+
+def _tokenizer_place(model: ServedModel) -> Path:
+    return tokenizer_folder(model.folder, model.adapter) if model.runtime in ("torch", "vllm") else model.folder
+
+
+def gguf_context(path: Path) -> int:
+    """The context that a GGUF file says its model has."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    architecture = str(fields["general.architecture"].contents())
+    return int(fields[f"{architecture}.context_length"].contents())
 
 
 @dataclass(frozen=True)

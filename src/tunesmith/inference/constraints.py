@@ -31,8 +31,8 @@ def schema_grammar(schema: Mapping[str, Any]) -> str:
     return grammar
 
 
-def calls_grammar(tools: Sequence[Mapping[str, Any]]) -> str:
-    """The grammar of a list of calls, at least one, of functions in OpenAI's form."""
+def calls_schema(tools: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The schema of a list of calls, at least one, of functions in OpenAI's form."""
     calls = [
         {
             "type": "object",
@@ -45,7 +45,7 @@ def calls_grammar(tools: Sequence[Mapping[str, Any]]) -> str:
         }
         for tool in tools
     ]
-    return schema_grammar({"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": 16})
+    return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": 16}
 
 
 def _refused(reason: str) -> UsageError:
@@ -69,8 +69,13 @@ class Grammars:
         self._vocabulary = vocabulary
         self._read: LLTokenizer | None = None
 
-    def matcher(self, grammar: str) -> Matcher:
-        """A matcher at the beginning of an answer."""
+    def matcher(self, schema: Mapping[str, Any]) -> Matcher:
+        """A matcher at the beginning of an answer.
+
+        Raises:
+            UsageError: ``usage.schema``.
+        """
+        grammar = schema_grammar(schema)
         if self._read is None:
             self._read = from_tokenizer(self._tokenizer, n_vocab=self._vocabulary, eos_token=self._end_ids or None)
         return Matcher(LLMatcher(self._read, grammar, log_level=0))

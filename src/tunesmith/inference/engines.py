@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Engine, Request
@@ -46,12 +48,35 @@ def make_engines(service: Service, catalog: ModelCatalog, metrics: Metrics) -> E
 
 
 def _engine(runtime: Runtime, served: Mapping[str, ServedModel], service: Service, metrics: Metrics) -> Engine:
+    if runtime == "llama.cpp":
+        from tunesmith.inference.llama_engine import LlamaEngine
+
+        return LlamaEngine(
+            served,
+            metrics,
+            rows_at_once=service.rows_at_once,
+            most_waiting=service.most_waiting,
+            threads=torch.get_num_threads(),
+        )
+    if runtime == "vllm":
+        from tunesmith.inference.vllm_engine import VllmEngine
+
+        return VllmEngine(
+            served,
+            metrics,
+            rows_at_once=service.rows_at_once,
+            most_waiting=service.most_waiting,
+            adapters_in_memory=service.adapters_in_memory,
+        )
     shelf: Shelf[Opened]
-    if runtime == "torch":
+    if runtime == "onnx":
+        from tunesmith.inference.onnx_pool import OnnxWriters
+
+        exported = OnnxWriters(served, service.execution_provider)
+        shelf = Shelf(service.adapters_in_memory, exported.open, exported.close)
+    else:
         from tunesmith.inference.writers import Writers
 
         writers = Writers(served)
         shelf = Shelf(service.adapters_in_memory, writers.open, writers.close)
-    else:
-        raise NotImplementedError(runtime)
     return BatchingEngine(shelf, metrics, rows_at_once=service.rows_at_once, most_waiting=service.most_waiting)

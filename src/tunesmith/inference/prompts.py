@@ -14,7 +14,7 @@ from tunesmith.data.render import render_prompt
 from tunesmith.errors import ModelError, SupervisionError, UsageError
 from tunesmith.formats.examples import Message
 from tunesmith.generation import Decoding
-from tunesmith.inference.constraints import ANY_OBJECT, calls_grammar, schema_grammar
+from tunesmith.inference.constraints import ANY_OBJECT, calls_schema, schema_grammar
 from tunesmith.inference.failures import RefusedError
 from tunesmith.inference.requests import Shaping
 from tunesmith.wire.chat import ChatMessage, ChatRequest, NamedTool, Sampling, unsupported_fields
@@ -30,7 +30,7 @@ class Tokenizers:
         self.lock = threading.RLock()
 
     def of(self, folder: Path) -> Any:
-        """The tokenizer of a folder.
+        """The tokenizer of a folder, or of a GGUF file.
 
         Raises:
             ModelError: There is none that can be loaded.
@@ -38,7 +38,7 @@ class Tokenizers:
         with self.lock:
             if folder not in self._loaded:
                 try:
-                    self._loaded[folder] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                    self._loaded[folder] = _load(folder)
                 except (OSError, ValueError, KeyError) as error:
                     raise ModelError(
                         "the tokenizer cannot be loaded",
@@ -47,6 +47,12 @@ class Tokenizers:
                         value=str(error)[:300],
                     ) from error
             return self._loaded[folder]
+
+
+def _load(place: Path) -> Any:
+    if place.is_dir():
+        return AutoTokenizer.from_pretrained(place, local_files_only=True)
+    return AutoTokenizer.from_pretrained(place.parent, gguf_file=place.name, local_files_only=True)
 
 
 def chat_tokens(tokenizer: Any, request: ChatRequest) -> list[int]:
@@ -150,11 +156,13 @@ def shaping_for(request: Sampling, vocabulary: int) -> Shaping:
             400, f"Token {strange[0]} is not one of the model's", param="logit_bias", code="invalid_value"
         )
     try:
-        grammar = _grammar(request) if isinstance(request, ChatRequest) else None
+        schema = _schema(request) if isinstance(request, ChatRequest) else None
+        if schema is not None:
+            schema_grammar(schema)
     except UsageError as error:
         param = "tools" if _must_call(request) else "response_format"
         raise RefusedError(400, f"{error.message}: {error.value}", param=param, code="unsupported_schema") from error
-    return Shaping(request.presence_penalty or 0.0, request.frequency_penalty or 0.0, bias, grammar)
+    return Shaping(request.presence_penalty or 0.0, request.frequency_penalty or 0.0, bias, schema)
 
 
 def _must_call(request: Sampling) -> bool:
@@ -162,17 +170,17 @@ def _must_call(request: Sampling) -> bool:
     return choice == "required" or isinstance(choice, NamedTool)
 
 
-def _grammar(request: ChatRequest) -> str | None:
+def _schema(request: ChatRequest) -> Mapping[str, Any] | None:
     if _must_call(request):
-        return calls_grammar(_asked_tools(request))
+        return calls_schema(_asked_tools(request))
     form = request.response_format
     if form is None or form.type == "text":
         return None
     if form.type == "json_object":
-        return schema_grammar(ANY_OBJECT)
+        return ANY_OBJECT
     if form.json_schema is None:
         raise RefusedError(400, "a schema is missing", param="response_format.json_schema", code="invalid_value")
-    return schema_grammar(form.json_schema.schema_)
+    return form.json_schema.schema_
 
 
 def _asked_tools(request: ChatRequest) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from tunesmith.generation import Decoding
 from tunesmith.generation.decoding import FinishReason
@@ -59,19 +59,19 @@ class Shaping:
         presence_penalty: Taken off the score of every token that the answer has.
         frequency_penalty: Taken off as often as the answer has the token.
         bias: Added to the scores of tokens, by their numbers.
-        grammar: What the answer must be, as :mod:`tunesmith.inference.constraints` writes it.
+        schema: The JSON schema that the answer must have.
     """
 
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     bias: Mapping[int, float] = field(default_factory=dict)
-    grammar: str | None = None
+    schema: Mapping[str, Any] | None = None
 
     @property
     def is_plain(self) -> bool:
         """Whether it changes nothing."""
         penalties = self.presence_penalty or self.frequency_penalty
-        return not penalties and not self.bias and self.grammar is None
+        return not penalties and not self.bias and self.schema is None
 
 
 @dataclass(frozen=True)
