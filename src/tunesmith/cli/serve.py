@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,9 @@ def serve(
     adapters_in_memory: Annotated[
         int, typer.Option(metavar="N", min=1, help="Adapters that stay loaded; the others come when they are asked.")
     ] = 32,
+    engine: Annotated[
+        str, typer.Option(metavar="torch|vllm", help="What answers for models that are not exported.")
+    ] = "torch",
     ep: Annotated[
         str | None, typer.Option(metavar="NAME", help="The ONNX Runtime's execution provider, such as cpu or cuda.")
     ] = None,
@@ -62,6 +66,8 @@ def serve(
     from tunesmith.runs.events import Event
     from tunesmith.wire.serving import Service
 
+    if engine not in ("torch", "vllm"):
+        raise UsageError("there is no such engine", code="usage.engine", value=engine, hint="torch or vllm")
     secrets = _keys(keys)
     if host not in _LOOPBACK and not secrets and not anybody:
         raise UsageError(
@@ -80,6 +86,8 @@ def serve(
 
         served = models_to_serve(models, runs if runs is not None else default_runs_folder(), on_event)
         note(f"loading {', '.join(one.name for one in served)}", "dim")
+    if engine == "vllm":
+        served = [replace(one, runtime="vllm") if one.runtime == "torch" else one for one in served]
     service = Service(
         tuple(served),
         secrets,
