@@ -102,8 +102,9 @@ def test_the_official_package(process: InferenceProcess, package: str) -> None:
 @pytest.mark.parametrize(
     ("script", "packages"),
     [
-        ("langchain_chat.py", ("langchain-openai==1.7.0",)),
+        ("langchain_chat.py", ("langchain-openai==1.7.4",)),
         ("semantic_kernel_chat.py", ("semantic-kernel==1.45.0",)),
+        ("promptflow_chat.py", ("promptflow-core==1.18.5", "openai==3.54.0")),
     ],
 )
 def test_frameworks(process: InferenceProcess, script: str, packages: tuple[str, ...]) -> None:

@@ -212,6 +212,6 @@ def _library() -> Any:
             "vLLM is not installed",
             code="usage.missing_extra",
             value="vllm",
-            hint='pip install "tunesmith[vllm]" on a machine with a GPU',
+            hint="pip install vllm, on a machine with a GPU",
         ) from error
     return vllm
