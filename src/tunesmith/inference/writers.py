@@ -18,6 +18,7 @@ from tunesmith.inference.scheduler import Opened
 from tunesmith.models.host import memory_bytes
 from tunesmith.models.low_rank_adapters import read_low_rank, why_not_low_rank
 from tunesmith.models.new_tokens import tokenizer_folder
+from tunesmith.models.packed_linear import pack_linear_layers
 from tunesmith.models.quantized import Quantization, quantization_of
 from tunesmith.wire.serving import ServedModel
 
@@ -63,6 +64,7 @@ class Writers:
         key = (folder.resolve(), quantization)
         if key not in self._shared:
             loaded = load_base(folder, quantization, self._dtype, self._device)
+            pack_linear_layers(loaded.model)
             self._shared[key] = (loaded.model, Batch(make_writer(loaded.model, loaded.tokenizer)))
         return self._shared[key]
 
@@ -86,14 +88,19 @@ def make_writer(model: Any, tokenizer: Any) -> Writer:
     token_bytes = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
     device = model.device
     memory = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else memory_bytes()
-    scores = model.get_output_embeddings()
-    if scores is None:
-        raise ModelError("the model has no output matrix", code="model.not_served", value=type(model).__name__)
     return Writer(
         lambda: make_pool(model),
         tokenizer,
         resolve_stop_token_ids(model, tokenizer, Decoding()),
         room_of(model),
-        int(scores.weight.shape[0]),
+        _vocabulary(model),
         max(1, int(_CACHE_SHARE * memory / token_bytes)),
     )
+
+
+def _vocabulary(model: Any) -> int:
+    """How many scores a model gives."""
+    matrix = model.get_output_embeddings()
+    if matrix is None:
+        raise ModelError("the model has no output matrix", code="model.not_served", value=type(model).__name__)
+    return int(matrix.out_features)

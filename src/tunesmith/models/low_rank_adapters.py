@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import nn
 
 from tunesmith.errors import ModelError
+from tunesmith.models.packed_linear import PackedLinear
 from tunesmith.models.quantized import plain_weight
 from tunesmith.runs.atomic import read_json
 
@@ -116,13 +117,15 @@ def read_low_rank(folder: Path, model: nn.Module, *, dtype: torch.dtype = torch.
 
 
 def _factors(layer: Any, parts: Mapping[str, torch.Tensor], scaling: float, dtype: torch.dtype) -> Factors:
-    device = layer.weight.device
+    packed = isinstance(layer, PackedLinear)
+    device = torch.device("cpu") if packed else layer.weight.device
     down_RI, up_OR = (parts[key].to(device, torch.float32) for key in ("lora_A", "lora_B"))
     up_OR = up_OR * scaling
     magnitude_O = parts.get("lora_magnitude_vector")
     if magnitude_O is None:
         return Factors(down_RI.to(dtype), up_OR.to(dtype))
-    norms_O = torch.linalg.norm(plain_weight(layer).float() + up_OR @ down_RI, dim=1)
+    weight_OI = layer.plain_weight() if packed else plain_weight(layer)
+    norms_O = torch.linalg.norm(weight_OI.float() + up_OR @ down_RI, dim=1)
     scale_O = magnitude_O.to(device, torch.float32).flatten() / norms_O
     return Factors(down_RI.to(dtype), (scale_O[:, None] * up_OR).to(dtype), scale_O.to(dtype))
 
@@ -133,7 +136,7 @@ def _require_fit(folder: Path, name: str, layer: Any, parts: Mapping[str, torch.
         fault = "the model has no such layer"
     elif not {"lora_A", "lora_B"} <= set(parts):
         fault = "a factor is missing"
-    elif isinstance(layer, nn.Linear):
+    elif isinstance(layer, nn.Linear | PackedLinear):
         shape = (parts["lora_B"].shape[0], parts["lora_A"].shape[1])
         if shape != (layer.out_features, layer.in_features):
             fault = f"the layer has {layer.out_features} x {layer.in_features}, the adapter {shape[0]} x {shape[1]}"
