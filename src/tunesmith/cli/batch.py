@@ -71,6 +71,7 @@ def batch(
             files,
             process.client,
             model=only,
+            answered_by=model,
             concurrency=concurrency,
             ordered=ordered,
             on_progress=lambda done, whole: view.show(

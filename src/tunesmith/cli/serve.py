@@ -125,9 +125,9 @@ def _keys(path: Path | None) -> dict[str, str]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         name, separator, key = (part.strip() for part in line.partition("="))
-        if not separator or not name or len(key) < 8 or name in found:
+        if not separator or not name or len(key) < 8 or name in found or key in found.values():
             raise UsageError(
-                "a line of the keys is not `name=key` with a name of its own and a key of at least 8 characters",
+                "a line of the keys is not `name=key`, each of its own, with a key of at least 8 characters",
                 code="usage.keys",
                 place=f"{path}:{number}",
             )

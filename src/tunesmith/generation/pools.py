@@ -45,6 +45,9 @@ class Pool(Protocol):
     def leave(self, key: int) -> None:
         """Drop a row."""
 
+    def clear(self) -> None:
+        """Drop all rows, whatever state a failure left them in."""
+
     @property
     def memory_bytes(self) -> int:
         """What the keys and values take."""
@@ -124,18 +127,41 @@ class SharedPool:
         if row < len(self._keys):
             self._keys[row], self._adapters[row] = last_key, last_adapter
 
+    def clear(self) -> None:
+        """As in :class:`Pool`."""
+        self._cache, self._keys, self._adapters = RowCache(), [], []
+
     def forget(self, adapter: LowRankAdapter) -> None:
         """Let go of what was made for an adapter that leaves."""
         self._mixed.forget(adapter)
 
 
-class _LoneBeginning:
-    def __init__(self, model: Any, prompt: Sequence[int]) -> None:
-        self.prompt = list(prompt)
-        self.rows = new_rows(model, [prompt], None)
+class _LoneRow:
+    """A row with a cache of its own."""
 
-    def advance(self) -> torch.Tensor | None:
-        return self.rows.start()
+    def __init__(self, model: Any, mixed: MixedAdapters, prompt: Sequence[int], adapter: LowRankAdapter | None) -> None:
+        self.tokens = list(prompt)
+        self.adapter = adapter
+        self._model = model
+        self._mixed = mixed
+        self._limit = changing_rotation_limit(model)
+        self._rows: Rows | None = None
+
+    def advance(self) -> torch.Tensor:
+        """Read all tokens there are, from the first."""
+        with self._mixed.use([self.adapter]):
+            self._rows = new_rows(self._model, [self.tokens], None)
+            return self._rows.start()
+
+    def step(self, token: int) -> torch.Tensor:
+        """Read one token more."""
+        assert self._rows is not None
+        self.tokens.append(token)
+        if self._limit is not None and len(self.tokens) == self._limit + 1:
+            # Beyond this length the model rotates every position differently, so all keys are made anew.
+            return self.advance()
+        with self._mixed.use([self.adapter]):
+            return self._rows.step([token])
 
 
 class LonePool:
@@ -143,42 +169,41 @@ class LonePool:
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._limit = changing_rotation_limit(model)
-        self._rows: dict[int, Rows] = {}
-        self._tokens: dict[int, list[int]] = {}
+        self._mixed = MixedAdapters(model)
+        self._rows: dict[int, _LoneRow] = {}
 
     @property
     def memory_bytes(self) -> int:
         """Not known: the library's caches do not say."""
         return 0
 
-    def begin(self, prompt: Sequence[int], adapter: LowRankAdapter | None) -> _LoneBeginning:
-        """As in :class:`Pool`; adapters are part of the model here."""
-        assert adapter is None
-        return _LoneBeginning(self._model, prompt)
-
-    def join(self, beginning: _LoneBeginning, keys: Sequence[int]) -> None:
+    def begin(self, prompt: Sequence[int], adapter: LowRankAdapter | None) -> _LoneRow:
         """As in :class:`Pool`."""
+        return _LoneRow(self._model, self._mixed, prompt, adapter)
+
+    def join(self, beginning: _LoneRow, keys: Sequence[int]) -> None:
+        """As in :class:`Pool`."""
+        prompt = list(beginning.tokens)
         for at, key in enumerate(keys):
-            # A cache of the library cannot be copied for every family; the prompt is read again.
-            rows = beginning.rows if at == 0 else new_rows(self._model, [beginning.prompt], None)
+            row = beginning
             if at:
-                rows.start()
-            self._rows[key] = rows
-            self._tokens[key] = list(beginning.prompt)
+                # A cache of the library cannot be copied for every family; the prompt is read again.
+                row = self.begin(prompt, beginning.adapter)
+                row.advance()
+            self._rows[key] = row
 
     def step(self, keys: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """As in :class:`Pool`."""
-        return torch.cat([self._step(key, token) for key, token in zip(keys, tokens, strict=True)])
+        return torch.cat([self._rows[key].step(token) for key, token in zip(keys, tokens, strict=True)])
 
     def leave(self, key: int) -> None:
         """As in :class:`Pool`."""
-        del self._rows[key], self._tokens[key]
+        del self._rows[key]
 
-    def _step(self, key: int, token: int) -> torch.Tensor:
-        self._tokens[key].append(token)
-        if self._limit is not None and len(self._tokens[key]) == self._limit + 1:
-            # Beyond this length the model rotates every position differently, so all keys are made anew.
-            self._rows[key] = new_rows(self._model, [self._tokens[key]], None)
-            return self._rows[key].start()
-        return self._rows[key].step([token])
+    def clear(self) -> None:
+        """As in :class:`Pool`."""
+        self._rows = {}
+
+    def forget(self, adapter: LowRankAdapter) -> None:
+        """Let go of what was made for an adapter that leaves."""
+        self._mixed.forget(adapter)

@@ -41,7 +41,7 @@ class RowCache:
         first = len(self.lengths)
         for at, fresh in enumerate(layers):
             held = self._layers.get(at) or tuple(one[:0, :, :0] for one in fresh)
-            roomy = tuple(_with_room(one, first + times, length + 1) for one in held)
+            roomy = tuple(_with_room(one, first, self._longest(), first + times, length + 1) for one in held)
             for one, new in zip(roomy, fresh, strict=True):
                 one[first : first + times, :, :length] = new
             self._layers[at] = (roomy[0], roomy[1])
@@ -73,7 +73,7 @@ class RowCache:
     def update(self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> KeyValue:
         """Store a layer's new keys and values, one token a row; return all that the rows own."""
         rows = len(self.lengths)
-        keys, values = (_with_room(held, rows, self._used) for held in self._layers[layer_idx])
+        keys, values = (_with_room(held, rows, self._used - 1, rows, self._used) for held in self._layers[layer_idx])
         self._layers[layer_idx] = (keys, values)
         keys[self._rows, :, self._positions] = key[:, :, 0]
         values[self._rows, :, self._positions] = value[:, :, 0]
@@ -92,6 +92,9 @@ class RowCache:
         """A step's queries are never all the tokens there are."""
         return False
 
+    def _longest(self) -> int:
+        return max(self.lengths, default=0)
+
     def _make_mask(self, window: int | None) -> torch.Tensor:
         query = self._positions[:, None, None, None]
         key = torch.arange(self._used, device=query.device)
@@ -99,15 +102,18 @@ class RowCache:
         return seen if window is None else seen & (query - key < window)
 
 
-def _with_room(held: torch.Tensor, rows: int, slots: int) -> torch.Tensor:
+def _with_room(held: torch.Tensor, used_rows: int, used_slots: int, rows: int, slots: int) -> torch.Tensor:
+    """Room for so many rows and slots. Where one of them grows, the other shrinks to what is in use.
+
+    Else the cache would keep room for as many rows as there ever were, each as long as the longest ever was.
+    """
     have_rows, have_slots = held.shape[0], held.shape[2]
     if have_rows >= rows and have_slots >= slots:
         return held
     shape = list(held.shape)
-    if rows > have_rows:
-        shape[0] = max(rows, have_rows + have_rows // 2)
-    if slots > have_slots:
-        shape[2] = max(slots + _GROWTH_SLOTS, have_slots + have_slots // 2)
+    shape[0] = max(rows, used_rows + used_rows // 2) if rows > have_rows else max(rows, used_rows)
+    longest = max(slots, used_slots)
+    shape[2] = max(longest + _GROWTH_SLOTS, used_slots + used_slots // 2 if slots > have_slots else 0)
     grown = held.new_zeros(shape)
-    grown[:have_rows, :, :have_slots] = held
+    grown[:used_rows, :, :used_slots] = held[:used_rows, :, :used_slots]
     return grown

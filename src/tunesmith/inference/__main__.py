@@ -51,9 +51,11 @@ def _serve(options: argparse.Namespace) -> None:
             if place is not None and not place.exists():
                 raise ModelError("there is no such folder", code="model.no_folder", place=str(place))
     if options.parent_pid is not None:
-        threading.Thread(target=_end_with_parent, args=(options.parent_pid, options.ready_file), daemon=True).start()
+        left = (options.ready_file, options.service)
+        threading.Thread(target=_end_with_parent, args=(options.parent_pid, left), daemon=True).start()
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
-        listener = socket.create_server((options.host, options.port))
+        listener = socket.create_server((options.host, options.port), family=family)
     except OSError as error:
         raise WorkerError(
             "cannot listen there",
@@ -69,14 +71,20 @@ def _serve(options: argparse.Namespace) -> None:
         serve(service, listener, options.ready_file)
 
 
-def _end_with_parent(parent_pid: int, ready_file: Path) -> None:
+def _end_with_parent(parent_pid: int, left: Sequence[Path]) -> None:
+    """Wait for the parent's end; remove the files that it can no longer remove, one of which has keys, and end."""
     is_child = os.getppid() == parent_pid
     # A process id can be taken by another process later; a changed parent cannot be mistaken.
     while os.getppid() == parent_pid if is_child else psutil.pid_exists(parent_pid):
         time.sleep(_PARENT_POLL_SECONDS)
-    ready_file.unlink(missing_ok=True)
+    for path in left:
+        path.unlink(missing_ok=True)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is closed by now but a thread that may still load a model, which would hold the end up.
+    os._exit(exit_code)

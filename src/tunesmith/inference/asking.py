@@ -54,9 +54,7 @@ class Desk:
                     return None
             return list(waiting.result())
         finally:
-            # For those that are answered already this means nothing.
-            for request in requests:
-                request.cancelled.set()
+            cancel(requests)
 
 
 def start_stream(desk: Desk, requests: Sequence[Request]) -> AsyncIterator[tuple[int, Piece]]:
@@ -76,10 +74,20 @@ def start_stream(desk: Desk, requests: Sequence[Request]) -> AsyncIterator[tuple
             loop.call_soon_threadsafe(queue.put_nowait, (number, piece))
 
     listening = [replace(request, on_piece=partial(hand_over, number)) for number, request in enumerate(requests)]
-    for number, request in enumerate(listening):
-        request.done.add_done_callback(partial(_hand_over_end, hand_over, number))
-        desk.submit(request)
+    try:
+        for number, request in enumerate(listening):
+            request.done.add_done_callback(partial(_hand_over_end, hand_over, number))
+            desk.submit(request)
+    except BaseException:
+        cancel(listening)
+        raise
     return _pieces(queue, listening)
+
+
+def cancel(requests: Sequence[Request]) -> None:
+    """Nobody wants the answers any more; for those that are answered already this means nothing."""
+    for request in requests:
+        request.cancelled.set()
 
 
 async def _pieces(
@@ -96,8 +104,7 @@ async def _pieces(
             else:
                 yield number, piece
     finally:
-        for request in requests:
-            request.cancelled.set()
+        cancel(requests)
 
 
 def _hand_over_end(

@@ -15,6 +15,7 @@ from tunesmith.generation.row import Row
 from tunesmith.inference.constraints import Grammars
 from tunesmith.inference.next_token import Wishes, next_tokens
 from tunesmith.inference.requests import Answer, Piece, Request, ScoredToken
+from tunesmith.models.memory import telling_memory_errors
 
 # Rows of the cache are as long as the longest; so much longer than needed may they be.
 _SLACK_TOKENS = 64
@@ -61,11 +62,12 @@ class Part:
 
 @dataclass
 class Taken:
-    """A request that is being answered: its parts, those that are finished among them."""
+    """A request that is being answered: its parts, those that are finished among them; or what it failed with."""
 
     request: Request
     adapter: Any
     parts: list[Part]
+    failure: Exception | None = None
 
     @property
     def is_done(self) -> bool:
@@ -78,6 +80,11 @@ class _Reading:
     beginning: Beginning
     parts: list[Part]
     taken: Taken
+
+    @property
+    def tokens(self) -> int:
+        """How many are read."""
+        return len(self.parts[0].row.prompt) + len(self.parts[0].row.tokens)
 
 
 class Batch:
@@ -103,8 +110,13 @@ class Batch:
 
     def has_room(self, prompt_tokens: int, answers: int) -> bool:
         """Whether there is memory for so many more answers to a prompt of so many tokens."""
-        rows = self.rows + answers
-        return rows == answers or rows * (max(self._longest(), prompt_tokens) + _SLACK_TOKENS) <= self._cache_tokens
+        if not self.rows:
+            return True
+        if self._resting:
+            # Those that had to make room come first.
+            return False
+        longest = max([self._longest(), prompt_tokens, *(reading.tokens for reading in self._reading)])
+        return (self.rows + answers) * (longest + _SLACK_TOKENS) <= self._cache_tokens
 
     def admit(self, request: Request, adapter: Any) -> Taken:
         """Begin to answer a request.
@@ -118,8 +130,12 @@ class Batch:
         return taken
 
     def advance(self) -> list[Taken]:
-        """Read a piece of one prompt and write a token of every answer; the requests that are done with that."""
-        done = self._read_on() + self._write_on()
+        """Read a piece of one prompt and write a token of every answer; the requests that are done with that.
+
+        A request that fails by itself is among those, with its failure. Whatever is raised concerns all of them.
+        """
+        with telling_memory_errors("not enough memory to go on", hint="ask for fewer tokens, or for less at once"):
+            done = self._read_on() + self._write_on()
         return list({id(taken): taken for taken in done}.values())
 
     def drop(self, taken: Taken) -> None:
@@ -131,13 +147,10 @@ class Batch:
         self._reading = deque(one for one in self._reading if one.taken is not taken)
         self._resting = deque(one for one in self._resting if one.taken is not taken)
 
-    def clear(self) -> list[Taken]:
-        """Drop everything after a failure, and begin with an empty cache; whom that concerns."""
-        entries = [entry[1] for entry in self._writing]
-        entries += [one.taken for one in [*self._reading, *self._resting]]
+    def clear(self) -> None:
+        """Drop everything after a failure, and begin with an empty cache."""
         self._reading, self._resting, self._writing = deque(), deque(), []
-        self.pool = self.writer.make_pool()
-        return list({id(taken): taken for taken in entries}.values())
+        self.pool.clear()
 
     @property
     def _cache_tokens(self) -> int:
@@ -154,18 +167,25 @@ class Batch:
         return max((tokens for _, _, tokens in self._writing), default=0)
 
     def _read_on(self) -> list[Taken]:
-        if not self._reading and self._resting and self._fits(len(self._writing) + 1):
+        if not self._reading and self._resting and self._may_return(self._resting[0]):
             self._reading.append(self._resting.popleft())
         if not self._reading:
             return []
         reading = self._reading.popleft()
-        scores = reading.beginning.advance()
+        try:
+            with telling_memory_errors("not enough memory to read the prompt", hint="shorten it"):
+                scores = reading.beginning.advance()
+        except Exception as error:
+            # What is read stands beside the others' rows, and has not touched them.
+            reading.taken.failure = error
+            self.drop(reading.taken)
+            return [reading.taken]
         if scores is None:
             # Prompts take turns, so that a short one does not wait for all of a long one.
             self._reading.append(reading)
             return []
         self.pool.join(reading.beginning, [part.key for part in reading.parts])
-        length = len(reading.parts[0].row.prompt) + len(reading.parts[0].row.tokens)
+        length = reading.tokens
         self._writing += [(part, reading.taken, length) for part in reading.parts]
         return self._choose(scores.expand(len(reading.parts), -1), [part.key for part in reading.parts])
 
@@ -186,13 +206,20 @@ class Batch:
         if any(not part.wishes.shaping.is_plain for part in parts):
             scores = scores.clone()
         chosen = next_tokens(scores, [part.row for part in parts], [part.wishes for part in parts])
-        for part, (token, scored) in zip(parts, chosen, strict=True):
-            self._take(part, token, scored)
-        finished = {part.key for part in parts if part.row.finish_reason is not None}
-        for key in finished:
-            self.pool.leave(key)
-        self._writing = [entry for entry in self._writing if entry[0].key not in finished]
-        return [taken for part, taken, _ in entries if part.key in finished and taken.is_done]
+        for (part, taken, _), found in zip(entries, chosen, strict=True):
+            if isinstance(found, Exception):
+                taken.failure = found
+            else:
+                self._take(part, *found)
+        failed = [taken for _, taken, _ in entries if taken.failure is not None]
+        for taken in failed:
+            self.drop(taken)
+        finished = [entry for entry in entries if entry[0].row.finish_reason and entry[1].failure is None]
+        for part, _, _ in finished:
+            self.pool.leave(part.key)
+        gone = {part.key for part, _, _ in finished}
+        self._writing = [entry for entry in self._writing if entry[0].key not in gone]
+        return failed + [taken for _, taken, _ in finished if taken.is_done]
 
     def _take(self, part: Part, token: int, scored: ScoredToken | None) -> None:
         text = part.row.take(token, self.writer.stop_token_ids)
@@ -206,9 +233,16 @@ class Batch:
     def _fits(self, rows: int) -> bool:
         return rows * (self._longest() + 1) <= self._cache_tokens
 
+    def _may_return(self, resting: _Reading) -> bool:
+        longest = max(self._longest(), resting.tokens)
+        return not self._writing or (len(self._writing) + 1) * (longest + _SLACK_TOKENS) <= self._cache_tokens
+
     def _let_rest(self) -> None:
-        """Take the youngest answer's memory; what it has is read again as part of its prompt once there is room."""
+        """Take the youngest answer's memory; what it has is read again as part of its prompt once there is room.
+
+        The last to rest is the oldest of them, and the first to return.
+        """
         part, taken, _ = self._writing.pop()
         self.pool.leave(part.key)
         beginning = self.pool.begin([*part.row.prompt, *part.row.tokens], taken.adapter)
-        self._resting.append(_Reading(beginning, [part], taken))
+        self._resting.appendleft(_Reading(beginning, [part], taken))

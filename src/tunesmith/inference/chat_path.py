@@ -11,8 +11,9 @@ import orjson
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from tunesmith.inference.asking import Desk, start_stream
+from tunesmith.inference.asking import Desk, cancel, start_stream
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.failures import detail_of
 from tunesmith.inference.prompts import chat_tokens, decoding_for, shaping_for
@@ -40,7 +41,7 @@ def chat_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
     router = APIRouter()
 
     # Not async: reading a long prompt takes a while, and the loop goes on meanwhile.
-    def request_of(body: ChatRequest, tenant: str) -> Request:
+    def request_of(body: ChatRequest, tenant: str) -> tuple[Request, TokenTexts]:
         model = catalog.require(body.model, "writes")
         with catalog.tokenizers.lock:
             tokenizer = catalog.tokenizer(model)
@@ -48,14 +49,15 @@ def chat_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
             shaping = shaping_for(body, len(tokenizer))
         decoding = decoding_for(body, len(prompt), catalog.context(model))
         likeliest = (body.top_logprobs or 0) if body.logprobs else None
-        return Request(body.model, prompt, decoding, body.n or 1, shaping, likeliest, tenant=tenant or body.model)
+        tenant = tenant or body.model
+        request = Request(body.model, prompt, decoding, body.n or 1, shaping, likeliest, tenant=tenant)
+        return request, catalog.texts(model)
 
     @router.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, http: HttpRequest) -> Response:
-        request = await in_thread(request_of, body, tenant_of(http))
-        texts = catalog.texts(catalog.require(body.model, "writes"))
+        request, texts = await in_thread(request_of, body, tenant_of(http))
         if body.stream:
-            return events_answer(_Stream(body, request, texts).events(start_stream(desk, [request])))
+            return EventsResponse(_Stream(body, request, texts).events(start_stream(desk, [request])), [request])
         answers = await desk.answers([request], http)
         if answers is None:
             return Response(status_code=CLIENT_GONE)
@@ -81,9 +83,19 @@ def usage_of(prompt: int, written: int) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=written, total_tokens=prompt + written)
 
 
-def events_answer(events: AsyncIterator[bytes]) -> StreamingResponse:
-    """The answer that streams events."""
-    return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+class EventsResponse(StreamingResponse):
+    """Streams events; whatever ends it ends the work for it, even before the first event was asked for."""
+
+    def __init__(self, events: AsyncIterator[bytes], requests: Sequence[Request]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI asks."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            cancel(self._requests)
 
 
 def event(data: bytes) -> bytes:

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from tunesmith.inference.asking import Desk, start_stream
 from tunesmith.inference.catalog import ModelCatalog
-from tunesmith.inference.chat_path import CLIENT_GONE, event, events_answer, in_thread, tenant_of, usage_of
+from tunesmith.inference.chat_path import CLIENT_GONE, EventsResponse, event, in_thread, tenant_of, usage_of
 from tunesmith.inference.failures import RefusedError, detail_of
 from tunesmith.inference.prompts import decoding_for, shaping_for, text_tokens
 from tunesmith.inference.requests import Piece, Request, ScoredToken
@@ -47,23 +47,23 @@ def completion_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
                 found.append(request)
         return found
 
-    def shown_prompts(body: CompletionRequest, requests: Sequence[Request]) -> list[str]:
-        """What goes before each request's answers."""
+    def shown_with(body: CompletionRequest) -> tuple[list[str], TokenTexts]:
+        """What goes before each request's answers, and the texts of tokens."""
+        model, prompts = catalog.require(body.model, "writes"), body.prompts()
         if not body.echo:
-            return [""] * len(requests)
+            return [""] * len(prompts), catalog.texts(model)
         with catalog.tokenizers.lock:
-            tokenizer = catalog.tokenizer(catalog.require(body.model, "writes"))
-            prompts = body.prompts()
-            return [one if isinstance(one, str) else str(tokenizer.decode(one)) for one in prompts]
+            tokenizer = catalog.tokenizer(model)
+            shown = [one if isinstance(one, str) else str(tokenizer.decode(one)) for one in prompts]
+        return shown, catalog.texts(model)
 
     @router.post("/v1/completions", response_model=None)
     async def complete(body: CompletionRequest, http: HttpRequest) -> Response:
         requests = await in_thread(requests_of, body, tenant_of(http))
-        before = await in_thread(shown_prompts, body, requests)
-        texts = catalog.texts(catalog.require(body.model, "writes"))
+        before, texts = await in_thread(shown_with, body)
         if body.stream:
             pieces = start_stream(desk, requests)
-            return events_answer(_events(body, requests, before, texts, pieces))
+            return EventsResponse(_events(body, requests, before, texts, pieces), requests)
         answers = await desk.answers(requests, http)
         if answers is None:
             return Response(status_code=CLIENT_GONE)

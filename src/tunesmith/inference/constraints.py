@@ -13,6 +13,9 @@ from llguidance.hf import from_tokenizer
 from tunesmith.errors import UsageError
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+_MOST_CALLS = 16
+# A model that repeats itself could else write spaces for ever; this is enough for seven levels of indentation.
+_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,32}"
 
 
 def schema_grammar(schema: Mapping[str, Any]) -> str:
@@ -22,7 +25,7 @@ def schema_grammar(schema: Mapping[str, Any]) -> str:
         UsageError: ``usage.schema``: the library cannot keep an answer to this schema; the value says why.
     """
     try:
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema))
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_pattern": _WHITESPACE})
     except ValueError as error:
         raise _refused(str(error)) from error
     fault, messages = LLMatcher.validate_grammar_with_warnings(grammar)
@@ -31,21 +34,35 @@ def schema_grammar(schema: Mapping[str, Any]) -> str:
     return grammar
 
 
-def calls_schema(tools: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The schema of a list of calls, at least one, of functions in OpenAI's form."""
+def calls_schema(tools: Sequence[Mapping[str, Any]], most: int = _MOST_CALLS) -> Mapping[str, Any]:
+    """The schema of a list of calls, between one and ``most``, of functions in OpenAI's form."""
     calls = [
         {
             "type": "object",
             "properties": {
                 "name": {"const": tool["function"]["name"]},
-                "arguments": tool["function"].get("parameters") or dict(ANY_OBJECT),
+                "arguments": _moved(
+                    tool["function"].get("parameters") or dict(ANY_OBJECT), f"#/items/anyOf/{at}/properties/arguments"
+                ),
             },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        for tool in tools
+        for at, tool in enumerate(tools)
     ]
-    return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": 16}
+    return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": most}
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema that stands at a place of another one: its references to itself begin there."""
+    if isinstance(schema, list):
+        return [_moved(one, place) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    found = {key: _moved(value, place) for key, value in schema.items()}
+    if isinstance(found.get("$ref"), str) and found["$ref"].startswith("#"):
+        found["$ref"] = place + found["$ref"].removeprefix("#")
+    return found
 
 
 def _refused(reason: str) -> UsageError:

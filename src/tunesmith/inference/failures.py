@@ -30,10 +30,17 @@ def handle_errors(app: FastAPI) -> None:
     async def refused(_: Request, error: RefusedError) -> JSONResponse:
         return error_answer(error.status, error.detail)
 
+    # Handled here and not with all the others below, which the web server logs with their traces.
+    @app.exception_handler(BusyError)
+    @app.exception_handler(TunesmithError)
+    async def told(_: Request, error: Exception) -> JSONResponse:
+        return answer_to(error)
+
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         found = error.errors()[0]
-        param = ".".join(str(part) for part in found["loc"] if part != "body") or None
+        place = () if found["type"] == "json_invalid" else found["loc"]
+        param = ".".join(str(part) for part in place if part != "body") or None
         message = f"Invalid value for '{param}': {found['msg']}" if param else f"Invalid request: {found['msg']}"
         return error_answer(
             400, ErrorDetail(message=message, type="invalid_request_error", param=param, code="invalid_value")

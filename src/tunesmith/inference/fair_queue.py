@@ -2,7 +2,8 @@
 
 The virtual token counter of Sheng et al. 2023, "Fairness in Serving Large Language Models": a tenant's counter grows
 with what it is served, a token written weighing twice a token read, and whoever comes back after a pause starts where
-the least of those who wait stands, so that nobody saves up. Tenants that stay away are forgotten.
+the least of those who wait stands (where nobody waits: whoever did last), so that nobody saves up. Tenants that stay
+away are forgotten.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class FairQueue(Generic[Waiting]):
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Waiting]] = {}
         self._served: dict[str, int] = {}
+        self._last: str | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -31,10 +33,16 @@ class FairQueue(Generic[Waiting]):
     def put(self, tenant: str, waiting: Waiting) -> None:
         """Add one at the end of its tenant's."""
         if tenant not in self._waiting:
-            others = [self._served.get(name, 0) for name in self._waiting]
-            self._served[tenant] = max(self._served.get(tenant, 0), min(others, default=0))
+            last = 0 if self._last is None else self._served.get(self._last, 0)
+            others = [self._served[name] for name in self._waiting]
+            self._served[tenant] = max(self._served.get(tenant, 0), min(others, default=last))
             self._waiting[tenant] = deque()
         self._waiting[tenant].append(waiting)
+
+    def share_of(self, tenant: str) -> int:
+        """How many would wait if every tenant had as many waiting as this one."""
+        tenants = len(self._waiting.keys() | {tenant})
+        return tenants * len(self._waiting.get(tenant, ()))
 
     def in_turn(self) -> list[tuple[str, Waiting]]:
         """The first of each tenant, the least served tenant first."""
@@ -45,6 +53,7 @@ class FairQueue(Generic[Waiting]):
         """Remove a tenant's first."""
         waiting = self._waiting[tenant]
         taken = waiting.popleft()
+        self._last = tenant
         if not waiting:
             del self._waiting[tenant]
         return taken
@@ -64,4 +73,5 @@ class FairQueue(Generic[Waiting]):
         """Count what a tenant was served."""
         self._served[tenant] = self._served.get(tenant, 0) + READ_WEIGHT * read + WRITTEN_WEIGHT * written
         if len(self._served) > _TENANTS_REMEMBERED:
-            self._served = {name: count for name, count in self._served.items() if name in self._waiting}
+            kept = {*self._waiting, self._last, tenant}
+            self._served = {name: count for name, count in self._served.items() if name in kept}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -42,9 +43,15 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.loaded_models = Gauge("tunesmith_models_loaded", "Models and adapters in memory", registry=self.registry)
+        loaded = Gauge("tunesmith_models_loaded", "Models and adapters in memory", registry=self.registry)
+        self._shelves: list[Callable[[], Sequence[str]]] = []
+        loaded.set_function(lambda: sum(len(names()) for names in self._shelves))
         self._arrived: dict[int, float] = {}
         self._lock = threading.Lock()
+
+    def watch(self, names: Callable[[], Sequence[str]]) -> None:
+        """Count what a shelf has loaded; ``names`` gives it, from any thread."""
+        self._shelves.append(names)
 
     def arrived(self, request: Request) -> None:
         """A request was taken in; its clock starts."""

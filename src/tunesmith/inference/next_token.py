@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 
@@ -13,6 +14,9 @@ from tunesmith.generation.row import Row
 from tunesmith.generation.sampling import choose_each
 from tunesmith.inference.constraints import Matcher
 from tunesmith.inference.requests import ScoredToken, Shaping, TokenScore
+
+# A token, with its score where that is wanted; or why this row cannot go on.
+Chosen: TypeAlias = tuple[int, ScoredToken | None] | Exception
 
 
 @dataclass
@@ -33,10 +37,8 @@ class Wishes:
             self.counts[token_id] += 1
 
 
-def next_tokens(
-    logits: torch.Tensor, rows: Sequence[Row], wishes: Sequence[Wishes]
-) -> list[tuple[int, ScoredToken | None]]:
-    """One token a row, with its score where that is wanted.
+def next_tokens(logits: torch.Tensor, rows: Sequence[Row], wishes: Sequence[Wishes]) -> list[Chosen]:
+    """One token a row, with its score where that is wanted; what a row's wishes fail with concerns that row alone.
 
     Args:
         logits: ``[rows, vocabulary]``; changed in place where a row's shaping asks for it.
@@ -47,16 +49,22 @@ def next_tokens(
         scores = logits.float()
         told = [at for at, one in enumerate(wishes) if one.likeliest is not None]
         logprobs = {at: torch.log_softmax(scores[at], dim=-1) for at in told}
+        failed: dict[int, Exception] = {}
         for at, one in enumerate(wishes):
-            if not one.shaping.is_plain:
-                _shape(scores[at], one)
+            try:
+                if not one.shaping.is_plain:
+                    _shape(scores[at], one)
+            except Exception as error:
+                failed[at] = error
         chosen = choose_each(scores, [one.decoding for one in wishes], [row.random for row in rows])
-    for token, one in zip(chosen, wishes, strict=True):
+    found: list[Chosen] = []
+    for at, (token, one) in enumerate(zip(chosen, wishes, strict=True)):
+        if at in failed:
+            found.append(failed[at])
+            continue
         one.took(token)
-    return [
-        (token, _scored(logprobs[at], token, one.likeliest or 0) if at in logprobs else None)
-        for at, (token, one) in enumerate(zip(chosen, wishes, strict=True))
-    ]
+        found.append((token, _scored(logprobs[at], token, one.likeliest or 0) if at in logprobs else None))
+    return found
 
 
 def _shape(scores_V: torch.Tensor, wishes: Wishes) -> None:

@@ -71,6 +71,10 @@ class OnnxPool:
         """As in the protocol."""
         del self._rows[key]
 
+    def clear(self) -> None:
+        """As in the protocol."""
+        self._rows = {}
+
     def new_generator(self, adapter: str | None) -> Any:
         """A generator that has read nothing."""
         parameters = self._library.GeneratorParams(self._model)

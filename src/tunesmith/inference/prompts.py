@@ -172,7 +172,9 @@ def _must_call(request: Sampling) -> bool:
 
 def _schema(request: ChatRequest) -> Mapping[str, Any] | None:
     if _must_call(request):
-        return calls_schema(_asked_tools(request))
+        tools = _asked_tools(request)
+        one = isinstance(request.tool_choice, NamedTool) or request.parallel_tool_calls is False
+        return calls_schema(tools, 1) if one else calls_schema(tools)
     form = request.response_format
     if form is None or form.type == "text":
         return None

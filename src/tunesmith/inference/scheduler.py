@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from tunesmith.inference.batch import Batch, Taken
 from tunesmith.inference.fair_queue import FairQueue
 from tunesmith.inference.metrics import Metrics
-from tunesmith.inference.requests import BusyError, Request
+from tunesmith.inference.requests import Answer, BusyError, Request
 from tunesmith.inference.shelf import Shelf
 
 # How long the thread sleeps at most while a model is being loaded and nothing else is to do.
@@ -39,7 +39,8 @@ class BatchingEngine:
         shelf: Opens the models by name.
         metrics: Counts what happens.
         rows_at_once: The most answers that are written at once.
-        most_waiting: The most requests that wait; more are turned away.
+        most_waiting: The most requests that wait; more are turned away, unless they are of a tenant that has less than
+            its share of them.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class BatchingEngine:
     ) -> None:
         self._shelf = shelf
         self._metrics = metrics
+        metrics.watch(shelf.names)
         self._rows_at_once = rows_at_once
         self._most_waiting = most_waiting
         self._queue: FairQueue[_Waiting] = FairQueue()
@@ -62,10 +64,11 @@ class BatchingEngine:
     def submit(self, request: Request) -> None:
         """As in :class:`tunesmith.inference.requests.Engine`."""
         with self._changed:
-            if self._closed or len(self._queue) >= self._most_waiting:
+            full = len(self._queue) >= self._most_waiting
+            if self._closed or (full and self._queue.share_of(request.tenant) >= self._most_waiting):
                 raise BusyError
             self._queue.put(request.tenant, _Waiting(request, self._shelf.take(request.model)))
-            self._metrics.waiting.set(len(self._queue))
+            self._metrics.waiting.inc()
             self._changed.notify()
 
     def close(self) -> None:
@@ -104,6 +107,7 @@ class BatchingEngine:
     def _drop_cancelled(self) -> None:
         with self._changed:
             gone = self._queue.drop_if(lambda waiting: waiting.request.cancelled.is_set())
+        self._metrics.waiting.dec(len(gone))
         for waiting in gone:
             self._shelf.give_back(waiting.request.model)
             self._metrics.ended(waiting.request, "cancelled")
@@ -124,25 +128,31 @@ class BatchingEngine:
             except Exception as error:
                 self._shelf.give_back(request.model)
                 self._metrics.ended(request, "failed")
-                request.done.set_exception(error)
+                _settle(request.done, error)
                 continue
             self._going[id(taken)] = (taken, opened.batch)
             self._charge(request, read=len(request.prompt))
             self._metrics.began(request)
-            self._metrics.running.set(len(self._going))
+            self._metrics.running.inc()
 
     def _next(self) -> _Waiting | None:
         rows = sum(len(taken.parts) for taken, _ in self._going.values())
+        full: list[Batch] = []
         with self._changed:
             for tenant, waiting in self._queue.in_turn():
                 if not waiting.opening.done():
                     continue
                 if self._going and rows + waiting.request.answers > self._rows_at_once:
                     return None
-                if _has_room(waiting):
+                batch = None if waiting.opening.exception() is not None else waiting.opening.result().batch
+                if batch in full:
+                    # Smaller ones that would still fit must not take the room that an earlier one waits for.
+                    continue
+                if batch is None or batch.has_room(len(waiting.request.prompt), waiting.request.answers):
                     self._queue.take(tenant)
-                    self._metrics.waiting.set(len(self._queue))
+                    self._metrics.waiting.dec()
                     return waiting
+                full.append(batch)
         return None
 
     def _advance(self, batch: Batch) -> None:
@@ -150,10 +160,12 @@ class BatchingEngine:
         try:
             done = batch.advance()
         except Exception as error:
-            for taken in batch.clear():
-                self._end(taken, "failed")
-                with suppress(Exception):
-                    taken.request.done.set_exception(error)
+            batch.clear()
+            for taken, whose in list(self._going.values()):
+                if whose is batch:
+                    # Some may have been done before the others failed.
+                    taken.failure = None if taken.is_done else taken.failure or error
+                    self._finish(taken)
             return
         for key, count in before.items():
             taken, _ = self._going[key]
@@ -161,25 +173,34 @@ class BatchingEngine:
             self._charge(taken.request, written=written)
             self._metrics.wrote(taken.request, written, first=count == 0 and written > 0)
         for taken in done:
+            self._finish(taken)
+
+    def _finish(self, taken: Taken) -> None:
+        if taken.failure is not None:
+            self._end(taken, "failed")
+            _settle(taken.request.done, taken.failure)
+        else:
             self._end(taken, "answered")
-            taken.request.done.set_result([part.answer() for part in taken.parts])
+            _settle(taken.request.done, [part.answer() for part in taken.parts])
 
     def _charge(self, request: Request, *, read: int = 0, written: int = 0) -> None:
         with self._changed:
             self._queue.charge(request.tenant, read=read, written=written)
 
     def _end(self, taken: Taken, how: str) -> None:
-        self._going.pop(id(taken), None)
-        self._metrics.running.set(len(self._going))
+        del self._going[id(taken)]
+        self._metrics.running.dec()
         self._shelf.give_back(taken.request.model)
         self._metrics.ended(taken.request, how)
 
 
-def _has_room(waiting: _Waiting) -> bool:
-    if waiting.opening.exception() is not None:
-        return True
-    request, batch = waiting.request, waiting.opening.result().batch
-    return batch.has_room(len(request.prompt), request.answers)
+def _settle(done: Future[list[Answer]], outcome: list[Answer] | Exception) -> None:
+    # Whoever waited may have gone in this very moment; the thread must outlive that.
+    with suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            done.set_exception(outcome)
+        else:
+            done.set_result(outcome)
 
 
 def _written(taken: Any) -> int:

@@ -42,6 +42,7 @@ def serve(service: Service, listener: socket.socket, ready_file: Path) -> None:
     catalog, metrics = ModelCatalog(entries), Metrics()
     engines = make_engines(service, catalog, metrics)
     shelf = _shelf(entries, service.adapters_in_memory)
+    metrics.watch(shelf.names)
     ready = threading.Event()
     app = make_app(catalog, engines, shelf, metrics, keys=service.keys, ready=ready)
     config = uvicorn.Config(
@@ -72,6 +73,9 @@ def serve(service: Service, listener: socket.socket, ready_file: Path) -> None:
         ready_file.unlink(missing_ok=True)
     if failed:
         raise failed[0] if isinstance(failed[0], TunesmithError) else _unexpected(failed[0])
+    if not ready.is_set():
+        # Told to end while a model is still being loaded, for nobody any more.
+        return
     engines.close()
     shelf.close()
 

@@ -42,9 +42,10 @@ class Shelf(Generic[Loaded]):
         """Use a thing, and load it if need be; every call needs a :meth:`give_back`."""
         with self._lock:
             place = self._places.get(name)
-            if place is None or (place.loading.done() and place.loading.exception() is not None):
-                # What failed is tried again: the file may be there now.
-                place = _Place(self._loader.submit(self._load, name))
+            if place is None or _has_failed(place.loading):
+                # What failed is tried again: the file may be there now. Those who met the failure still give it back.
+                users = 0 if place is None else place.users
+                place = _Place(self._loader.submit(self._load, name), users)
                 self._places[name] = place
             place.users += 1
             self._places.move_to_end(name)
@@ -56,15 +57,16 @@ class Shelf(Generic[Loaded]):
             place = self._places.get(name)
             if place is not None:
                 place.users -= 1
-            leaving = self._leaving()
-        for loading in leaving:
-            with suppress(Exception):
-                self._unload(loading.result())
+            # Under the lock, so that whoever wants it back loads it after it has left and not before.
+            for loading in self._leaving():
+                with suppress(Exception):
+                    self._unload(loading.result())
 
     def names(self) -> list[str]:
         """What is loaded now, the least recently used first."""
         with self._lock:
-            return [name for name, place in self._places.items() if place.loading.done()]
+            places = self._places.items()
+            return [name for name, place in places if place.loading.done() and not _has_failed(place.loading)]
 
     def close(self) -> None:
         """Load nothing more."""
@@ -74,3 +76,7 @@ class Shelf(Generic[Loaded]):
         idle = [name for name, place in self._places.items() if place.users <= 0 and place.loading.done()]
         surplus = max(0, len(self._places) - self._most)
         return [self._places.pop(name).loading for name in idle[:surplus]]
+
+
+def _has_failed(loading: Future[Loaded]) -> bool:
+    return loading.done() and (loading.cancelled() or loading.exception() is not None)

@@ -10,7 +10,7 @@ import torch
 
 from tunesmith.errors import ModelError
 from tunesmith.generation.decoding import Decoding, resolve_stop_token_ids
-from tunesmith.generation.pools import SharedPool, make_pool
+from tunesmith.generation.pools import LonePool, SharedPool, make_pool
 from tunesmith.generation.row import room_of
 from tunesmith.inference.batch import Batch, Writer
 from tunesmith.inference.loading import load, load_base
@@ -57,7 +57,7 @@ class Writers:
     def close(self, opened: Opened) -> None:
         """Let go of an adapter; bases stay."""
         pool = opened.batch.pool
-        if opened.adapter is not None and isinstance(pool, SharedPool):
+        if opened.adapter is not None and isinstance(pool, (SharedPool, LonePool)):
             pool.forget(opened.adapter)
 
     def _base(self, folder: Path, quantization: Quantization | None) -> tuple[Any, Batch]:

@@ -10,8 +10,9 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class BatchFiles:
 
 @dataclass(frozen=True)
 class BatchCounts:
-    """How many requests there are, were answered before, were answered now, and were refused in all."""
+    """How many requests there are, were done before, were answered now, and were refused in all."""
 
     requests: int
     before: int
@@ -88,9 +89,10 @@ def check_batch(source: Path, names: frozenset[str], model: str | None) -> int:
         seen.setdefault(request.custom_id, number)
         if request.body.get("stream"):
             problems.append(Problem("batch.stream", "answers of a batch are not streamed", place))
-        if model is None and request.body.get("model") not in names:
+        named = request.body.get("model")
+        if model is None and not (isinstance(named, str) and named in names):
             served = f"served here: {', '.join(sorted(names))}"
-            problems.append(Problem("batch.model", f"no such model; {served}", place, str(request.body.get("model"))))
+            problems.append(Problem("batch.model", f"no such model; {served}", place, str(named)[:200]))
     if problems:
         more = len(problems) - _MOST_PROBLEMS
         raise DataError(
@@ -108,6 +110,7 @@ def run_batch(
     client: InferenceClient,
     *,
     model: str | None,
+    answered_by: Sequence[str],
     concurrency: int,
     ordered: bool,
     on_progress: Callable[[int, int], None],
@@ -119,6 +122,7 @@ def run_batch(
         files: See :class:`BatchFiles`; the source was checked.
         client: Of the server that answers.
         model: What every request is answered by; None where each names its own.
+        answered_by: The served models as the user named them; others do not go on with the same output.
         concurrency: How many are under way at once.
         ordered: Whether answers are written in the order of the requests.
         on_progress: Called with (requests done, requests in all).
@@ -128,9 +132,9 @@ def run_batch(
         OutputError: The output belongs to another batch, cannot be written, or the disk is full.
         NetworkError: The server is gone.
     """
-    done = _begin(files)
+    done = _begin(files, answered_by)
     before = len(done)
-    with ThreadPoolExecutor(concurrency) as pool, _Writer(files) as writer:
+    with _asking(concurrency) as pool, _Writer(files) as writer:
         waiting: dict[Future[BatchResult], int] = {}
         late: dict[int, BatchResult] = {}
         next_number = 0
@@ -142,8 +146,18 @@ def run_batch(
         while waiting:
             next_number = _collect(waiting, late, writer, next_number, ordered=ordered)
             on_progress(before + writer.written, total)
-        refused = sum(1 for _ in _lines(files.refusals)) if files.refusals.exists() else 0
-        return BatchCounts(total, before, writer.written, refused)
+    refused = sum(1 for _ in _lines(files.refusals)) if files.refusals.exists() else 0
+    return BatchCounts(total, before, writer.answered, refused)
+
+
+@contextmanager
+def _asking(concurrency: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that ask. What ends the block early waits for none of them; the end of the server ends them all."""
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="asking")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _collect(
@@ -168,12 +182,13 @@ def _collect(
 
 
 class _Writer:
-    """Appends results, each line flushed to the disk before it counts."""
+    """Appends results, each line handed to the operating system before it counts."""
 
     def __init__(self, files: BatchFiles) -> None:
         self._files = files
         self._open: dict[Path, int] = {}
         self.written = 0
+        self.answered = 0
 
     def __enter__(self) -> _Writer:
         return self
@@ -193,6 +208,7 @@ class _Writer:
             while data:
                 data = data[os.write(self._open[path], data) :]
         self.written += 1
+        self.answered += good
 
 
 def _ask(client: InferenceClient, request: BatchRequest, model: str | None) -> BatchResult:
@@ -219,11 +235,11 @@ def _ask(client: InferenceClient, request: BatchRequest, model: str | None) -> B
     return BatchResult(id=name, custom_id=request.custom_id, response=response)
 
 
-def _begin(files: BatchFiles) -> set[str]:
+def _begin(files: BatchFiles, answered_by: Sequence[str]) -> set[str]:
     """The ids that are done; a last line that was torn by a crash is cut off.
 
     Raises:
-        OutputError: The output is there already and not of this batch.
+        OutputError: The output is there already and not of this batch, or cannot be read or written.
     """
     with files.source.open("rb") as source:
         sha256 = hashlib.file_digest(source, "sha256").hexdigest()
@@ -236,8 +252,17 @@ def _begin(files: BatchFiles) -> set[str]:
             place=str(there[0]),
             hint="give another OUT, or remove the file",
         )
-    files.answers.parent.mkdir(parents=True, exist_ok=True)
-    write_json(files.state, {"format": 1, "source_sha256": sha256})
+    if there and known.get("answered_by") != list(answered_by):
+        raise OutputError(
+            "the output was begun with another --model",
+            code="output.other_model",
+            place=str(there[0]),
+            value=", ".join(known.get("answered_by", [])),
+            hint="name the same, give another OUT, or remove the file",
+        )
+    with telling_output_errors(files.answers):
+        files.answers.parent.mkdir(parents=True, exist_ok=True)
+    write_json(files.state, {"format": 1, "source_sha256": sha256, "answered_by": list(answered_by)})
     done: set[str] = set()
     for path in there:
         done |= _done(path)
@@ -247,11 +272,19 @@ def _begin(files: BatchFiles) -> set[str]:
 def _done(path: Path) -> set[str]:
     ids: set[str] = set()
     good_bytes = 0
-    with path.open("rb+") as file:
-        for line in file:
+    with telling_output_errors(path), path.open("rb+") as file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
-            ids.add(str(orjson.loads(line)["custom_id"]))
+            try:
+                ids.add(BatchResult.model_validate_json(line).custom_id)
+            except ValidationError as error:
+                raise OutputError(
+                    "a line of the output is no answer",
+                    code="output.not_batch",
+                    place=f"{path}:{number}",
+                    hint="remove the line; its request is then asked again",
+                ) from error
             good_bytes += len(line)
         file.truncate(good_bytes)
     return ids

@@ -41,11 +41,11 @@ def models_to_serve(given: Sequence[str], runs_folder: Path, on_event: OnEvent) 
 
 
 def _named(given: str) -> tuple[str, str]:
+    if Path(given).expanduser().exists():
+        return Path(given).expanduser().resolve().name, given
     name, separator, model = given.partition("=")
     if separator and name and model:
         return name, model
-    if Path(given).expanduser().exists():
-        return Path(given).expanduser().resolve().name, given
     return given, given
 
 

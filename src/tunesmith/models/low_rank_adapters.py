@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError
 from tunesmith.models.packed_linear import PackedLinear
@@ -27,7 +28,39 @@ from tunesmith.runs.atomic import read_json
 WEIGHTS = "adapter_model.safetensors"
 _PART = re.compile(r"^base_model\.model\.(?P<layer>.+)\.(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?$")
 # Ways to begin that leave the base as it is; others train beside a changed base, which only PEFT can make.
-_PLAIN_BEGINNINGS = (True, False, "gaussian", "orthogonal", "eva")
+_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+# What of an adapter's config is read here, or changes nothing once it is trained.
+_UNDERSTOOD = frozenset(
+    {
+        "alpha_pattern",
+        "auto_mapping",
+        "base_model_name_or_path",
+        "bias",
+        "ensure_weight_tying",
+        "eva_config",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "init_lora_weights",
+        "layers_pattern",
+        "layers_to_transform",
+        "loftq_config",
+        "lora_alpha",
+        "lora_dropout",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "r",
+        "rank_pattern",
+        "revision",
+        "runtime_config",
+        "target_modules",
+        "task_type",
+        "use_dora",
+        "use_rslora",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +116,9 @@ def why_not_low_rank(folder: Path) -> str | None:
             return meaning
     if config.get("bias", "none") != "none":
         return "it brings biases"
+    strange_keys = sorted(key for key, value in config.items() if value and key not in _UNDERSTOOD)
+    if strange_keys:
+        return f"its config says more than is read here: {strange_keys[0]}"
     with _opened(folder) as weights:
         strange = [name for name in weights.keys() if _PART.match(name) is None]  # noqa: SIM118  not a mapping
     return f"it has weights that are not factors: {strange[0]}" if strange else None
@@ -110,7 +146,7 @@ def read_low_rank(folder: Path, model: nn.Module, *, dtype: torch.dtype = torch.
     read: dict[str, Factors] = {}
     for name, parts in found.items():
         layer = layers.get(name)
-        _require_fit(folder, name, layer, parts)
+        _require_fit(folder, name, layer, parts, decomposed=bool(config.get("use_dora")))
         scaling = _scaling(config, name, parts["lora_A"].shape[0])
         read[name] = _factors(layer, parts, scaling, dtype)
     return LowRankAdapter(read)
@@ -119,27 +155,39 @@ def read_low_rank(folder: Path, model: nn.Module, *, dtype: torch.dtype = torch.
 def _factors(layer: Any, parts: Mapping[str, torch.Tensor], scaling: float, dtype: torch.dtype) -> Factors:
     packed = isinstance(layer, PackedLinear)
     device = torch.device("cpu") if packed else layer.weight.device
-    down_RI, up_OR = (parts[key].to(device, torch.float32) for key in ("lora_A", "lora_B"))
+    exact = torch.promote_types(dtype, torch.float32)
+    down_RI, up_OR = (parts[key].to(device, exact) for key in ("lora_A", "lora_B"))
     up_OR = up_OR * scaling
     magnitude_O = parts.get("lora_magnitude_vector")
     if magnitude_O is None:
         return Factors(down_RI.to(dtype), up_OR.to(dtype))
-    weight_OI = layer.plain_weight() if packed else plain_weight(layer)
-    norms_O = torch.linalg.norm(weight_OI.float() + up_OR @ down_RI, dim=1)
-    scale_O = magnitude_O.to(device, torch.float32).flatten() / norms_O
+    weight_OI = _weight(layer)
+    norms_O = torch.linalg.norm(weight_OI.to(exact) + up_OR @ down_RI, dim=1)
+    scale_O = magnitude_O.to(device, exact).flatten() / norms_O
     return Factors(down_RI.to(dtype), (scale_O[:, None] * up_OR).to(dtype), scale_O.to(dtype))
 
 
-def _require_fit(folder: Path, name: str, layer: Any, parts: Mapping[str, torch.Tensor]) -> None:
+def _weight(layer: Any) -> torch.Tensor:
+    """A layer's weight in plain numbers, ``[O, I]``."""
+    if isinstance(layer, PackedLinear):
+        return layer.plain_weight()
+    return layer.weight.T if isinstance(layer, Conv1D) else plain_weight(layer)
+
+
+def _require_fit(folder: Path, name: str, layer: Any, parts: Mapping[str, torch.Tensor], *, decomposed: bool) -> None:
+    wanted = {"lora_A", "lora_B", "lora_magnitude_vector"} if decomposed else {"lora_A", "lora_B"}
     fault = None
     if layer is None:
         fault = "the model has no such layer"
-    elif not {"lora_A", "lora_B"} <= set(parts):
+    elif not wanted <= set(parts):
         fault = "a factor is missing"
-    elif isinstance(layer, nn.Linear | PackedLinear):
+    elif isinstance(layer, (nn.Linear, PackedLinear, Conv1D)):
+        outputs, inputs = (layer.nf, layer.nx) if isinstance(layer, Conv1D) else (layer.out_features, layer.in_features)
         shape = (parts["lora_B"].shape[0], parts["lora_A"].shape[1])
-        if shape != (layer.out_features, layer.in_features):
-            fault = f"the layer has {layer.out_features} x {layer.in_features}, the adapter {shape[0]} x {shape[1]}"
+        if shape != (outputs, inputs):
+            fault = f"the layer has {outputs} x {inputs}, the adapter {shape[0]} x {shape[1]}"
+        elif parts["lora_A"].shape[0] != parts["lora_B"].shape[1]:
+            fault = f"its factors have ranks of {parts['lora_A'].shape[0]} and {parts['lora_B'].shape[1]}"
     else:
         fault = f"the layer is a {type(layer).__name__}, not a linear one"
     if fault is not None:

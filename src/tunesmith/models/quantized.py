@@ -150,7 +150,10 @@ def is_packed(layer: nn.Module) -> bool:
 
 
 def plain_weight(layer: Any) -> torch.Tensor:
-    """The weight that a quantized layer stands for, ``[outputs, inputs]``."""
+    """The weight of a linear layer, ``[outputs, inputs]``; of a quantized one that which it stands for."""
+    if not _is_quantized_layer(layer):
+        own: torch.Tensor = layer.weight
+        return own
     import bitsandbytes
 
     weight = layer.weight
