@@ -6,7 +6,6 @@ words, and put together again; only where that gives what the template gives is 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +45,10 @@ def turns_of(tokenizer: Any) -> Turns | None:
     with_system = _rendered(tokenizer, [{"role": "system", "content": _SYSTEM}, _user(_USER)])
     if plain is None or longer is None:
         return None
-    cut = _cut(plain, [_USER]), _cut(longer, [_USER, _ANSWER, _SECOND])
-    if cut[0] is None or cut[1] is None:
+    short, long = _cut(plain, [_USER]), _cut(longer, [_USER, _ANSWER, _SECOND])
+    if short is None or long is None:
         return None
-    (before, opening), (_, to_answer, to_second, _) = cut
+    (before, opening), (_, to_answer, to_second, _) = short, long
     if not to_answer.startswith(opening):
         return None
     answer_start = to_answer[len(opening) :]
@@ -73,7 +72,13 @@ def _starts(tokenizer: Any, before: str, to_second: str) -> list[str]:
     end = None if closed is None else _cut(closed, [_ANSWER])
     if end is not None and end[1] and to_second.startswith(end[1]) and before.endswith(to_second[len(end[1]) :]):
         found.append(to_second[len(end[1]) :])
-    return [*found, os.path.commonprefix([before[::-1], to_second[::-1]])[::-1]]
+    return [*found, _common_end(before, to_second)]
+
+
+def _common_end(one: str, other: str) -> str:
+    same = next((at for at, (a, b) in enumerate(zip(one[::-1], other[::-1], strict=False)) if a != b), None)
+    length = min(len(one), len(other)) if same is None else same
+    return one[len(one) - length :]
 
 
 def _with_system(turns: Turns, before: str, rendered: str | None) -> Turns | None:

@@ -65,8 +65,7 @@ def compare_scores(
 
 def _same_labels(one: Sequence[Scores], other: Sequence[Scores]) -> float:
     same = [
-        (first.argmax(axis=-1) == second.argmax(axis=-1)).reshape(-1)
-        for first, second in zip(one, other, strict=True)
+        (first.argmax(axis=-1) == second.argmax(axis=-1)).reshape(-1) for first, second in zip(one, other, strict=True)
     ]
     return float(np.concatenate(same).mean()) if same else 0.0
 

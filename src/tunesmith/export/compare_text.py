@@ -84,10 +84,8 @@ def ask_pytorch(model: TorchText, rows: TextRows) -> TextReference:
 
 def answer(model: TextRuntime, rows: TextRows) -> Answered:
     """Answer the prompts one after the other."""
-    said = []
     started = time.monotonic()
-    for prompt in rows.prompts:
-        said.append(model.continue_greedily(prompt, rows.max_new_tokens, rows.stop_token_ids))
+    said = [model.continue_greedily(prompt, rows.max_new_tokens, rows.stop_token_ids) for prompt in rows.prompts]
     seconds = time.monotonic() - started
     # The stop token was computed too.
     tokens = sum(min(len(one) + 1, rows.max_new_tokens) for one in said)
@@ -111,7 +109,8 @@ def compare_text(
     answered = answer(exported, rows)
     different, ties = _differing(reference, answered.answers, rows, limit.tie_nats)
     wrong_tokens = [
-        at for at, (text, known) in enumerate(zip(rows.texts, reference.tokens, strict=True))
+        at
+        for at, (text, known) in enumerate(zip(rows.texts, reference.tokens, strict=True))
         if exported.encode(text) != list(known)
     ]
     all_divergences = np.concatenate(divergences) if divergences else np.zeros(0)
@@ -151,7 +150,9 @@ def divergence(known_L_V: NDArray[Any], found: Likeliest) -> NDArray[np.float64]
     q_L_K = np.where(there_L_K, np.exp(found.log_probabilities_L_K), 0.0)
     each_L_K = np.where(p_L_K > 0, p_L_K * (known_L_K - found.log_probabilities_L_K), 0.0)
     rest_p_L, rest_q_L = (np.maximum(1 - one.sum(axis=-1), _NO_REST) for one in (p_L_K, q_L_K))
-    result: NDArray[np.float64] = np.where(there_L_K, each_L_K, 0.0).sum(axis=-1) + rest_p_L * np.log(rest_p_L / rest_q_L)
+    result: NDArray[np.float64] = np.where(there_L_K, each_L_K, 0.0).sum(axis=-1) + rest_p_L * np.log(
+        rest_p_L / rest_q_L
+    )
     return result
 
 
@@ -168,7 +169,8 @@ def _differing(
     reference: TextReference, answers: Sequence[Sequence[int]], rows: TextRows, tie_nats: float | None
 ) -> tuple[list[int], list[int]]:
     """Prompts whose answers differ, and those whose answers part at a tie."""
-    different, ties = [], []
+    different: list[int] = []
+    ties: list[int] = []
     for at, (known, said) in enumerate(zip(reference.answers, answers, strict=True)):
         if list(known) == list(said):
             continue
@@ -188,9 +190,7 @@ def _problems(facts: dict[str, Any], limit: Limit) -> list[Problem]:
     mean = facts["divergence_nats"]["mean"]
     if mean is None or not mean <= limit.divergence_nats:
         value = "nothing could be compared" if mean is None else f"{mean:.3g} nats, at most {limit.divergence_nats:g}"
-        found.append(
-            Problem("export.diverges", "next-token probabilities differ too much from PyTorch's", value=value)
-        )
+        found.append(Problem("export.diverges", "next-token probabilities differ too much from PyTorch's", value=value))
     greedy = facts["greedy"]
     if greedy["must_be_same"] and greedy["different"]:
         value = f"{greedy['different']} of {greedy['prompts']}"

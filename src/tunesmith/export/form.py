@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ from tunesmith.errors import Problem
 from tunesmith.export.compare_text import TextRows
 from tunesmith.export.runtime import ScoreRuntime, TextRuntime
 from tunesmith.export.source import Source
+
+
+def _silent(_message: str) -> None:
+    """Nobody listens."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Options:
     longest: int = 512
     calibration: Sequence[Sequence[int]] = ()
     threads: int = 1
-    say: Callable[[str], None] = field(default=lambda message: None)
-    warn: Callable[[str], None] = field(default=lambda message: None)
+    say: Callable[[str], None] = _silent
+    warn: Callable[[str], None] = _silent
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How far an exported model may be from PyTorch before it is refused, for each form, with the reason.
 
 Divergence is the mean Kullback-Leibler divergence in nats of the exported model's next-token probabilities from those
-of PyTorch, over the first trained tokens of held-out rows. Where ``tie_nats`` is a number, greedy answers must be equal;
-an answer may leave PyTorch's only where PyTorch itself finds both tokens likely within so many nats.
+of PyTorch, over the first trained tokens of held-out rows. Where ``tie_nats`` is a number, greedy answers must be
+equal; an answer may leave PyTorch's only where PyTorch itself finds both tokens likely within so many nats.
 
 The numbers measured on the starter model stand in docs/results.md; a limit is some times what was measured there, so
 that other models pass and an export with a wrong layout, whose divergence is several nats, does not.

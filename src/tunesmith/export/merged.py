@@ -99,7 +99,7 @@ def open_merged_text(folder: Path, source: Source, options: Options) -> Iterator
 
 
 @contextmanager
-def open_merged_scores(folder: Path, source: Source, options: Options) -> Iterator[ScoreRuntime]:  # noqa: ARG001
+def open_merged_scores(folder: Path, source: Source, options: Options) -> Iterator[ScoreRuntime]:
     """Likewise with a head."""
     plain = replace(source, folder=folder, adapter=None, quantization=None)
     yield TorchScores(load_source(plain).to(_TYPES[options.precision]))

@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 
 from tunesmith.errors import ModelError, Problem
 from tunesmith.export.compare_text import TextRows
-from tunesmith.export.foundry import write_inference_model
 from tunesmith.export.form import Options
+from tunesmith.export.foundry import write_inference_model
 from tunesmith.export.merged import whole_folder
 from tunesmith.export.onnx_genai import GenAiText, build, require_genai
 from tunesmith.export.runtime import TextRuntime
@@ -107,7 +107,9 @@ def write_adapters(source: Source, folder: Path, options: Options) -> dict[str, 
     with telling_output_errors(folder):
         for name, matrices in weights.items():
             _write_adapter(folder / f"{name}.onnx_adapter", matrices, shapes, names)
-    write_json(folder / LIST, {"format": 1, "rank": rank, "adapters": {name: f"{name}.onnx_adapter" for name in weights}})
+    write_json(
+        folder / LIST, {"format": 1, "rank": rank, "adapters": {name: f"{name}.onnx_adapter" for name in weights}}
+    )
     write_inference_model(folder, source.name, source.tokenizer)
     return {"builder": "onnxruntime-genai", "rank": rank, "adapters": list(weights)}
 

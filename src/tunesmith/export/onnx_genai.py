@@ -34,6 +34,7 @@ _PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir")
 # The attention of ONNX Runtime takes heads of a multiple of so many numbers.
 _HEAD_BLOCK = 16
 _BUILDER_SECONDS = 3600
+_MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 
 
 class GenAiText:
@@ -165,10 +166,8 @@ def build(whole: Path, folder: Path, options: Options, source: Source, *extra: s
     with telling_output_errors(inputs):
         inputs.mkdir()
         for path in whole.iterdir():
-            if path.suffix == ".safetensors" or path.name.endswith("index.json") or path.name == "config.json":
-                os.symlink(path.resolve(), inputs / path.name)
-            elif path.name == "generation_config.json":
-                os.symlink(path.resolve(), inputs / path.name)
+            if path.suffix == ".safetensors" or path.name in _MODEL_FILES:
+                (inputs / path.name).symlink_to(path.resolve())
         source.tokenizer.save_pretrained(inputs)
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(inputs), "-o", str(folder), "-p", options.precision, "-e", options.provider]

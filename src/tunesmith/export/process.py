@@ -25,7 +25,21 @@ from tunesmith.models.quiet import quiet_libraries
 from tunesmith.runs.atomic import SCRATCH_MARK, new_folder, remove_path, telling_output_errors, write_json
 
 RECORD = "export.json"
-_PACKAGES = ("tunesmith", "torch", "transformers", "peft", "gguf", "xllamacpp", "onnxruntime", "onnxruntime-genai", "onnx")
+_PACKAGES = (
+    "tunesmith",
+    "torch",
+    "transformers",
+    "peft",
+    "gguf",
+    "xllamacpp",
+    "onnxruntime",
+    "onnxruntime-genai",
+    "onnx",
+)
+
+
+def _no_metrics(_answers: Sequence[Any]) -> dict[str, float]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Check:
     text: TextRows | None
     rows: Sequence[Sequence[int]]
     described: Mapping[str, Any]
-    measure: Callable[[Sequence[Any]], dict[str, float]] = lambda answers: {}
+    measure: Callable[[Sequence[Any]], dict[str, float]] = _no_metrics
 
 
 def export_model(source: Source, to: str, target: Path, check: Check, options: Options) -> dict[str, Any]:
@@ -173,7 +187,9 @@ def _source_part(source: Source) -> dict[str, Any]:
         "weights": {path.name: path.stat().st_size for path in sorted(source.folder.glob("*.safetensors"))},
         "config_sha256": _sha256(source.folder / "config.json"),
         "adapters": {
-            name: _sha256(folder / "adapter_model.safetensors") for name, folder in adapters.items() if folder is not None
+            name: _sha256(folder / "adapter_model.safetensors")
+            for name, folder in adapters.items()
+            if folder is not None
         },
         "quantization": None if source.quantization is None else source.quantization.kind,
     }

@@ -55,9 +55,7 @@ def likeliest_of(log_probabilities_L_V: NDArray[Any]) -> Likeliest:
     ids_L_K = np.argpartition(-log_probabilities_L_V, count - 1, axis=-1)[:, :count].astype(np.int64)
     found_L_K = np.take_along_axis(log_probabilities_L_V, ids_L_K, axis=-1).astype(np.float64)
     order_L_K = np.argsort(-found_L_K, axis=-1, kind="stable")
-    return Likeliest(
-        np.take_along_axis(ids_L_K, order_L_K, axis=-1), np.take_along_axis(found_L_K, order_L_K, axis=-1)
-    )
+    return Likeliest(np.take_along_axis(ids_L_K, order_L_K, axis=-1), np.take_along_axis(found_L_K, order_L_K, axis=-1))
 
 
 def log_softmax(logits_L_V: NDArray[Any]) -> NDArray[np.float64]:

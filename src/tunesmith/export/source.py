@@ -64,9 +64,7 @@ def load_base(source: Source) -> Any:
     """Likewise without the adapter."""
     if source.kind == "encoder":
         return _encoder(source.folder)
-    plan = LoadPlan(
-        source.folder, torch.float32, "cpu", "sdpa", head=source.head, quantization=source.quantization
-    )
+    plan = LoadPlan(source.folder, torch.float32, "cpu", "sdpa", head=source.head, quantization=source.quantization)
     return load_model(plan)
 
 

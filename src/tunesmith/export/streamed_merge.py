@@ -26,8 +26,8 @@ from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.techniques.peft_methods import METHODS
 from tunesmith.techniques.saving import telling_save_errors
 
-# Methods that split the base's weights when they are put on a model, which needs them all. Of every other method the saved
-# adapter is all that a layer needs beside its own weights; a test merges each of them both ways.
+# Methods that split the base's weights when they are put on a model, which needs them all. Of every other method the
+# saved adapter is all that a layer needs beside its own weights; a test merges each of them both ways.
 FROM_WHOLE_MODEL = frozenset({"adamss", "frod", "osf", "psoft"})
 # What an adapter can bring besides changes of layers, by the key of its config.
 _BESIDE_LAYERS = ("modules_to_save", "trainable_token_indices", "target_parameters", "layer_replication")
@@ -105,7 +105,8 @@ def _layers_without_weights(source: Source) -> Mapping[str, Any]:
     assert source.adapter is not None
     with quiet_libraries():
         with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(read_config(source.folder), dtype=torch.float32)
+            auto: Any = AutoModelForCausalLM
+            empty = auto.from_config(read_config(source.folder), dtype=torch.float32)
         _without_memory(empty)
         adapted = PeftModel.from_pretrained(empty, str(source.adapter), local_files_only=True)
     return {
@@ -182,7 +183,7 @@ def _merged_in_file(
 
 def _tensors_of(folder: Path) -> dict[str, str]:
     """The file of each tensor."""
-    found = {}
+    found: dict[str, str] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             found |= dict.fromkeys(opened.keys(), file.name)

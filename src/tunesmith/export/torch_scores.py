@@ -29,7 +29,7 @@ class TorchScores:
 
 
 def scores_of(out: Any) -> torch.Tensor:
-    """What counts of a model's output: classes ``[B, C]`` or ``[B, T, C]``, marks ``[B, T, 2]``, states ``[B, T, H]``."""
+    """What counts of an output: classes ``[B, C]`` or ``[B, T, C]``, marks ``[B, T, 2]``, states ``[B, T, H]``."""
     if "start_logits" in out:
         return torch.stack([out.start_logits, out.end_logits], dim=-1)
     scores: torch.Tensor = out.logits if "logits" in out else out.last_hidden_state

@@ -41,17 +41,16 @@ class TorchText:
     ) -> list[int]:
         """As in :class:`tunesmith.export.runtime.TextRuntime`; nothing of the model's own settings counts."""
         prompt = torch.tensor([list(prompt_T)], device=self._model.device)
-        settings = GenerationConfig(
+        untyped: Any = GenerationConfig
+        settings = untyped(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
             eos_token_id=list(stop_token_ids) or None,
             pad_token_id=self._tokenizer.pad_token_id,
         )
-        out = self._model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=settings
-        )
-        tokens = out[0, len(prompt_T) :].tolist()
+        out = self._model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=settings)
+        tokens: list[int] = out[0, len(prompt_T) :].tolist()
         ends = [at for at, token in enumerate(tokens) if token in stop_token_ids]
         return tokens[: ends[0]] if ends else tokens
 

@@ -8,6 +8,7 @@ run on a board is not.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ from tunesmith.runs.atomic import telling_output_errors, write_json, write_text
 VITISAI = "vitisai"
 PRECISION = "qdq-int8"
 FEWEST_ROWS = 4
+# What is quantized; a mask that is added holds numbers beside which no other would be left in eight bits.
+_PRODUCTS = ("MatMul", "Gemm")
 # The compiler lays graphs out in blocks.
 _TOKEN_BLOCK = 16
 _MOST_TOKENS = 512
@@ -113,21 +116,36 @@ def write_vitisai(plain: Path, folder: Path, source: Source, options: Options, t
 
     options.say(f"fixing scales by {len(options.calibration)} rows of {tokens} tokens")
     ready = options.scratch / "ready.onnx"
-    reader: Any = _Rows(options.calibration, tokens, int(source.tokenizer.pad_token_id or 0))
+    pad = int(source.tokenizer.pad_token_id or 0)
     with telling_output_errors(folder), warnings.catch_warnings(), quiet_libraries():
         warnings.simplefilter("ignore")
         quant_pre_process(os.fspath(plain), os.fspath(ready), skip_symbolic_shape=True)
+        scales = _scales(ready, options, tokens, pad)
+        reader: Any = _Rows(options.calibration, tokens, pad)
         quantize_static(
             os.fspath(ready),
             os.fspath(folder / "model.onnx"),
             reader,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm", "Add", "Mul", "LayerNormalization", "Softmax", "Gather"],
+            op_types_to_quantize=list(_PRODUCTS),
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             per_channel=False,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "TensorQuantOverrides": {
+                    name: [
+                        {
+                            "quant_type": QuantType.QInt8,
+                            "scale": np.array(scale, np.float32),
+                            "zero_point": np.array(0, np.int8),
+                        }
+                    ]
+                    for name, scale in scales.items()
+                },
+            },
         )
     write_json(
         folder / "vitisai_provider_options.json",
@@ -139,6 +157,31 @@ def write_vitisai(plain: Path, folder: Path, source: Source, options: Options, t
         "calibration_rows": len(options.calibration),
         "board": "not verified: the provider comes with AMD's software; the graph was checked on the processor",
     }
+
+
+def _scales(ready: Path, options: Options, tokens: int, pad_token_id: int) -> dict[str, float]:
+    """A power of two for each tensor that goes into a product or comes out of one, as AMD's compiler wants them."""
+    import onnx
+    from onnx import numpy_helper
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
+
+    augmented = options.scratch / "augmented.onnx"
+    calibrator = create_calibrator(
+        ready, list(_PRODUCTS), augmented_model_path=os.fspath(augmented), calibrate_method=CalibrationMethod.MinMax
+    )
+    reader: Any = _Rows(options.calibration, tokens, pad_token_id)
+    calibrator.collect_data(reader)
+    found = calibrator.compute_data()
+    ranges = {
+        name: float(max(np.abs(end).max() for end in found[name].range_value))
+        for name in found.keys()  # noqa: SIM118 - it is no dictionary
+    }
+    graph = onnx.load(os.fspath(ready)).graph
+    weights = {one.name: one for one in graph.initializer}
+    used = [name for node in graph.node if node.op_type in _PRODUCTS for name in node.input[:2] if name in weights]
+    ranges |= {name: float(np.abs(numpy_helper.to_array(weights[name])).max()) for name in used}
+    return {name: 2.0 ** math.ceil(math.log2(most / 127)) for name, most in ranges.items() if most > 0}
 
 
 def _padded(row: Sequence[int], tokens: int, pad_token_id: int) -> dict[str, NDArray[np.int64]]:

@@ -25,10 +25,12 @@ class ExportSpec(Part):
     """One export of the trained model."""
 
     to: FormName = Field(
-        description="adapter (PEFT), merged (safetensors), gguf (llama.cpp, Ollama), onnx (ONNX Runtime, Foundry Local) "
-        "or onnx-adapter."
+        description="adapter (PEFT), merged (safetensors), gguf (llama.cpp, Ollama), onnx (ONNX Runtime, Foundry "
+        "Local) or onnx-adapter."
     )
-    precision: str = Field("auto", description="How many bits weights have, such as q4_0 or int4; auto: the form's own.")
+    precision: str = Field(
+        "auto", description="How many bits weights have, such as q4_0 or int4; auto: the form's own."
+    )
     target: Literal["vitisai"] | None = Field(None, description="Hardware that takes a form of its own.")
 
     @model_validator(mode="after")

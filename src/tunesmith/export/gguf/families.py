@@ -25,15 +25,15 @@ class Family:
     """One family.
 
     ``pairs_apart``: llama.cpp wants the two numbers that a rotation mixes side by side, Transformers keeps them half a
-    head apart. ``norms_plus_one``: Transformers stores norms less one. ``numbers`` writes what only this family has, and
-    ``refusal`` says why a config of the family cannot be expressed.
+    head apart. ``norms_plus_one``: Transformers stores norms less one. ``numbers`` writes what only this family has,
+    and ``refusal`` says why a config of the family cannot be expressed.
     """
 
     architecture: MODEL_ARCH
     pairs_apart: bool = False
     norms_plus_one: bool = False
-    numbers: Callable[[Any, GGUFWriter], None] = lambda config, writer: None
-    refusal: Callable[[Any], str | None] = lambda config: None
+    numbers: Callable[[Any, GGUFWriter], None] | None = None
+    refusal: Callable[[Any], str | None] | None = None
 
 
 def _gemma2_numbers(config: Any, writer: GGUFWriter) -> None:
@@ -109,7 +109,7 @@ def refusal(config: Any) -> str | None:
         return f"positions are stretched by the method {kind}, which is not tested in llama.cpp here"
     if getattr(config, "hidden_act", "silu") not in ("silu", "gelu_pytorch_tanh", "gelu"):
         return f"llama.cpp has its own activation for this family, and this model has {config.hidden_act}"
-    return family.refusal(config)
+    return None if family.refusal is None else family.refusal(config)
 
 
 def context_length(config: Any) -> int:
@@ -145,7 +145,9 @@ def write_numbers(config: Any, writer: GGUFWriter) -> None:
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
-    FAMILIES[config.model_type].numbers(config, writer)
+    numbers = FAMILIES[config.model_type].numbers
+    if numbers is not None:
+        numbers(config, writer)
 
 
 def laid_out(config: Any, name: str, weight: Weight) -> Weight:

@@ -1,4 +1,4 @@
-"""``Modelfile``: how Ollama takes a GGUF file, with the chat template in Ollama's own language where it can be said so."""
+"""``Modelfile``: how Ollama takes a GGUF file, with the chat template in Ollama's language where that can be said."""
 
 from __future__ import annotations
 
