@@ -22,7 +22,7 @@ from tunesmith.pipeline.data import RunData, load_data, measured_data, with_labe
 from tunesmith.pipeline.export_rows import CHECKED_ROWS, CheckedRows, rows_of_data, rows_of_samples
 from tunesmith.pipeline.prepare import Prepared, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.told import Teller
-from tunesmith.recipe.exports import ExportSpec
+from tunesmith.recipe.exports import ExportSpec, misfit
 from tunesmith.recipe.load import load_recipe, parse_recipe
 from tunesmith.recipe.resolved import Resolved, resolved_from_json
 from tunesmith.recipe.schema import Recipe
@@ -52,6 +52,7 @@ def run_export(folder: Path, events: EventWriter, should_stop: Callable[[], bool
     """
     teller, request = Teller(events), read_json(folder / "request.json")
     names: Sequence[str] = request["models"]
+    _require_known(request)
     spec = ExportSpec(to=request["to"], precision=request.get("precision", "auto"), target=request.get("target"))
     runs_folder = Path(request["runs_folder"]) if request.get("runs_folder") else default_runs_folder()
     teller.state("preparing", names[0])
@@ -65,6 +66,12 @@ def run_export(folder: Path, events: EventWriter, should_stop: Callable[[], bool
     record = export_source(source, spec, Path(request["output"]), rows, teller, provider=request.get("provider", "cpu"))
     events.emit("artifact", kind="export", path=str(request["output"]), to=spec.to, size_bytes=record["size_bytes"])
     teller.state("finished")
+
+
+def _require_known(request: Mapping[str, Any]) -> None:
+    reason = misfit(request["to"], request.get("precision", "auto"), request.get("target"))
+    if reason is not None:
+        raise UsageError(reason, code="usage.export")
 
 
 def export_source(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field
 
 from tunesmith.recipe.parts import Part
 
@@ -32,13 +32,6 @@ class ExportSpec(Part):
         "auto", description="How many bits weights have, such as q4_0 or int4; auto: the form's own."
     )
     target: Literal["vitisai"] | None = Field(None, description="Hardware that takes a form of its own.")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        reason = misfit(self.to, self.precision, self.target)
-        if reason is not None:
-            raise ValueError(reason)
-        return self
 
     @property
     def chosen_precision(self) -> str:
@@ -68,14 +61,32 @@ def misfit(to: str, precision: str, target: str | None) -> str | None:
     return None
 
 
-def _spelled_short(value: Any) -> Any:
-    return {"to": value} if isinstance(value, str) else value
-
-
 def folder_name(spec: ExportSpec) -> str:
     """What a folder of this export is called."""
     parts = [spec.to, spec.chosen_precision, *([spec.target] if spec.target else [])]
     return "-".join(parts)
 
 
-Export = Annotated[ExportSpec, BeforeValidator(_spelled_short)]
+# A bare name stands for the form with its defaults.
+Export = FormName | ExportSpec
+
+
+def export_spec(export: Export) -> ExportSpec:
+    """An entry of the recipe's list as a whole one."""
+    return ExportSpec(to=export) if isinstance(export, str) else export
+
+
+def sensible(exports: tuple[Export, ...]) -> tuple[Export, ...]:
+    """The list, if each entry is one that there is, and none stands there twice.
+
+    Raises:
+        ValueError: Not so.
+    """
+    specs = [export_spec(one) for one in exports]
+    reasons = [reason for one in specs if (reason := misfit(one.to, one.precision, one.target)) is not None]
+    if reasons:
+        raise ValueError("; ".join(reasons))
+    names = [folder_name(one) for one in specs]
+    if len(set(names)) < len(names):
+        raise ValueError("each export may stand there once")
+    return exports
