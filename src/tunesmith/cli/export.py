@@ -106,8 +106,8 @@ def _differences(check: Mapping[str, Any]) -> list[str]:
     else:
         scores = check["scores"]
         lines.append(
-            f"scores differ by {scores['largest_difference']:.2g} at most, limit {scores['limit_of_largest']:.2g} "
-            f"({check['reason_of_limit']})"
+            f"scores differ by {scores['mean_difference']:.2g} on average and {scores['largest_difference']:.2g} at "
+            f"most; limit of the {scores['limited']}: {scores['limit']:.2g} ({check['reason_of_limit']})"
         )
         if "same_labels" in check:
             lines.append(f"labels: {100 * check['same_labels']['share']:.1f} % the same")

@@ -45,13 +45,15 @@ def compare_scores(
     spread = float(known.std()) or 1.0
     gaps = [np.abs(one - other) for one, other in zip(reference.scores, exported.scores, strict=True)]
     largest = max((float(gap.max()) for gap in gaps), default=float("nan"))
+    mean = float(np.concatenate([gap.reshape(-1) for gap in gaps]).mean()) if gaps else float("nan")
     facts: dict[str, Any] = {
         "rows": len(reference.scores),
         "scores": {
             "largest_difference": largest,
-            "mean_difference": float(np.concatenate([gap.reshape(-1) for gap in gaps]).mean()) if gaps else None,
+            "mean_difference": mean,
             "spread": spread,
-            "limit_of_largest": limit.difference * spread,
+            "limited": "largest" if limit.of_largest else "mean",
+            "limit": limit.difference * spread,
         },
         "tokens_per_second": {"exported": exported.tokens_per_second, "pytorch": reference.tokens_per_second},
         "reason_of_limit": limit.reason,
@@ -85,8 +87,9 @@ def _lengths(first: Scores, second: Scores) -> float:
 def _problems(facts: dict[str, Any]) -> list[Problem]:
     found = []
     scores = facts["scores"]
-    if not scores["largest_difference"] <= scores["limit_of_largest"]:
-        value = f"{scores['largest_difference']:.3g}, at most {scores['limit_of_largest']:.3g}"
+    difference = scores[f"{scores['limited']}_difference"]
+    if not difference <= scores["limit"]:
+        value = f"{difference:.3g} ({scores['limited']}), at most {scores['limit']:.3g}"
         found.append(Problem("export.diverges", "scores differ too much from PyTorch's", value=value))
     labels = facts.get("same_labels")
     if labels is not None and labels["share"] < labels["least"]:
