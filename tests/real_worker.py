@@ -231,7 +231,7 @@ def _serve() -> None:
     # What a worker imports on its way, once here and not in every child.
     for name in ("peft", "matplotlib.pyplot", "transformers.models.llama.modeling_llama", "sklearn.metrics"):
         import_module(name)
-    for name in ("evaluation.report.write", "pipeline.stages", "pipeline.train"):
+    for name in ("evaluation.report.write", "pipeline.stages", "pipeline.train", "pipeline.export"):
         import_module(f"tunesmith.{name}")
     from tunesmith import worker
 

@@ -22,7 +22,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "pull")
+STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,6 +131,7 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
         "benchmark": _benchmark,
         "chart": _chart,
         "matrix": _matrix,
+        "export": _export,
         "pull": _pull,
     }[name]
 
@@ -176,6 +177,13 @@ def _matrix(run: RunFolder, events: EventWriter) -> None:
     from tunesmith.pipeline.matrix import run_matrix_pictures
 
     run_matrix_pictures(run.path, events)
+
+
+def _export(run: RunFolder, events: EventWriter) -> None:
+    asked = _terminated()
+    from tunesmith.pipeline.export import run_export
+
+    run_export(run.path, events, asked)
 
 
 def _pull(run: RunFolder, events: EventWriter) -> None:

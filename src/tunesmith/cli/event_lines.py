@@ -17,6 +17,7 @@ _STAGES = {
     "evaluating_base": "measuring the base model",
     "training": "training",
     "evaluating": "measuring the tuned model",
+    "exporting": "exporting",
     "reporting": "writing the report",
 }
 _WORK = {

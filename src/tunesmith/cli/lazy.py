@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "matrix": ("matrix", "Measure which technique serves what, on this machine"),
     "chat": ("chat", "Talk to a model or a run"),
     "classify": ("classify", "Put the labels of a tuned head on texts"),
+    "export": ("export", "Write a model for another program, and check it there"),
     "serve": ("serve", "Answer requests over HTTP in OpenAI's form"),
     "batch": ("batch", "Answer a file of requests in OpenAI's batch format"),
     "recipe": ("recipe", "Show a recipe, or the JSON schema for editors"),

@@ -17,7 +17,7 @@ from tunesmith.jobs.prune import prune_scratch
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
 
-Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "pull"]
+Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull"]
 OnEvent = Callable[[Event], None]
 
 
@@ -182,6 +182,25 @@ def matrix_pictures(
         _run(folder, "matrix", on_event, command)
         _written(folder, "matrix.png")
         yield folder
+
+
+def export(
+    request: Mapping[str, Any],
+    on_event: OnEvent,
+    *,
+    runs_folder: Path | None = None,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Export a model; the record of the export that the request's ``output`` now is.
+
+    Raises:
+        TunesmithError: The worker's error; then there is no such folder.
+    """
+    with scratch_folder() as folder:
+        write_json(folder / "request.json", {**request, **_where(runs_folder)})
+        _run(folder, "export", on_event, command)
+        record: dict[str, Any] = read_json(_written(Path(request["output"]), "export.json"))
+        return record
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class Finished:
     result: TrainResult
     learning_curve: list[dict[str, Any]] | None
     parameters: tuple[int, int]
+    exports: Sequence[dict[str, Any]] = ()
 
 
 def finish(finished: Finished, teller: Teller, clock: RunClock) -> None:
@@ -226,6 +227,7 @@ def _manifest(finished: Finished) -> dict[str, Any]:
             "train_rows": len(prepared.train.items),
             "held_out_rows": len(finished.held_out.items),
         },
+        "exports": list(finished.exports),
         "files": {path.relative_to(folder).as_posix(): _described(path) for path in kept if path.exists()},
     }
 

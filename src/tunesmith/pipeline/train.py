@@ -17,6 +17,7 @@ from tunesmith.models.allocator import give_back_freed
 from tunesmith.objectives.table import make_objective
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.data import load_data
+from tunesmith.pipeline.exports_of_run import make_exports, require_exports
 from tunesmith.pipeline.finish import Finished, finish
 from tunesmith.pipeline.learning_curve import measure_learning_curve
 from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, measure_tuned
@@ -95,9 +96,10 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
     # Points of the curve load models of their own.
     del model
     curve = measure_learning_curve(run, bench, systems) if run.resolved.learning_curve else None
+    exports = make_exports(folder, run.prepared, run.resolved, teller)
     teller.state("reporting")
     finish(
-        Finished(folder, run.prepared, run.resolved, bench.held_out, systems, result, curve, parameters),
+        Finished(folder, run.prepared, run.resolved, bench.held_out, systems, result, curve, parameters, exports),
         teller,
         clock,
     )
@@ -127,6 +129,7 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
     try:
         resolved = plan_run(folder, prepared, resolve_anew(folder, prepared, resolved), teller, is_new=is_new)
         require_shareable(prepared, resolved)
+        require_exports(prepared, resolved)
         write_json(folder.resolved, resolved.to_json())
     finally:
         # Whatever came of it, the next attempt is asked anew.

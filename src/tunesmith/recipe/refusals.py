@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.budget import parse_budget
+from tunesmith.recipe.export_refusals import OF_EXPORTS
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import HEADS, PREFERENCE
 from tunesmith.recipe.refusal import Facts, Refusal
@@ -68,6 +69,7 @@ def _fitted(recipe: Recipe, facts: Facts) -> str:
 
 REFUSALS: tuple[Refusal, ...] = (
     *OF_STRATEGIES,
+    *OF_EXPORTS,
     Refusal(
         "recipe.not_causal",
         "model",

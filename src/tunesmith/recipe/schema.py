@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from tunesmith.recipe.budget import parse_budget
+from tunesmith.recipe.exports import Export, sensible
 from tunesmith.recipe.objectives import Objective
 from tunesmith.recipe.parts import (
     MOST_SEED,
@@ -190,4 +191,8 @@ class Recipe(Part):
         "auto: make the cheapest of them; try: train all the same.",
     )
     evaluate: EvaluateSpec = Field(default_factory=EvaluateSpec)
+    export: Annotated[tuple[Export, ...], AfterValidator(sensible)] = Field(
+        (),
+        description="Exports of the result, made and checked after training; a name or {to: ..., precision: ...} each.",
+    )
     executor: Literal["local"] = Field("local", description="Where the run takes place.")

@@ -116,10 +116,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 def remove_scratch(folder: Path) -> None:
     """Remove what a killed process left behind under scratch names directly in ``folder``."""
     for leftover in folder.glob(f".*{SCRATCH_MARK}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+        remove_path(leftover)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, as far as that is possible."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_tree(folder: Path) -> None:

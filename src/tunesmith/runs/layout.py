@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def exports(self) -> Path:
+        """Folder of the exports that the recipe asked for, one folder each."""
+        return self.path / "exports"
+
+    @property
     def manifest(self) -> Path:
         """Hashes, versions, seed and counts; written last, so its presence means that the run is whole."""
         return self.path / "manifest.json"

@@ -138,5 +138,6 @@ def test_deep_nesting(refused):
 def test_nesting_that_can_be_read_is_one_unknown_key(refused):
     assert refused(b"".join(b" " * depth + b"a:\n" for depth in range(200)), "recipe.unknown_key")[1:3] == [
         "  a (line 1): unknown key",
-        "    hint: it is one of model, data, task, objective, technique, train, strategy, fit, evaluate, executor",
+        "    hint: it is one of model, data, task, objective, technique, train, strategy, fit, evaluate, export, "
+        "executor",
     ]

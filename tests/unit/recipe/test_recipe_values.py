@@ -57,6 +57,20 @@ def lines_of(mapping) -> list[str]:
         ("evaluate.metrics=accuracy", "evaluate.metrics: must be 'auto' or a list: 'accuracy'"),
         ("evaluate.metrics=[]", "evaluate.metrics: must be 'auto' or a list that is not empty"),
         ("strategy=dpd", "strategy: must be 'auto', 'single', 'ddp', 'fsdp', 'zero1', 'zero2' or 'zero3': 'dpd'"),
+        (
+            "export=[pt]",
+            "export.0: must be 'adapter', 'merged', 'gguf', 'onnx' or 'onnx-adapter' or a mapping of keys: 'pt'",
+        ),
+        (
+            "export=[{to: onnx, precision: q4_0}]",
+            "export: onnx has the precisions fp32, int8, int4",
+        ),
+        ("export=[{to: gguf, target: vitisai}]", "export: target vitisai takes onnx in precision qdq-int8"),
+        (
+            "export=[{to: onnx, precision: qdq-int8}]",
+            "export: precision qdq-int8 is that of a target; name it as well",
+        ),
+        ("export=[gguf, {to: gguf, precision: q8_0}]", "export: each export may stand there once"),
         ("executor=slurm", "executor: must be 'local': 'slurm'"),
     ],
 )

@@ -23,6 +23,8 @@ Case = tuple[Recipe, DataFacts, ModelFacts]
 QUESTIONS = replace(DATA, task="qa", shape="question_answer")
 CLASSES = replace(DATA, task="classification", shape="text_label", labels=3)
 
+FOR_WRITING = ("gguf", "onnx-adapter")
+
 # Code: cases that are refused for it alone, and cases beside them that are not refused.
 TWO = "train.devices=2"
 CUT = ("strategy=fsdp", TWO)
@@ -324,6 +326,40 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
     "recipe.text_max_new_tokens": (
         [(recipe("evaluate.max_new_tokens=8"), data, MODEL) for data in (TEXT, PAIRS)],
         [(recipe("evaluate.max_new_tokens=8"), DATA, MODEL)],
+    ),
+    "recipe.export_seq2seq": (
+        [(recipe("export=[merged]"), DATA, replace(MODEL, kind="encoder_decoder", has_chat_template=False))],
+        [(recipe(), DATA, replace(MODEL, kind="encoder_decoder", has_chat_template=False))],
+    ),
+    "recipe.export_head": (
+        [(recipe("objective=sequence_classification", f"export=[{to}]"), CLASSES, MODEL) for to in FOR_WRITING],
+        [
+            (recipe("objective=sequence_classification", "export=[adapter, merged, onnx]"), CLASSES, MODEL),
+            *((recipe(f"export=[{to}]"), CLASSES, MODEL) for to in FOR_WRITING),
+        ],
+    ),
+    "recipe.export_no_adapter": (
+        [
+            (recipe(f"technique={technique}", f"export=[{to}]"), DATA, MODEL)
+            for technique in ("full", "freeze")
+            for to in ("adapter", "onnx-adapter")
+        ],
+        [(recipe("technique=full", "export=[merged, gguf, onnx]"), DATA, MODEL)],
+    ),
+    "recipe.export_adapter": (
+        [(recipe(f"technique={technique}", "export=[onnx-adapter]"), DATA, MODEL) for technique in ("dora", "ia3")],
+        [
+            (recipe("technique=qlora", "export=[onnx-adapter]"), DATA, MODEL),
+            (recipe("technique=dora", "export=[onnx]"), DATA, MODEL),
+        ],
+    ),
+    "recipe.export_unmerged": (
+        [
+            (recipe(f"technique={technique}", f"export=[{to}]"), DATA, MODEL)
+            for technique in ("lily", "prompt_tuning")
+            for to in ("merged", "gguf", "onnx")
+        ],
+        [(recipe("technique=prompt_tuning", "export=[adapter]"), DATA, MODEL)],
     ),
 }
 
