@@ -9,9 +9,12 @@ from tunesmith.catalog.resolve import resolve_model
 from tunesmith.errors import Problem, UsageError
 from tunesmith.jobs.serving import find_place
 from tunesmith.jobs.stages import OnEvent, pull
+from tunesmith.runs.atomic import read_json
 from tunesmith.wire.serving import ServedModel
 
+# What `tunesmith export` writes.
 GENAI_CONFIG = "genai_config.json"
+ADAPTER_LIST = "adapters.json"
 LLAMA_SUFFIX = ".gguf"
 
 
@@ -20,7 +23,7 @@ def models_to_serve(given: Sequence[str], runs_folder: Path, on_event: OnEvent) 
 
     Args:
         given: As the user wrote them. A name is what requests call the model; without one it is what the user wrote,
-            of a path its last part.
+            of a path its last part. Adapters of an exported folder are called ``NAME/ADAPTER``.
         runs_folder: Where runs lie.
         on_event: Gets the events of fetching.
 
@@ -37,7 +40,7 @@ def models_to_serve(given: Sequence[str], runs_folder: Path, on_event: OnEvent) 
     ]
     if problems:
         raise UsageError("served models need names of their own", problems=problems, hint="write NAME=MODEL")
-    return [_place(name, model, runs_folder, on_event) for name, model in named]
+    return [served for name, model in named for served in _served(name, model, runs_folder, on_event)]
 
 
 def _named(given: str) -> tuple[str, str]:
@@ -49,12 +52,28 @@ def _named(given: str) -> tuple[str, str]:
     return given, given
 
 
-def _place(name: str, model: str, runs_folder: Path, on_event: OnEvent) -> ServedModel:
+def _served(name: str, model: str, runs_folder: Path, on_event: OnEvent) -> list[ServedModel]:
     path = Path(model).expanduser()
-    if path.suffix == LLAMA_SUFFIX and path.is_file():
-        return ServedModel(name, path.resolve(), runtime="llama.cpp")
+    inside = sorted(path.glob(f"*{LLAMA_SUFFIX}")) if path.is_dir() else []
+    file = path if path.suffix == LLAMA_SUFFIX and path.is_file() else inside[0] if len(inside) == 1 else None
+    if file is not None:
+        return [ServedModel(name, file.resolve(), runtime="llama.cpp")]
     if (path / GENAI_CONFIG).is_file():
-        return ServedModel(name, path.resolve(), runtime="onnx")
+        return _exported(name, path.resolve())
+    return [_place(name, model, runs_folder, on_event)]
+
+
+def _exported(name: str, folder: Path) -> list[ServedModel]:
+    """An exported folder, and the adapters that lie in it."""
+    listed = read_json(folder / ADAPTER_LIST)["adapters"] if (folder / ADAPTER_LIST).is_file() else {}
+    adapters = [
+        ServedModel(f"{name}/{adapter}", folder, folder / Path(str(file)).name, "onnx")
+        for adapter, file in listed.items()
+    ]
+    return [ServedModel(name, folder, runtime="onnx"), *adapters]
+
+
+def _place(name: str, model: str, runs_folder: Path, on_event: OnEvent) -> ServedModel:
     reference = resolve_model(model, runs_folder)
     place = find_place(reference, runs_folder) or pull(
         model if reference.kind != "run" else str(reference.path), on_event, runs_folder=runs_folder
