@@ -193,7 +193,8 @@ def _body(request: Request, index: int) -> dict[str, Any]:
         "n_probs": max(1, request.likeliest or 0),
         "presence_penalty": shaping.presence_penalty,
         "frequency_penalty": shaping.frequency_penalty,
-        "repeat_last_n": -1,
+        # The library counts the end of the prompt too.
+        "repeat_last_n": decoding.max_new_tokens if shaping.presence_penalty or shaping.frequency_penalty else 0,
         "stream": True,
         "cache_prompt": True,
     }
