@@ -66,9 +66,8 @@ def _moved(schema: Any, place: str) -> Any:
 
 
 def _refused(reason: str) -> UsageError:
-    return UsageError(
-        "answers cannot be kept to this schema", code="usage.schema", value=reason.strip().splitlines()[0][:300]
-    )
+    said = " ".join(reason.split())[:300]
+    return UsageError("answers cannot be kept to this schema", code="usage.schema", value=said)
 
 
 class Grammars:

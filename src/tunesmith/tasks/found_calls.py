@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# An answer that never ends must not hold anything up.
-MOST_CHARACTERS = 20_000
+# An answer that never ends must not hold anything up: so many characters are read in vain, and of Python as many.
+_MOST_IN_VAIN = 10**8
+_MOST_OF_PYTHON = 20_000
 _DECODER = json.JSONDecoder()
 
 
@@ -27,17 +28,17 @@ def parse_calls(text: str) -> tuple[FoundCall, ...]:
     Read are JSON objects with ``name`` and ``arguments`` (or ``parameters``), alone, in a list, in fences or between
     markers of a template, OpenAI's ``function`` objects, and Python calls in a list (``[f(a=1), g(b=2)]``).
     """
-    text = text[:MOST_CHARACTERS]
     found: list[FoundCall] = []
-    at = 0
-    while (start := _next_json(text, at)) is not None:
+    at = in_vain = 0
+    while in_vain < _MOST_IN_VAIN and (start := _next_json(text, at)) is not None:
         try:
             value, at = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             at = start + 1
+            in_vain += len(text) - start
             continue
         found.extend(_calls_in(value))
-    return tuple(found) or _python_calls(text)
+    return tuple(found) or _python_calls(text[:_MOST_OF_PYTHON])
 
 
 def _next_json(text: str, at: int) -> int | None:

@@ -94,3 +94,10 @@ def test_the_learned_answers_of_real_rows_are_right(real_data: Path, name: str) 
     assert len(rows) == inspection.rows
     answers = [row.shown_reference for row in rows]
     assert score(task.metrics, answers, [row.reference for row in rows])["calls_match"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 300_000, '{"a": ' * 50_000, '{"name": "f", "arguments": {"a": "' + "x" * 400_000]
+)
+def test_answers_that_never_end_are_given_up(text):
+    assert parse_calls(text) == ()
