@@ -174,7 +174,7 @@ def test_it_is_written_and_says_what_the_model_says(place: Place, case: Case, tm
     assert check["rows_from"] == "held-out rows of the run"
     assert check["rows"] == 4
     assert set(check["metrics"]["exported"]) == set(check["metrics"]["pytorch"]) >= {"accuracy"}
-    assert all(speed > 0 for speed in check["tokens_per_second"].values())
+    assert all(speed is None or speed > 0 for speed in check["tokens_per_second"].values())
     told = [event.data for event in run.events if event.type == "artifact"]
     assert told == [{"kind": "export", "path": str(output), "to": case.to, "size_bytes": record["size_bytes"]}]
 

@@ -135,6 +135,10 @@ def dequantize(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Modul
     for mark in ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit"):
         if getattr(untyped, mark, False):
             setattr(untyped, mark, False)
+    for mark in ("hf_quantizer", "quantization_method"):
+        # By these the library refuses to cast a model, or to save it.
+        if mark in vars(untyped):
+            delattr(untyped, mark)
     return model
 
 

@@ -60,7 +60,7 @@ def rows_of_data(prepared: Prepared, resolved: Resolved, source: Source, count: 
     prompts, asked = ask_plainly(held_out, prepared.tokenizer).prompts, bool(held_out.questions)
     if not asked:
         prompts = [_beginning(row) for row in rows]
-    fitting = [at for at, prompt in enumerate(prompts) if room is None or len(prompt) + most_new <= room]
+    fitting = [at for at, prompt in enumerate(prompts) if room is None or len(prompt) + most_new < room]
     text = TextRows(
         rows=[_places(row) for row in rows],
         prompts=[prompts[at] for at in fitting],

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import DataError
 from tunesmith.export.form import Options
 from tunesmith.export.gguf.families import context_length
 from tunesmith.export.gguf.modelfile import modelfile
@@ -27,10 +28,20 @@ def require_gguf(source: Source, options: Options) -> None:
     Raises:
         UsageError: ``usage.missing_extra``.
         ModelError: ``export.gguf_family``, ``model.merge``.
+        DataError: ``export.gguf_length``.
     """
     require_xllamacpp()
     require_merged(source, options)
     require_writable(source.folder)
+    most = context_length(read_config(source.folder))
+    if options.longest >= most:
+        raise DataError(
+            "a row is longer than llama.cpp may read of this model",
+            code="export.gguf_length",
+            place=source.name,
+            value=f"{options.longest} tokens, fewer than {most}",
+            hint="give shorter rows with --data FILE",
+        )
 
 
 def write_gguf_folder(source: Source, folder: Path, options: Options) -> dict[str, Any]:
