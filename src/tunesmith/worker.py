@@ -22,7 +22,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "pull")
+STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "pull", "checkpoint")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,6 +132,7 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
         "chart": _chart,
         "matrix": _matrix,
         "pull": _pull,
+        "checkpoint": _checkpoint,
     }[name]
 
 
@@ -182,6 +183,12 @@ def _pull(run: RunFolder, events: EventWriter) -> None:
     from tunesmith.pipeline.stages import run_pull
 
     run_pull(run.path, events)
+
+
+def _checkpoint(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.checkpoint import run_checkpoints
+
+    run_checkpoints(run.path, events)
 
 
 def _terminated(*signals: signal.Signals) -> Callable[[], bool]:
