@@ -6,6 +6,7 @@ that try at once, and what was written is seen by whoever reads after it.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import uuid
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from tunesmith.errors import ModelError, NetworkError, TunesmithError, UsageError
+from tunesmith.errors import NetworkError, TunesmithError, UsageError
 from tunesmith.runs.atomic import SCRATCH_MARK, sync_folder, telling_output_errors, write_bytes
 
 _SCHEMES = {"s3": "storage", "az": "storage", "abfs": "storage", "abfss": "storage", "memory": None, "file": None}
@@ -202,11 +203,11 @@ class LocalStore:
     def get(self, path: str, target: Path) -> None:
         """See :class:`Store`; a hard link where both lie on one disk."""
         source = self.folder / path
+        if not source.is_file():
+            raise FileNotFoundError(errno.ENOENT, "no such file in the registry", str(source))
         with telling_output_errors(target):
             try:
                 os.link(source, target)
-            except FileNotFoundError as error:
-                raise _missing(str(source)) from error
             except OSError:
                 shutil.copyfile(source, target)
 
@@ -326,13 +327,4 @@ def _no_answer(place: str, error: Exception) -> NetworkError:
         place=place,
         value=f"{type(error).__name__}: {str(error).strip()[:200]}",
         hint="check the address, the credentials in the environment and the network, then try again",
-    )
-
-
-def _missing(place: str) -> ModelError:
-    return ModelError(
-        "a file of the registry is missing",
-        code="registry.blob_missing",
-        place=place,
-        hint="the storage was changed from outside; register or pull the model again",
     )
