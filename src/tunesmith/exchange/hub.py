@@ -21,17 +21,23 @@ class Hub:
         """Commit the folder; a repository that is not there yet is made, and is private."""
         name, revision = _parse(place)
         with telling(f"hub:{place}", None):
-            from huggingface_hub import HfApi
+            from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
             from huggingface_hub.utils.tqdm import disable_progress_bars
 
             disable_progress_bars()
             api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
             on_progress("push", 0, None, "files")
             api.create_repo(name, private=True, exist_ok=True)
+            files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+            earlier = set(api.list_repo_files(name, revision=revision)) - {*files, ".gitattributes"}
+            # One commit, so that nobody fetches half of one version and half of another.
+            operations = [
+                *(CommitOperationAdd(path_in_repo=inside, path_or_fileobj=path) for inside, path in files.items()),
+                *(CommitOperationDelete(path_in_repo=inside) for inside in sorted(earlier)),
+            ]
             message = f"{address} of a Tunesmith registry"
-            commit = api.upload_folder(
-                folder_path=folder, repo_id=name, revision=revision, commit_message=message, delete_patterns="*"
-            )
+            commit = api.create_commit(name, operations, commit_message=message, revision=revision)
+            on_progress("push", len(files), len(files), "files")
             return f"hub:{name}@{commit.oid}"
 
     def pull(self, place: str, folder: Path, on_progress: OnProgress) -> None:

@@ -103,7 +103,8 @@ def version_json(found: Registered | Version, store: Store) -> dict[str, Any]:
     run = run_of(version)
     labels = [label for label, number in read_labels(store, version.name).items() if number == version.number]
     kept = sorted(read_checkpoints(store, version.name, version.number))
-    available = sorted(checkpoint_folders(run)) if run is not None else []
+    known = {*kept, None if version.record is None else version.record.step}
+    available = [step for step in sorted(checkpoint_folders(run)) if step not in known] if run is not None else []
     record = None if version.record is None else version.record.model_dump(mode="json", exclude_none=True)
     return {
         "address": version.address,
@@ -111,7 +112,7 @@ def version_json(found: Registered | Version, store: Store) -> dict[str, Any]:
         "run": version.claim.run,
         "run_state": None if run is None or version.state == "whole" else run_status(run).words,
         "labels": labels,
-        "checkpoints": {"kept": kept, "available": [step for step in available if step not in kept]},
+        "checkpoints": {"kept": kept, "available": available},
         "references": [vars(one) for one in read_references(store, version.name, version.number)],
         "size_bytes": None if version.record is None else version.record.size_bytes,
         "record": record,

@@ -47,12 +47,13 @@ def _front_matter(record: Record) -> dict[str, Any]:
         for name, value in tuned.items()
         if value.value is not None
     ]
+    base_model = None if base is None else base.hub_id or (base.name if _HUB_ID.fullmatch(base.name) else None)
     named = [str(record.technique.get("name", "")), record.task or "", record.objective or ""]
     return {
         "model_name": record.name if results else None,
         "eval_results": results or None,
-        "base_model": None if base is None else base.hub_id or (base.name if _HUB_ID.fullmatch(base.name) else None),
-        "base_model_relation": None if base is None else "adapter" if record.kind == "adapter" else "finetune",
+        "base_model": base_model,
+        "base_model_relation": None if base_model is None else "adapter" if record.kind == "adapter" else "finetune",
         "language": record.language,
         "library_name": "peft" if record.kind == "adapter" else "transformers",
         "pipeline_tag": record.pipeline,

@@ -15,7 +15,7 @@ from typing import Literal
 import orjson
 
 from tunesmith.errors import ModelError, Problem, UsageError
-from tunesmith.registry.names import LATEST, Address
+from tunesmith.registry.names import LATEST, Address, parse_address
 from tunesmith.registry.store import Store
 from tunesmith.registry.versions import find_version, now, read_labels, read_version, version_folder
 
@@ -112,6 +112,10 @@ def remove_version(store: Store, name: str, number: int, *, with_labels: bool = 
         raise ModelError("the version is in use", place=f"{name}:{number}", problems=problems)
     for label in labels:
         store.remove(f"models/{name}/labels/{label}.json")
+    if version is not None and version.record is not None and version.record.parent is not None:
+        parent = parse_address(version.record.parent)
+        if parent.version is not None:
+            drop_reference(store, parent.name, parent.version, "version", version.address)
     store.remove(f"{version_folder(name, number)}/record.json")
 
 
