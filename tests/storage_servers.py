@@ -70,7 +70,9 @@ def serve_az(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @contextmanager
 def running(command: list[str], port: int, **environment: str) -> Iterator[None]:
     """A server's process, from the moment at which it listens."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment})
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+    )
     try:
         end = time.monotonic() + _PATIENCE_SECONDS
         while not _listens(port):

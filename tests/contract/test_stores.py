@@ -21,7 +21,9 @@ from tunesmith.registry.store import Store, open_store
 from tunesmith.registry.versions import find_version, read_versions
 
 SLOW = {"s3", "az"}
-KINDS = [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in ("local", "memory", "s3", "az")]
+KINDS = [
+    pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in ("local", "memory", "s3", "az")
+]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from tunesmith.errors import UsageError
 from tunesmith.exchange.base import telling
@@ -31,7 +32,7 @@ class Hub:
             files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
             earlier = set(api.list_repo_files(name, revision=revision)) - {*files, ".gitattributes"}
             # One commit, so that nobody fetches half of one version and half of another.
-            operations = [
+            operations: list[Any] = [
                 *(CommitOperationAdd(path_in_repo=inside, path_or_fileobj=path) for inside, path in files.items()),
                 *(CommitOperationDelete(path_in_repo=inside) for inside in sorted(earlier)),
             ]

@@ -1,4 +1,4 @@
-"""Versions go to a hub, to MLflow and to an OCI registry, and come back the same; what comes from there is not believed."""
+"""Versions go to a hub, to MLflow and to an OCI registry and come back; what comes from there is not believed."""
 
 from __future__ import annotations
 
@@ -206,7 +206,9 @@ def test_titles_of_layers_that_lead_elsewhere_are_refused(title, version, tmp_pa
     assert caught.value.code == "registry.file_name"
 
 
-@pytest.mark.parametrize("target", ["s3://x/y", "hub:name", "oci://HOST/Upper:1", "mlflow:../x", "hub:a/../b", "oci://h/x y"])
+@pytest.mark.parametrize(
+    "target", ["s3://x/y", "hub:name", "oci://HOST/Upper:1", "mlflow:../x", "hub:a/../b", "oci://h/x y"]
+)
 def test_targets_that_are_none_are_refused(target, version):
     with pytest.raises(UsageError) as caught:
         push(version, target)

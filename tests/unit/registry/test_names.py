@@ -23,7 +23,17 @@ def test_addresses_are_read_and_written_alike(text, address):
 
 @pytest.mark.parametrize(
     "text",
-    ["router:", "router:latest", "Router:3", "router:3@x", "@production", "router:3:4", "router:-1", "router:³", "..:1"],
+    [
+        "router:",
+        "router:latest",
+        "Router:3",
+        "router:3@x",
+        "@production",
+        "router:3:4",
+        "router:-1",
+        "router:³",
+        "..:1",
+    ],
 )
 def test_what_is_no_address_says_how_one_is_written(text):
     with pytest.raises(ModelError, match="name:3@120") as caught:
