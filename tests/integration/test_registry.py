@@ -35,7 +35,9 @@ def ignore(_event) -> None:
     return
 
 
-@pytest.mark.parametrize(("technique", "folder"), [("lora", "adapter"), ("full", "model")])
+@pytest.mark.parametrize(
+    ("technique", "folder"), [("lora", "adapter"), pytest.param("full", "model", marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_becomes_what_training_would_have_saved_there(technique, folder, place):
     run = place.run("one", {"data": {"train": "train.csv"}, "technique": technique, "train": STEPS}).done()
     steps = sorted(int(path.name[5:]) for path in run.folder.checkpoints.iterdir())
