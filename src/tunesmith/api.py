@@ -263,6 +263,47 @@ def load(run_or_model: Run | str | Path, *, output: str | Path | None = None) ->
     raise AssertionError("unreachable: the block above returns or raises")
 
 
+def register(
+    run: Run | str | Path,
+    name: str,
+    *,
+    stage: str | None = None,
+    aliases: Sequence[str] = (),
+    description: str = "",
+    with_base: bool = False,
+    checkpoints: bool = True,
+    registry: str | None = None,
+    output: str | Path | None = None,
+) -> str:
+    """Make a version of a run, finished or still training, or of a folder with a model or an adapter.
+
+    Args:
+        run: A run, its name or folder, or a model's folder.
+        name: Under which name.
+        stage: staging, production or archived.
+        aliases: Further names.
+        description: What it is, for people.
+        with_base: Copy the base model too, also one that can be fetched.
+        checkpoints: Keep the checkpoints that the run has now.
+        registry: A folder, ``s3://...`` or ``az://...``; the default registry if None.
+        output: The folder of runs, where it is not the default one.
+
+    Returns:
+        The version's address, such as ``support-router:3``.
+
+    Raises:
+        TunesmithError: There is no such run, it holds no model, or the registry cannot be written.
+    """
+    from tunesmith.jobs.registry import Wanted
+    from tunesmith.jobs.registry import register as register_source
+    from tunesmith.registry.store import open_store
+
+    source = str(run.path) if isinstance(run, Run) else str(run)
+    folder = Path(output) if output is not None else default_runs_folder()
+    wanted = Wanted(name, tuple(aliases), stage, description, with_base=with_base, checkpoints=checkpoints)
+    return register_source(open_store(registry), source, folder, wanted, _ignore).version.address
+
+
 def open_run(name: str | Path, *, output: str | Path | None = None) -> Run:
     """A run that is there already, by name or folder.
 

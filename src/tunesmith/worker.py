@@ -22,7 +22,7 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 
-STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull")
+STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,6 +133,7 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
         "matrix": _matrix,
         "export": _export,
         "pull": _pull,
+        "checkpoint": _checkpoint,
     }[name]
 
 
@@ -190,6 +191,12 @@ def _pull(run: RunFolder, events: EventWriter) -> None:
     from tunesmith.pipeline.stages import run_pull
 
     run_pull(run.path, events)
+
+
+def _checkpoint(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.checkpoint import run_checkpoints
+
+    run_checkpoints(run.path, events)
 
 
 def _terminated(*signals: signal.Signals) -> Callable[[], bool]:

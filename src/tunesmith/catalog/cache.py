@@ -55,7 +55,7 @@ def prepared_folder(reference: ModelReference | str) -> Path | None:
     if isinstance(reference, str):
         entry = find_entry(reference)
         reference = ModelReference("hub" if entry is None else "catalog", reference, None, entry)
-    if reference.kind in ("folder", "run"):
+    if reference.kind in ("folder", "run", "registry"):
         return reference.path
     if reference.kind == "catalog" and reference.entry is not None:
         converted = converted_folder(reference.entry.id)

@@ -1,4 +1,4 @@
-"""What a model's name means: a folder, a run, a model of the catalog, or one of the hub, in this order."""
+"""What a model's name means: a folder, a run, a registered version, a model of the catalog, or one of the hub."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tunesmith.catalog.entries import CatalogEntry, catalog_entries, find_entry, find_entry_of_hub_id
 from tunesmith.errors import ModelError
-from tunesmith.runs.layout import NAME_PATTERN, list_runs
+from tunesmith.registry.names import looks_like_address
+from tunesmith.runs.layout import NAME_PATTERN, RunFolder, list_runs
+
+if TYPE_CHECKING:
+    from tunesmith.catalog.registered import Registered
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -20,13 +24,20 @@ class ModelReference:
     """A model by what its name means.
 
     ``path`` is the folder of a folder or run, and ``name`` what the user wrote; for the catalog and the hub ``name``
-    is the id. ``entry`` is what the catalog knows of it, also where a hub id names a model of the catalog.
+    is the id, for the registry the address with its number. ``entry`` is what the catalog knows of it, also where a hub
+    id names a model of the catalog. ``registered`` is the version; its ``path`` is known once it was brought out.
     """
 
-    kind: Literal["folder", "run", "catalog", "hub"]
+    kind: Literal["folder", "run", "registry", "catalog", "hub"]
     name: str
     path: Path | None = None
     entry: CatalogEntry | None = None
+    registered: Registered | None = None
+
+    @property
+    def run(self) -> RunFolder | None:
+        """The folder of a run, or of a version that was brought out, which is laid out like one."""
+        return RunFolder(self.path) if self.kind in ("run", "registry") and self.path is not None else None
 
     @property
     def hub_id(self) -> str | None:
@@ -38,15 +49,16 @@ class ModelReference:
 
 
 def resolve_model(name: str, runs_folder: Path) -> ModelReference:
-    """Find out what a model's name means, without touching the network.
+    """Find out what a model's name means, without touching the network; for a version its registry is asked.
 
     Args:
-        name: A folder, a run's name or folder, a catalog id, or a hub id.
+        name: A folder, a run's name or folder, a version of the registry, a catalog id, or a hub id.
         runs_folder: Where runs are looked for by name.
 
     Raises:
         ModelError: ``model.unknown``, ``model.missing_folder``, ``model.not_a_folder``, ``model.no_config``; the hint
-            names what comes nearest.
+            names what comes nearest. For addresses see :func:`tunesmith.catalog.registered.find_registered`.
+        NetworkError: The registry's storage does not answer.
     """
     path = Path(name).expanduser()
     if _is_run(path):
@@ -55,6 +67,11 @@ def resolve_model(name: str, runs_folder: Path) -> ModelReference:
         return ModelReference("folder", name, path.resolve())
     if NAME_PATTERN.fullmatch(name) and _is_run(runs_folder / name):
         return ModelReference("run", name, (runs_folder / name).resolve())
+    if looks_like_address(name) and not path.exists():
+        from tunesmith.catalog.registered import find_registered
+
+        found = find_registered(name)
+        return ModelReference("registry", str(found.address), None, None, found)
     entry = find_entry(name)
     if entry is not None:
         return ModelReference("catalog", entry.id, None, entry)

@@ -38,7 +38,10 @@ class Conversation:
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="A run, a folder, a catalog id or a hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help="A run, a folder, a registered version, a catalog id or a hub id."),
+    ],
     *,
     compare: Annotated[bool, typer.Option("--compare", help="Let the base model answer too, before the run.")] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message.")] = None,

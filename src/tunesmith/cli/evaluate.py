@@ -19,7 +19,10 @@ app = new_app()
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL ...", help="A run, a folder, a catalog id or a hub id; several with questions."),
+        typer.Argument(
+            metavar="MODEL ...",
+            help="A run, a folder, a registered version, a catalog id or a hub id; several with questions.",
+        ),
     ],
     *,
     data: Annotated[

@@ -19,10 +19,16 @@ _STAGES = {
     "evaluating": "measuring the tuned model",
     "exporting": "exporting",
     "reporting": "writing the report",
+    "saving": "making a checkpoint usable",
 }
 _WORK = {
     "download": "downloading",
     "convert": "converting weights",
+    "hash": "hashing files",
+    "copy": "copying into the registry",
+    "fetch": "bringing the version here",
+    "push": "sending",
+    "pull": "fetching",
     "tokenize": "tokenizing",
     "evaluate": "answering",
 }
@@ -80,11 +86,16 @@ def _status(data: dict[str, Any]) -> Line | None:
 
 
 def _progress(data: dict[str, Any]) -> Position:
-    what = _WORK.get(str(data.get("what")), str(data.get("what")))
-    done, total = int(data.get("done") or 0), data.get("total")
-    total = int(total) if total else None
+    total = data.get("total")
     detail = clean(str(data.get("detail") or ""))
-    return Position(what, done, total, _amount(done, total, str(data.get("unit") or "")), detail)
+    return position(
+        str(data.get("what")), int(data.get("done") or 0), int(total) if total else None, str(data.get("unit")), detail
+    )
+
+
+def position(what: str, done: int, total: int | None, unit: str, detail: str = "") -> Position:
+    """How far some work is, by its name in events."""
+    return Position(_WORK.get(what, what), done, total, _amount(done, total, unit), detail)
 
 
 def _amount(done: int, total: int | None, unit: str) -> str:

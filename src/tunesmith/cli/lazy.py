@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train", "Tune a model on your data"),
     "join": ("join", "Lend this machine to a training that others share"),
     "runs": ("runs", "List, show, compare, pause, resume and remove runs"),
+    "registry": ("registry", "Keep versions of tuned models, with lineage, stages and cards"),
     "eval": ("evaluate", "Measure models or runs on data or by multiple choice"),
     "chart": ("chart", "Draw before and after of several runs in one picture"),
     "matrix": ("matrix", "Measure which technique serves what, on this machine"),

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 app = new_app("List, show and fetch base models.")
 
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="A catalog id, a hub id, a folder or a run.")]
+Name = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A catalog id, a hub id, a folder, a run or a registered version.")
+]
 
 
 @app.command("list")

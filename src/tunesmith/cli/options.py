@@ -12,7 +12,10 @@ from tunesmith.errors import UsageError
 from tunesmith.runs.layout import RunFolder, default_runs_folder
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", metavar="MODEL", help="A folder, a run, a catalog id or a hub id.")
+    str | None,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="A folder, a run, a registered version, a catalog id or a hub id."
+    ),
 ]
 Data = Annotated[str | None, typer.Option("--data", "-d", metavar="DATA", help="A file, a folder or a hub data set.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]

@@ -171,11 +171,16 @@ def worker_error(folder: Path, exit_code: int, events: Sequence[Event]) -> Tunes
     )
 
 
+def known_working_folder(folder: Path) -> Path | None:
+    """Where the relative paths of a run's recipe start; None where no worker was started for it here."""
+    known = _read_launch(folder).get("working_folder")
+    return Path(known) if isinstance(known, str) and Path(known).is_dir() else None
+
+
 def _working_folder(folder: Path, wanted: Path | None) -> Path:
     if wanted is not None:
         return wanted.resolve()
-    known = _read_launch(folder).get("working_folder")
-    return Path(known) if isinstance(known, str) and Path(known).is_dir() else Path.cwd()
+    return known_working_folder(folder) or Path.cwd()
 
 
 def _read_launch(folder: Path) -> dict[str, Any]:

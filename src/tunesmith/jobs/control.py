@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.errors import DataError, ModelError, RecipeError, RunError, SupervisionError, TunesmithError, UsageError
 from tunesmith.executors.local import LAUNCH, LocalWorker, start_worker
+from tunesmith.jobs.registered_runs import complete_versions, forget_use, used_model
 from tunesmith.jobs.states import RESUMABLE, is_alive, run_status
 from tunesmith.runs.atomic import write_json
 from tunesmith.runs.control import write_wish
@@ -78,14 +79,16 @@ def cancel(run: RunFolder) -> None:
 
 
 def remove(run: RunFolder) -> None:
-    """Delete a run.
+    """Delete a run; versions that were registered of it get what they need first.
 
     Raises:
         RunError: A living worker owns it.
         OutputError: Something could not be deleted.
+        TunesmithError: A registry that waits for the run's result cannot be written; nothing was deleted.
     """
     require_idle(run)
-    remove_run(run)
+    complete_versions(run)
+    _remove(run)
 
 
 def require_idle(run: RunFolder) -> None:
@@ -122,8 +125,15 @@ def discard_if_refused(run: RunFolder, error: TunesmithError) -> bool:
         return False
     if any(event.type in ("step", "checkpoint") for event in read_events(run.events)):
         return False
-    remove_run(run)
+    _remove(run)
     return True
+
+
+def _remove(run: RunFolder) -> None:
+    model = used_model(run)
+    remove_run(run)
+    if model is not None:
+        forget_use(run, model)
 
 
 def _require_alive(run: RunFolder) -> None:

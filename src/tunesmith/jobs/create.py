@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import RunError, TunesmithError
+from tunesmith.jobs.registered_runs import note_use, with_version
 from tunesmith.runs.atomic import write_text
 from tunesmith.runs.layout import RunFolder, check_name, default_runs_folder, free_name
 from tunesmith.runs.layout import create_run as create_folder
@@ -29,7 +30,9 @@ def check_inputs(recipe: Recipe, runs_folder: Path) -> None:
     from tunesmith.catalog.resolve import resolve_model
     from tunesmith.formats.choices import read_choices
     from tunesmith.formats.inspect import inspect_source
+    from tunesmith.jobs.stages import make_usable
 
+    make_usable([recipe.model], lambda _event: None, runs_folder=runs_folder)
     resolve_model(recipe.model, runs_folder)
     columns = None if recipe.data.columns == "auto" else dict(recipe.data.columns)
     shape = None if recipe.data.shape == "auto" else recipe.data.shape
@@ -47,7 +50,10 @@ def data_sources(recipe: Recipe) -> list[str]:
 
 
 def findable_model(model: str) -> str:
-    """A model's name as a worker finds it that runs elsewhere: of a folder or a run its path."""
+    """A model's name as a worker finds it that runs elsewhere: of a folder or a run its path.
+
+    A version of the registry has the same name wherever the registry is named by TUNESMITH_REGISTRY.
+    """
     path = Path(model).expanduser()
     if path.is_dir():
         return str(path.resolve())
@@ -72,9 +78,11 @@ def create_run(recipe: Recipe, runs_folder: Path, name: str | None = None) -> Ru
     """
     from tunesmith.recipe.load import dump_recipe
 
+    recipe = with_version(recipe)
     run = create_folder(runs_folder, check_name(name)) if name is not None else _create_free(recipe, runs_folder)
     try:
         write_text(run.recipe, dump_recipe(recipe))
+        note_use(run, recipe.model)
     except TunesmithError:
         shutil.rmtree(run.path, ignore_errors=True)
         raise

@@ -189,6 +189,11 @@ def _guessed_tokens(row: Conversation | Document, longest: int | None) -> Iterat
     yield min(longest or 2**62, sum(count for _, count in turns)), learned
 
 
+def _since(reference: ModelReference) -> str | None:
+    """When a registered version was begun: another registry may have one of the same address."""
+    return None if reference.registered is None else reference.registered.version.claim.since
+
+
 def _key(recipe: Recipe, reference: ModelReference) -> str | None:
     """What decides the tokens of a recipe's rows: files, model, and what the recipe says of rows.
 
@@ -202,7 +207,7 @@ def _key(recipe: Recipe, reference: ModelReference) -> str | None:
     model = [] if folder is None else [folder / name for name in _MODEL_FILES]
     deciding = {
         "version": version("tunesmith"),
-        "model": [reference.kind, reference.name, None if folder is None else str(folder.resolve())],
+        "model": [reference.kind, reference.name, None if folder is None else str(folder.resolve()), _since(reference)],
         "data": wanted["data"],
         "task": wanted["task"],
         "objective": wanted["objective"],

@@ -10,8 +10,10 @@ from typing import Literal
 
 from tunesmith.catalog.cache import prepared_folder
 from tunesmith.catalog.heads import read_head
+from tunesmith.catalog.registered import require_own_base
 from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.errors import RunError, UsageError
+from tunesmith.jobs.checkpoints import brought_here
 from tunesmith.jobs.inference_process import start_inference
 from tunesmith.jobs.stages import OnEvent, PulledModel, pull
 from tunesmith.runs.atomic import read_json
@@ -40,7 +42,7 @@ def serve(
     """Serve a model or a run while the block runs.
 
     Args:
-        name: A folder, a run, a catalog id or a hub id.
+        name: A folder, a run, a registered version, a catalog id or a hub id.
         runs_folder: Where runs lie.
         on_event: Gets the events of fetching a model that is not here yet.
         compare: Whether the base model of a run is wanted too; it then comes first.
@@ -52,10 +54,10 @@ def serve(
         ModelError: There is no such model.
         WorkerError: The process did not start.
     """
-    reference = resolve_model(name, runs_folder)
-    run = RunFolder(reference.path) if reference.kind == "run" and reference.path is not None else None
+    reference = brought_here(resolve_model(name, runs_folder), runs_folder, on_event)
+    run = reference.run
     place = find_place(reference, runs_folder) or pull(
-        name if run is None else str(run.path), on_event, runs_folder=runs_folder
+        str(reference.path) if reference.kind == "run" else name, on_event, runs_folder=runs_folder
     )
     is_tuned = run is not None or place.adapter is not None
     if compare and not is_tuned:
@@ -113,10 +115,22 @@ def find_place(reference: ModelReference, runs_folder: Path) -> PulledModel | No
 
     A worker would find the same, but only after it has loaded its libraries.
     """
-    if reference.kind == "run" and reference.path is not None:
-        return _place_of_run(RunFolder(reference.path), runs_folder)
+    if reference.kind == "registry":
+        return _place_of_version(reference, runs_folder)
+    if reference.run is not None:
+        return _place_of_run(reference.run, runs_folder)
     folder = prepared_folder(reference)
     return PulledModel(folder, None) if folder is not None and (folder / "config.json").is_file() else None
+
+
+def _place_of_version(reference: ModelReference, runs_folder: Path) -> PulledModel | None:
+    """A version that was brought out, on the base that it was trained on."""
+    if reference.run is None:
+        return None
+    place = _place_of_run(reference.run, runs_folder)
+    if place is not None and place.adapter is not None:
+        require_own_base(reference.run.path, place.folder)
+    return place
 
 
 def _place_of_run(run: RunFolder, runs_folder: Path) -> PulledModel | None:
@@ -135,7 +149,7 @@ def _base_place(run: RunFolder, runs_folder: Path) -> PulledModel | None:
         return PulledModel(folder, None)
     base = resolve_model(base_of(run), runs_folder)
     # Models of runs are found by the worker.
-    return None if base.kind == "run" else find_place(base, runs_folder)
+    return None if base.kind in ("run", "registry") else find_place(base, runs_folder)
 
 
 def base_of(run: RunFolder) -> str:

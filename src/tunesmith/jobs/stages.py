@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.errors import SupervisionError, WorkerError
-from tunesmith.executors.local import SCRATCH_PREFIX, start_worker
+from tunesmith.errors import CheckpointError, SupervisionError, WorkerError
+from tunesmith.executors.local import SCRATCH_PREFIX, known_working_folder, start_worker
 from tunesmith.jobs.follow import follow_worker
 from tunesmith.jobs.prune import prune_scratch
+from tunesmith.registry.names import looks_like_address
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
 
-Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull"]
+Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint"]
 OnEvent = Callable[[Event], None]
 
 
@@ -90,6 +92,7 @@ def pull(
         ModelError: There is no such model, or it cannot be used.
         NetworkError: No source answered.
     """
+    make_usable([name], on_event, runs_folder=runs_folder, command=command)
     with scratch_folder() as folder:
         write_json(folder / "request.json", {"model": name, **_where(runs_folder)})
         found: dict[str, Any] = {}
@@ -121,6 +124,7 @@ def evaluate(
     Raises:
         TunesmithError: The worker's error.
     """
+    make_usable([request["model"]], on_event, runs_folder=runs_folder, command=command)
     with scratch_folder() as folder:
         write_json(folder / "request.json", {**request, **_where(runs_folder)})
         _run(folder, "evaluate", on_event, command)
@@ -204,6 +208,74 @@ def export(
 
 
 @contextmanager
+def checkpoints(
+    run: Path, steps: Sequence[Path], on_event: OnEvent, *, command: Sequence[str] | None = None
+) -> Iterator[Path]:
+    """Make checkpoints of a run usable by themselves; the run may go on, and remove them, meanwhile.
+
+    Args:
+        run: The run's folder.
+        steps: The folders of its checkpoints.
+        on_event: Gets every event of the worker.
+        command: The worker's program, the real one unless given.
+
+    Yields:
+        A folder that has one for each checkpoint, of the same name; it ends with the block.
+
+    Raises:
+        CheckpointError: One of them is gone or not whole.
+        TunesmithError: The worker's error.
+    """
+    with scratch_folder() as folder:
+        for step in steps:
+            _keep(step, folder / "checkpoints" / step.name)
+        request = {"run": str(run.resolve()), "steps": [int(step.name.removeprefix("step-")) for step in steps]}
+        write_json(folder / "request.json", request)
+        _run(folder, "checkpoint", on_event, command, known_working_folder(run))
+        yield _written(folder, "usable")
+
+
+def make_usable(
+    models: Sequence[str],
+    on_event: OnEvent,
+    *,
+    runs_folder: Path | None = None,
+    command: Sequence[str] | None = None,
+) -> None:
+    """See to it that checkpoints of the registry among these models can be used; of others nothing is looked at.
+
+    Raises:
+        TunesmithError: An address means nothing, or its checkpoint cannot be made usable.
+    """
+    if any(looks_like_address(model) for model in models):
+        # It starts a stage of this module.
+        from tunesmith.jobs.checkpoints import make_usable as make
+
+        for model in models:
+            make(model, on_event, runs_folder=runs_folder, command=command)
+
+
+def _keep(step: Path, target: Path) -> None:
+    """Keep a checkpoint's files, by hard links where that is possible: the run may remove its own at any moment."""
+    target.mkdir(parents=True)
+    try:
+        for path in step.iterdir():
+            try:
+                os.link(path, target / path.name)
+            except FileNotFoundError:
+                raise
+            except OSError:
+                shutil.copyfile(path, target / path.name)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "the run has removed this checkpoint",
+            code="checkpoint.removed",
+            place=str(step),
+            hint="a version keeps the ones that were asked for in time; train.keep_checkpoints keeps more of them",
+        ) from error
+
+
+@contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder that is removed at the end of the block; ones left by killed commands are removed first."""
     prune_scratch()
@@ -214,8 +286,10 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run(folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str] | None) -> None:
-    worker = start_worker(folder, stage=stage, command=command, working_folder=Path.cwd())
+def _run(
+    folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str] | None, working_folder: Path | None = None
+) -> None:
+    worker = start_worker(folder, stage=stage, command=command, working_folder=working_folder or Path.cwd())
     try:
         for event in follow_worker(worker):
             on_event(event)

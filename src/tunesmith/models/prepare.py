@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tunesmith.catalog.cache import DESCRIPTION, converted_folder, downloads_folder, preparing
+from tunesmith.catalog.cache import DESCRIPTION, cache_folder, converted_folder, downloads_folder, preparing
 from tunesmith.catalog.description import write_description
 from tunesmith.catalog.entries import CatalogEntry
 from tunesmith.catalog.fetch import Fetched, fetch_model, find_fetched
+from tunesmith.catalog.registered import bring_out_registered, require_own_base
 from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.catalog.watch import OnProgress
 from tunesmith.errors import ModelError
@@ -42,7 +43,8 @@ def ensure_model_folder(name: str, runs_folder: Path, on_progress: OnProgress) -
     behind under a model's name.
 
     Args:
-        name: A folder, a run, a catalog id or a hub id; see :func:`tunesmith.catalog.resolve.resolve_model`.
+        name: A folder, a run, a registered version, a catalog id or a hub id; see
+            :func:`tunesmith.catalog.resolve.resolve_model`.
         runs_folder: Where runs are looked for by name.
         on_progress: Called with what is done (``"download"``, ``"convert"``), how much, of how much (or None), unit.
 
@@ -53,6 +55,8 @@ def ensure_model_folder(name: str, runs_folder: Path, on_progress: OnProgress) -
         OutputError: The cache cannot be written, or the disk is full.
     """
     reference = resolve_model(name, runs_folder)
+    if reference.kind == "registry":
+        return _of_registry(reference, runs_folder, on_progress)
     if reference.kind == "run":
         return _of_run(reference, runs_folder, on_progress)
     if reference.kind == "folder":
@@ -197,6 +201,19 @@ def ensure_base_of_run(run: RunFolder, runs_folder: Path, on_progress: OnProgres
             hint="the manifest was changed after the run; train again",
         )
     return ensure_model_folder(str(name), runs_folder, on_progress)
+
+
+def _of_registry(reference: ModelReference, runs_folder: Path, on_progress: OnProgress) -> PreparedModel:
+    """A version of the registry, on the very base that it was trained on."""
+    assert reference.registered is not None
+    folder = bring_out_registered(reference.registered, cache_folder(), on_progress)
+    reference = replace(reference, path=folder)
+    found = _of_run(reference, runs_folder, on_progress)
+    if found.adapter is not None:
+        require_own_base(folder, found.folder)
+        return found
+    known = read_json(folder / "manifest.json").get("model") or {}
+    return replace(found, source=f"registry: {reference.name}", licence=known.get("licence"))
 
 
 def _with_adapter(base: PreparedModel, adapter: Path, reference: ModelReference) -> PreparedModel:

@@ -32,7 +32,7 @@ from tunesmith.recipe.facts import HostFacts, ModelFacts
 from tunesmith.recipe.resolved import Resolved, resolved_from_json
 from tunesmith.runs.atomic import read_json
 from tunesmith.runs.events import EventWriter
-from tunesmith.runs.layout import RunFolder, default_runs_folder
+from tunesmith.runs.layout import default_runs_folder
 
 _LABELS = {"base": "Base", "tuned": "Tuned"}
 
@@ -146,9 +146,8 @@ def _require_causal(facts: ModelFacts) -> None:
 
 def _resolved_of(place: PreparedModel) -> Resolved | None:
     """The values of the run that is measured, None for a model that is none."""
-    if place.reference.kind != "run" or place.reference.path is None:
-        return None
-    return resolved_from_json(read_json(RunFolder(place.reference.path).resolved))
+    run = place.reference.run
+    return None if run is None or not run.resolved.exists() else resolved_from_json(read_json(run.resolved))
 
 
 def _measure(benchmark: Benchmark, contestants: Contestants) -> list[Scored]:

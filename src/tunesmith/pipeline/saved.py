@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
 from tunesmith.catalog.heads import write_head
@@ -12,6 +13,7 @@ from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import new_folder, write_json, write_text
 from tunesmith.runs.layout import RunFolder
 from tunesmith.techniques.base import Technique
+from tunesmith.techniques.table import make_technique
 
 
 def save_result(run: RunFolder, prepared: Prepared, resolved: Resolved, technique: Technique, model: Any) -> None:
@@ -25,8 +27,13 @@ def save_result(run: RunFolder, prepared: Prepared, resolved: Resolved, techniqu
     """
     target = run.adapter if technique.artifact == "adapter" else run.model
     shutil.rmtree(target, ignore_errors=True)
+    save_weights(target, run, prepared, resolved, model)
+
+
+def save_weights(target: Path, run: RunFolder, prepared: Prepared, resolved: Resolved, model: Any) -> None:
+    """Write such a folder anywhere; errors as in :func:`save_result`."""
     with new_folder(target) as scratch:
-        technique.save(model, scratch, base_name(prepared))
+        make_technique(resolved.technique).save(model, scratch, base_name(prepared))
         prepared.tokenizer.save_pretrained(scratch)
         head = head_of(prepared, resolved.objective, resolved.seed)
         if head is not None:

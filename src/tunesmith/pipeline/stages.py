@@ -29,7 +29,7 @@ from tunesmith.recipe.resolved import resolved_from_json
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.events import EventWriter
-from tunesmith.runs.layout import RunFolder, default_runs_folder
+from tunesmith.runs.layout import default_runs_folder
 
 
 def run_pull(folder: Path, events: EventWriter) -> None:
@@ -150,7 +150,7 @@ def _measure(
         place,
         runs_folder,
         teller,
-        is_run=bool(manifest),
+        is_run=bool((manifest.get("model") or {}).get("name")),
         device=bench.prepared.host.device,
         dtype=weights_type(bench.resolved),
         attention=attention,
@@ -221,17 +221,16 @@ def _evaluation_recipe(request: dict[str, Any], objective: str) -> Recipe:
 
 def _manifest_of(model: PreparedModel) -> dict[str, Any]:
     """The manifest of a run, empty for a model that is none."""
-    if model.reference.kind != "run" or model.reference.path is None:
-        return {}
-    return RunFolder(model.reference.path).read_manifest() or {}
+    run = model.reference.run
+    return {} if run is None else run.read_manifest() or {}
 
 
 def _as_measured_then(recipe: Recipe, model: PreparedModel) -> Recipe:
     """The recipe with the precision of the run that is measured, so that numbers do not differ by the machine."""
-    run = model.reference.path if model.reference.kind == "run" else None
-    if run is None or not RunFolder(run).resolved.exists():
+    run = model.reference.run
+    if run is None or not run.resolved.exists():
         return recipe
-    precision = resolved_from_json(read_json(RunFolder(run).resolved)).precision
+    precision = resolved_from_json(read_json(run.resolved)).precision
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": precision})})
 
 

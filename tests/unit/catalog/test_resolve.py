@@ -65,7 +65,7 @@ def test_a_hub_id_of_the_catalog_keeps_its_entry_but_asks_the_hub(here: Path) ->
         ("smollm2-135-instruct", "model.unknown", "did you mean `smollm2-135m-instruct`"),
         ("mine-2", "model.unknown", "`mine-1`"),
         ("", "model.no_config", "config.json"),
-        ("ft:phi-4:x", "model.unknown", "tunesmith models list"),
+        ("ft:phi-4:x", "model.reserved", "name:3"),
         ("empty", "model.no_config", "config.json"),
         ("model.gguf", "model.not_a_folder", "safetensors"),
         ("./nothing", "model.missing_folder", "check the path"),
