@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -61,13 +62,14 @@ def serve(
     """
     from tunesmith.cli.event_lines import read_event
     from tunesmith.cli.progress import open_view
-    from tunesmith.jobs.deploying import models_to_serve
+    from tunesmith.jobs.deploying import models_to_serve, used_versions
     from tunesmith.jobs.server import run_server
     from tunesmith.runs.events import Event
     from tunesmith.wire.serving import Service
 
     if engine not in ("torch", "vllm"):
         raise UsageError("there is no such engine", code="usage.engine", value=engine, hint="torch or vllm")
+    folder = runs if runs is not None else default_runs_folder()
     secrets = _keys(keys)
     if host not in _LOOPBACK and not secrets and not anybody:
         raise UsageError(
@@ -84,7 +86,7 @@ def serve(
             if shown is not None:
                 view.show(shown)
 
-        served = models_to_serve(models, runs if runs is not None else default_runs_folder(), on_event)
+        served = models_to_serve(models, folder, on_event)
         note(f"loading {', '.join(one.name for one in served)}", "dim")
     if engine == "vllm":
         served = [replace(one, runtime="vllm") if one.runtime == "torch" else one for one in served]
@@ -102,7 +104,9 @@ def serve(
         if not secrets:
             note("no key is asked for", "dim")
 
-    run_server(service, host=host, port=port, on_ready=on_ready)
+    who = f"tunesmith serve at {host}:{port}, process {os.getpid()} on {socket.gethostname()}"
+    with used_versions(models, folder, "deployment", who):
+        run_server(service, host=host, port=port, on_ready=on_ready)
 
 
 def _keys(path: Path | None) -> dict[str, str]:

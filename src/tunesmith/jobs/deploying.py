@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from tunesmith.catalog.registered import Registered
 from tunesmith.catalog.resolve import resolve_model
 from tunesmith.errors import Problem, UsageError
+from tunesmith.jobs.checkpoints import brought_here
 from tunesmith.jobs.serving import find_place
 from tunesmith.jobs.stages import OnEvent, pull
+from tunesmith.registry.references import UserKind, add_reference, drop_reference
 from tunesmith.runs.atomic import read_json
 from tunesmith.wire.serving import ServedModel
 
@@ -74,8 +78,37 @@ def _exported(name: str, folder: Path) -> list[ServedModel]:
 
 
 def _place(name: str, model: str, runs_folder: Path, on_event: OnEvent) -> ServedModel:
-    reference = resolve_model(model, runs_folder)
+    reference = brought_here(resolve_model(model, runs_folder), runs_folder, on_event)
     place = find_place(reference, runs_folder) or pull(
         model if reference.kind != "run" else str(reference.path), on_event, runs_folder=runs_folder
     )
     return ServedModel(name, place.folder, place.adapter)
+
+
+@contextmanager
+def used_versions(given: Sequence[str], runs_folder: Path, kind: UserKind, who: str) -> Iterator[None]:
+    """Say of every registered version among some models that it is used while the block runs.
+
+    Args:
+        given: As in :func:`models_to_serve`.
+        runs_folder: Where runs lie.
+        kind: What uses them.
+        who: It in words, by which people find it.
+
+    Raises:
+        ModelError: There is no such model, or the version was removed meanwhile.
+    """
+    found = [use_of(model, runs_folder) for _, model in map(_named, given)]
+    held = [one for one in found if one is not None]
+    with ExitStack() as stack:
+        for one in held:
+            add_reference(one.store, one.address.name, one.version.number, kind, who)
+            stack.callback(drop_reference, one.store, one.address.name, one.version.number, kind, who)
+        yield
+
+
+def use_of(model: str, runs_folder: Path) -> Registered | None:
+    """The version that a model's name means; None for other models, exported ones among them."""
+    if Path(model).expanduser().exists():
+        return None
+    return resolve_model(model, runs_folder).registered

@@ -10,9 +10,13 @@ from typing import Any
 
 from tunesmith.errors import OutputError, UsageError
 from tunesmith.formats.inspect import inspect_source
+from tunesmith.jobs.deploying import use_of
 from tunesmith.jobs.stages import export as export_stage
+from tunesmith.jobs.stages import make_usable
 from tunesmith.recipe.exports import ExportSpec, folder_name, misfit
+from tunesmith.registry.references import add_reference
 from tunesmith.runs.events import Event
+from tunesmith.runs.layout import default_runs_folder
 
 EXPORTS = "exports"
 
@@ -58,7 +62,7 @@ def export(
     runs_folder: Path | None = None,
     command: Sequence[str] | None = None,
 ) -> tuple[Path, dict[str, Any]]:
-    """Export and check; gives the folder and its record.
+    """Export and check; gives the folder and its record. Registered versions get a reference to the folder.
 
     Raises:
         UsageError: ``usage.export``: form, precision and target do not go together, or several models are named for
@@ -77,7 +81,14 @@ def export(
         "data": request.data,
         "rows": request.rows,
     }
-    return request.folder, export_stage(asked, on_event, runs_folder=runs_folder, command=command)
+    make_usable(request.models, on_event, runs_folder=runs_folder)
+    record = export_stage(asked, on_event, runs_folder=runs_folder, command=command)
+    for model in request.models:
+        # Whoever has the export can find out what it was made of as long as the version is there.
+        used = use_of(model, runs_folder or default_runs_folder())
+        if used is not None:
+            add_reference(used.store, used.address.name, used.version.number, "export", str(request.folder))
+    return request.folder, record
 
 
 def _require_sensible(request: ExportRequest) -> None:
