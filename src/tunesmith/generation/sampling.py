@@ -38,7 +38,8 @@ def choose_each(logits: torch.Tensor, decodings: Sequence[Decoding], randoms: Se
 
 
 def _sample(scores: torch.Tensor, decodings: Sequence[Decoding], randoms: Sequence[random.Random]) -> list[int]:
-    temperatures = torch.tensor([[one.temperature] for one in decodings], device=scores.device)
+    # Its type is named: what torch makes without that changes while a model is loaded in another thread.
+    temperatures = torch.tensor([[one.temperature] for one in decodings], dtype=scores.dtype, device=scores.device)
     top_ps = torch.tensor([[one.top_p] for one in decodings], dtype=torch.float64, device=scores.device)
     probabilities, order = torch.softmax(scores / temperatures, dim=-1).sort(dim=-1, descending=True)
     # Double precision: over a large vocabulary a float32 running sum is off by more than the rarest tokens weigh.

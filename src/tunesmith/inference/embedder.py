@@ -21,6 +21,7 @@ from transformers import AutoModel, AutoTokenizer
 from tunesmith.errors import ModelError
 from tunesmith.generation.plan import context_length
 from tunesmith.inference.failures import RefusedError
+from tunesmith.inference.loading import LOADING
 from tunesmith.models.quiet import quiet_libraries
 from tunesmith.runs.atomic import read_json
 
@@ -101,7 +102,7 @@ def load_embedder(folder: Path) -> Embedder:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        with quiet_libraries():
+        with LOADING, quiet_libraries():
             model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(

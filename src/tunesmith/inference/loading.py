@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.models.new_tokens import add_rows_up_to, token_ids_of_adapter, tokenizer_folder
 from tunesmith.models.quantized import Quantization, keep_numbers, load_options, quantization_of
 from tunesmith.models.quiet import quiet_libraries
+
+# While Transformers loads a model it has functions of its own and of torch replaced for the whole process: a second one
+# that is loaded meanwhile comes out broken. Whatever loads models in threads does so under this lock.
+LOADING = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,9 @@ def load_base(folder: Path, quantization: Quantization | None, dtype: torch.dtyp
     """
     _require_served(folder, None)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return Loaded(_writer(folder, quantization, dtype, device), tokenizer)
+        with LOADING:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            return Loaded(_writer(folder, quantization, dtype, device), tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _cannot_load(folder, error) from error
 
@@ -53,20 +59,21 @@ def load(folder: Path, adapter: Path | None, dtype: torch.dtype, device: str = "
     _require_served(folder, head)
     quantization = None if adapter is None else quantization_of(adapter)
     place = folder
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder, adapter), local_files_only=True)
-        if head is None:
-            model = _writer(folder, quantization, dtype, device)
-        else:
-            plan = LoadPlan(folder, dtype, device, attention="sdpa", head=head, quantization=quantization)
-            model = load_model(plan)
-        if adapter is not None:
-            place = adapter
-            add_rows_up_to(model, max(token_ids_of_adapter(adapter), default=-1))
-            with quiet_libraries():
-                model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _cannot_load(place, error) from error
+    with LOADING:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder, adapter), local_files_only=True)
+            if head is None:
+                model = _writer(folder, quantization, dtype, device)
+            else:
+                plan = LoadPlan(folder, dtype, device, attention="sdpa", head=head, quantization=quantization)
+                model = load_model(plan)
+            if adapter is not None:
+                place = adapter
+                add_rows_up_to(model, max(token_ids_of_adapter(adapter), default=-1))
+                with quiet_libraries():
+                    model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise _cannot_load(place, error) from error
     return Loaded(model.eval(), tokenizer, head)
 
 
