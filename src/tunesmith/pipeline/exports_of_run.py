@@ -35,7 +35,7 @@ def require_exports(prepared: Prepared, resolved: Resolved) -> None:
         # Nothing is trained yet, so the base stands for the result.
         source = _source(prepared, resolved, "base", adapter=None, folder=prepared.model.folder)
         calibration = [prepared.train[row].token_ids_T.tolist() for row in range(min(8, len(prepared.train)))]
-        options = Options(spec.chosen_precision, Path(), target=spec.target, calibration=calibration)
+        options = Options(spec.chosen_precision, Path(), target=spec.target, longest=1, calibration=calibration)
         if spec.to == "onnx-adapter":
             text_form("onnx").require(source, options)
         elif source.kind == "text":
