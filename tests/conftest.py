@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-for name in ("TUNESMITH_HOME", "WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
+for name in ("TUNESMITH_HOME", "TUNESMITH_REGISTRY", "WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
 import hypothesis  # noqa: E402

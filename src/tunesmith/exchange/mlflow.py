@@ -79,7 +79,8 @@ def _uri() -> str:
 def _client() -> Any:
     uri = _uri()
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # Bars that it draws would get into ours.
+    # What it prints would get into our output, and bars that it draws into ours.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if uri.startswith("file:"):
         # MLflow has stopped developing its file store and wants to be told that one means it.
