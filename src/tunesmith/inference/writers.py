@@ -103,4 +103,5 @@ def _vocabulary(model: Any) -> int:
     matrix = model.get_output_embeddings()
     if matrix is None:
         raise ModelError("the model has no output matrix", code="model.not_served", value=type(model).__name__)
-    return int(matrix.out_features)
+    # Around a matrix that got new rows PEFT puts a wrapper.
+    return int(getattr(matrix, "original_module", matrix).out_features)

@@ -143,12 +143,19 @@ def _with_more(source: Source, others: Sequence[tuple[str, PreparedModel]]) -> S
 def _rows(work: _Work, place: PreparedModel, name: str, source: Source, request: Mapping[str, Any]) -> CheckedRows:
     """Rows of the file that is named, else the run's own held-out rows, else samples."""
     count = int(request.get("rows") or CHECKED_ROWS)
-    run = place.reference.path if place.reference.kind == "run" else None
+    run = place.reference.run
     data = request.get("data")
-    if data is None and run is None:
+    if data is None and (run is None or not run.recipe.is_file()):
         return rows_of_samples(source, count)
     if data is None and run is not None:
-        prepared, resolved = _of_run(work, RunFolder(run))
+        try:
+            prepared, resolved = _of_run(work, run)
+        except DataError as error:
+            if place.reference.kind != "registry":
+                raise
+            # A version must be usable wherever it is brought; its data stays where the run was.
+            work.teller.warn([f"{error.message}; samples take their place"], "export.data")
+            return rows_of_samples(source, count)
         described = "held-out rows of the run"
     else:
         prepared, resolved = _of_file(work, str(data), name, source)
