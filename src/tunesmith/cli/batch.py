@@ -48,7 +48,7 @@ def batch(
     """
     from tunesmith.cli.event_lines import Position, read_event
     from tunesmith.cli.progress import open_view
-    from tunesmith.jobs.batch import BatchFiles, check_batch, run_batch
+    from tunesmith.jobs.batch import BatchCounts, BatchFiles, begin_batch, check_batch, count_refused, run_batch
     from tunesmith.jobs.deploying import models_to_serve
     from tunesmith.jobs.inference_process import start_inference
     from tunesmith.runs.events import Event
@@ -65,20 +65,23 @@ def batch(
         served = models_to_serve(model, runs if runs is not None else default_runs_folder(), on_event)
         only = served[0].name if len(served) == 1 else None
         total = check_batch(source, frozenset(one.name for one in served), only)
-        note(f"loading {', '.join(one.name for one in served)}", "dim")
-        process = stack.enter_context(start_inference(served, rows_at_once=concurrency))
-        counts = run_batch(
-            files,
-            process.client,
-            model=only,
-            answered_by=model,
-            concurrency=concurrency,
-            ordered=ordered,
-            on_progress=lambda done, whole: view.show(
-                Position("answering", done, whole, f"{done:,}/{whole:,} requests")
-            ),
-            total=total,
-        )
+        done = begin_batch(files, model)
+        counts = BatchCounts(total, len(done), 0, count_refused(files))
+        if len(done) < total:
+            note(f"loading {', '.join(one.name for one in served)}", "dim")
+            process = stack.enter_context(start_inference(served, rows_at_once=concurrency))
+            counts = run_batch(
+                files,
+                process.client,
+                model=only,
+                done=done,
+                concurrency=concurrency,
+                ordered=ordered,
+                on_progress=lambda so_far, whole: view.show(
+                    Position("answering", so_far, whole, f"{so_far:,}/{whole:,} requests")
+                ),
+                total=total,
+            )
     document = {
         "requests": counts.requests,
         "answered_before": counts.before,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,21 +22,30 @@ from tunesmith.wire.embeddings import MOST_INPUTS, Embedding, EmbeddingList, Emb
 
 Kind = TypeVar("Kind")
 
+# They take turns anyhow. With more, those who wait for one of these models would take the threads that read prompts.
+_THREADS = 8
+
 
 def label_router(catalog: ModelCatalog, shelf: Shelf[Classifier | Embedder]) -> APIRouter:
     """The paths, over the models of a catalog; whatever answers them is opened by a shelf."""
     router = APIRouter()
+    threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="labels")
 
-    # Plain functions: the web server runs them in threads, and the models take their turns.
     @router.post("/v1/classify", response_model=None)
-    def classify(body: ClassifyRequest) -> Response:
+    async def classify(body: ClassifyRequest) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(threads, classify_now, body)
+
+    @router.post("/v1/embeddings", response_model=None)
+    async def embed(body: EmbeddingRequest) -> Response:
+        return await asyncio.get_running_loop().run_in_executor(threads, embed_now, body)
+
+    def classify_now(body: ClassifyRequest) -> Response:
         catalog.require(body.model, "labels")
         with _used(shelf, body.model, Classifier) as classifier:
             found = Classification(model=body.model, data=classifier.classify(body.input))
         return JSONResponse(found.model_dump(exclude_none=True))
 
-    @router.post("/v1/embeddings", response_model=None)
-    def embed(body: EmbeddingRequest) -> Response:
+    def embed_now(body: EmbeddingRequest) -> Response:
         catalog.require(body.model, "embeds")
         inputs = body.inputs()
         if not 1 <= len(inputs) <= MOST_INPUTS:

@@ -110,7 +110,7 @@ def run_batch(
     client: InferenceClient,
     *,
     model: str | None,
-    answered_by: Sequence[str],
+    done: set[str],
     concurrency: int,
     ordered: bool,
     on_progress: Callable[[int, int], None],
@@ -122,17 +122,16 @@ def run_batch(
         files: See :class:`BatchFiles`; the source was checked.
         client: Of the server that answers.
         model: What every request is answered by; None where each names its own.
-        answered_by: The served models as the user named them; others do not go on with the same output.
+        done: What :func:`begin_batch` found to be done already.
         concurrency: How many are under way at once.
         ordered: Whether answers are written in the order of the requests.
         on_progress: Called with (requests done, requests in all).
         total: How many there are.
 
     Raises:
-        OutputError: The output belongs to another batch, cannot be written, or the disk is full.
+        OutputError: The output cannot be written, or the disk is full.
         NetworkError: The server is gone.
     """
-    done = _begin(files, answered_by)
     before = len(done)
     with _asking(concurrency) as pool, _Writer(files) as writer:
         waiting: dict[Future[BatchResult], int] = {}
@@ -146,8 +145,12 @@ def run_batch(
         while waiting:
             next_number = _collect(waiting, late, writer, next_number, ordered=ordered)
             on_progress(before + writer.written, total)
-    refused = sum(1 for _ in _lines(files.refusals)) if files.refusals.exists() else 0
-    return BatchCounts(total, before, writer.answered, refused)
+    return BatchCounts(total, before, writer.answered, count_refused(files))
+
+
+def count_refused(files: BatchFiles) -> int:
+    """How many requests the server has refused so far."""
+    return sum(1 for _ in _lines(files.refusals)) if files.refusals.exists() else 0
 
 
 @contextmanager
@@ -235,8 +238,12 @@ def _ask(client: InferenceClient, request: BatchRequest, model: str | None) -> B
     return BatchResult(id=name, custom_id=request.custom_id, response=response)
 
 
-def _begin(files: BatchFiles, answered_by: Sequence[str]) -> set[str]:
+def begin_batch(files: BatchFiles, answered_by: Sequence[str]) -> set[str]:
     """The ids that are done; a last line that was torn by a crash is cut off.
+
+    Args:
+        files: See :class:`BatchFiles`; the source was checked.
+        answered_by: The models as the user named them; others do not go on with the same output.
 
     Raises:
         OutputError: The output is there already and not of this batch, or cannot be read or written.

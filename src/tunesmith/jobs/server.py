@@ -21,7 +21,7 @@ _POLL_SECONDS = 0.1
 
 
 def run_server(service: Service, *, host: str, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; both let the process finish the answers that are under way.
+    """Serve until SIGINT or SIGTERM; both let the process finish the answers that are under way, a second one does not.
 
     Args:
         service: What is served.
@@ -36,25 +36,33 @@ def run_server(service: Service, *, host: str, port: int, on_ready: Callable[[st
         folder = Path(scratch)
         write_service(folder, service)
         command = [*serving_command(folder), "--host", host, "--port", str(port), "--parent-pid", str(os.getpid())]
-        asked = False
+        asked = 0
+        started: list[subprocess.Popen[bytes]] = []
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             nonlocal asked
-            asked = True
-            process.terminate()
+            asked += 1
+            for process in started:
+                process.send_signal(signal.SIGTERM if asked == 1 else signal.SIGKILL)
 
-        # A session of its own: Ctrl-C reaches it through us, once.
-        process = subprocess.Popen(command, env=compute_environment(), stdin=subprocess.DEVNULL, start_new_session=True)
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
+            # A session of its own: Ctrl-C reaches it through us, once.
+            process = subprocess.Popen(
+                command, env=compute_environment(), stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            started.append(process)
+            if asked:
+                process.terminate()
             _tell_when_ready(process, folder / READY_FILE, host, on_ready)
             code = process.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
+            for process in started:
+                if process.poll() is None:
+                    process.terminate()
+                    process.wait()
         if code != 0 and not asked:
             raise WorkerError(
                 f"the serving process ended with code {code}",

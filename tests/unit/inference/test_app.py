@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from served_models import make_served
 from starlette.requests import ClientDisconnect
 
-from tunesmith.errors import ResourceError
+from tunesmith.errors import ModelError, ResourceError
 from tunesmith.inference.app import make_app
 from tunesmith.inference.catalog import Entry, ModelCatalog
 from tunesmith.inference.classifier import Classifier
@@ -40,12 +40,18 @@ class Place:
 
     def __init__(self, models: Sequence[ServedModel], keys: Mapping[str, str], **settings: Any) -> None:
         self.metrics = Metrics()
-        catalog = ModelCatalog({one.name: Entry(one, "writes") for one in models})
+        entries = {one.name: Entry(one, "writes") for one in models}
+        catalog = ModelCatalog({**entries, "vectors": Entry(models[0], "embeds")})
         self.engines = make_engines(Service(tuple(models), dict(keys), **settings), catalog, self.metrics)
         self.requests: list[Request] = []
         self.failure: Exception | None = None
-        shelf: Shelf[Classifier | Embedder] = Shelf(1, lambda _: pytest.fail("nothing of that kind"), lambda _: None)
+        self.vectors_come = threading.Event()
+        shelf: Shelf[Classifier | Embedder] = Shelf(1, self._load, lambda _: None)
         self.app = make_app(catalog, self, shelf, self.metrics, keys=dict(keys), ready=threading.Event())
+
+    def _load(self, _name: str) -> Embedder:
+        assert self.vectors_come.wait(PATIENCE_SECONDS)
+        raise ModelError("no vectors here")
 
     def start(self) -> None:
         self.engines.start()
@@ -254,6 +260,20 @@ def test_a_client_that_vanishes_without_a_stream_frees_the_engine(make: Any) -> 
     place = make()
     place.run(vanish(place, ENDLESS, version="2.3", after_events=0))
     assert place.run(place.ask(SHORT)).status_code == 200
+
+
+def test_many_who_wait_for_vectors_do_not_hold_up_those_who_chat(make: Any) -> None:
+    place = make()
+
+    async def work() -> list[int]:
+        body = {"model": "vectors", "input": "x"}
+        waiting = [asyncio.create_task(place.ask(body, path="/v1/embeddings")) for _ in range(100)]
+        await asyncio.sleep(0)
+        chats = [(await place.ask(SHORT)).status_code for _ in range(2)]
+        place.vectors_come.set()
+        return chats + [(await one).status_code for one in waiting]
+
+    assert place.run(work()) == [200, 200, *[500] * 100]
 
 
 def test_failures_that_are_ours_are_told_and_others_are_named_by_kind_alone(make: Any) -> None:
