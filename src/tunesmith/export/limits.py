@@ -55,10 +55,10 @@ LIMITS: Mapping[tuple[str, str], Limit] = {
     ("gguf", "q4_1"): Limit(0.25, None, "4 bits a weight, which costs small models most"),
     ("gguf", "q4_0"): Limit(0.25, None, "4 bits a weight, which costs small models most"),
     ("onnx", "fp32"): Limit(1e-5, 2e-3, _SAME_NUMBERS),
-    ("onnx", "int8"): Limit(0.05, None, "8 bits a weight, activations in 8 bits too"),
-    ("onnx", "int4"): Limit(0.5, None, "4 bits a weight, which costs small models most"),
+    ("onnx", "int8"): Limit(0.02, None, "8 bits a weight, activations in 8 bits too"),
+    ("onnx", "int4"): Limit(0.25, None, "4 bits a weight, which costs small models most"),
     ("onnx-adapter", "fp32"): Limit(1e-5, 2e-3, _SAME_NUMBERS),
-    ("onnx-adapter", "int4"): Limit(0.5, None, "4 bits a weight of the base; adapters stay float32"),
+    ("onnx-adapter", "int4"): Limit(0.25, None, "4 bits a weight of the base; adapters stay float32"),
 }
 
 SCORE_LIMITS: Mapping[tuple[str, str], ScoreLimit] = {

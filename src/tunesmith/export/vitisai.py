@@ -8,6 +8,8 @@ run on a board is not.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
 import warnings
@@ -29,6 +31,9 @@ PRECISION = "qdq-int8"
 FEWEST_ROWS = 4
 # What is quantized; a mask that is added holds numbers beside which no other would be left in eight bits.
 _PRODUCTS = ("MatMul", "Gemm")
+# Of so many percent of the numbers of an activation there is room for; measured best of three on a real encoder.
+_PERCENTILE = 99.99
+_MOST = 127
 # The compiler lays graphs out in blocks.
 _TOKEN_BLOCK = 16
 _MOST_TOKENS = 512
@@ -160,28 +165,47 @@ def write_vitisai(plain: Path, folder: Path, source: Source, options: Options, t
 
 
 def _scales(ready: Path, options: Options, tokens: int, pad_token_id: int) -> dict[str, float]:
-    """A power of two for each tensor that goes into a product or comes out of one, as AMD's compiler wants them."""
+    """A power of two for each tensor that goes into a product or comes out of one, as AMD's compiler wants them.
+
+    Activations have few numbers that are far greater than all others; room for them would leave the others no bits.
+    """
     import onnx
     from onnx import numpy_helper
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    augmented = options.scratch / "augmented.onnx"
     calibrator = create_calibrator(
-        ready, list(_PRODUCTS), augmented_model_path=os.fspath(augmented), calibrate_method=CalibrationMethod.MinMax
+        ready,
+        list(_PRODUCTS),
+        augmented_model_path=os.fspath(options.scratch / "augmented.onnx"),
+        calibrate_method=CalibrationMethod.Percentile,
+        extra_options={"percentile": _PERCENTILE, "num_bins": 2048, "symmetric": True},
     )
     reader: Any = _Rows(options.calibration, tokens, pad_token_id)
-    calibrator.collect_data(reader)
-    found = calibrator.compute_data()
-    ranges = {
-        name: float(max(np.abs(end).max() for end in found[name].range_value))
+    with contextlib.redirect_stdout(io.StringIO()):
+        calibrator.collect_data(reader)
+        found = calibrator.compute_data()
+    scales = {
+        name: 2.0 ** round(math.log2(most / _MOST))
         for name in found.keys()  # noqa: SIM118 - it is no dictionary
+        if (most := float(max(np.abs(end).max() for end in found[name].range_value))) > 0
     }
     graph = onnx.load(os.fspath(ready)).graph
     weights = {one.name: one for one in graph.initializer}
-    used = [name for node in graph.node if node.op_type in _PRODUCTS for name in node.input[:2] if name in weights]
-    ranges |= {name: float(np.abs(numpy_helper.to_array(weights[name])).max()) for name in used}
-    return {name: 2.0 ** math.ceil(math.log2(most / 127)) for name, most in ranges.items() if most > 0}
+    used = {name for node in graph.node if node.op_type in _PRODUCTS for name in node.input[:2] if name in weights}
+    return scales | {name: _best_scale(numpy_helper.to_array(weights[name])) for name in sorted(used)}
+
+
+def _best_scale(weights: NDArray[Any]) -> float:
+    """The power of two that leaves the smallest squared error: the greatest weights may be cut."""
+    largest = math.ceil(math.log2(float(np.abs(weights).max()) / _MOST or 1.0))
+
+    def error(exponent: int) -> float:
+        scale = 2.0**exponent
+        rounded = np.clip(np.round(weights / scale), -_MOST - 1, _MOST) * scale
+        return float(np.square(rounded - weights).sum())
+
+    return float(2.0 ** min(range(largest - 3, largest + 1), key=error))
 
 
 def _padded(row: Sequence[int], tokens: int, pad_token_id: int) -> dict[str, NDArray[np.int64]]:
