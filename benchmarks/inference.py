@@ -216,7 +216,9 @@ def ask_all(
 
     def client() -> None:
         nonlocal tokens
-        with httpx.Client(base_url=address, headers=headers, timeout=600, trust_env=False) as http:
+        # llama.cpp's server closes connections after a stream, so every side gets a new one for each request.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=address, headers=headers, timeout=600, trust_env=False, limits=limits) as http:
             while True:
                 with lock:
                     request = next(waiting, None)
