@@ -11,6 +11,7 @@ from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Engine, Request
 from tunesmith.inference.scheduler import BatchingEngine, Opened
 from tunesmith.inference.shelf import Shelf
+from tunesmith.inference.turns import Turns
 from tunesmith.wire.serving import Runtime, ServedModel, Service
 
 
@@ -69,14 +70,17 @@ def _engine(runtime: Runtime, served: Mapping[str, ServedModel], service: Servic
             adapters_in_memory=service.adapters_in_memory,
         )
     shelf: Shelf[Opened]
+    loads = Turns()
     if runtime == "onnx":
         from tunesmith.inference.onnx_pool import OnnxWriters
 
         exported = OnnxWriters(served, service.execution_provider)
-        shelf = Shelf(service.adapters_in_memory, exported.open, exported.close)
+        shelf = Shelf(service.adapters_in_memory, exported.open, exported.close, loads)
     else:
         from tunesmith.inference.writers import Writers
 
         writers = Writers(served)
-        shelf = Shelf(service.adapters_in_memory, writers.open, writers.close)
-    return BatchingEngine(shelf, metrics, rows_at_once=service.rows_at_once, most_waiting=service.most_waiting)
+        shelf = Shelf(service.adapters_in_memory, writers.open, writers.close, loads)
+    return BatchingEngine(
+        shelf, metrics, rows_at_once=service.rows_at_once, most_waiting=service.most_waiting, loads=loads
+    )

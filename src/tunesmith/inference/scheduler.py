@@ -13,6 +13,7 @@ from tunesmith.inference.fair_queue import FairQueue
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Answer, BusyError, Request
 from tunesmith.inference.shelf import Shelf
+from tunesmith.inference.turns import Turns
 
 # How long the thread sleeps at most while a model is being loaded and nothing else is to do.
 _LOADING_POLL_SECONDS = 0.02
@@ -41,16 +42,24 @@ class BatchingEngine:
         rows_at_once: The most answers that are written at once.
         most_waiting: The most requests that wait; more are turned away, unless they are of a tenant that has less than
             its share of them.
+        loads: What the shelf loads by, where this engine's thread is to load.
     """
 
     def __init__(
-        self, shelf: Shelf[Opened], metrics: Metrics, *, rows_at_once: int = 32, most_waiting: int = 1024
+        self,
+        shelf: Shelf[Opened],
+        metrics: Metrics,
+        *,
+        rows_at_once: int = 32,
+        most_waiting: int = 1024,
+        loads: Turns | None = None,
     ) -> None:
         self._shelf = shelf
         self._metrics = metrics
         metrics.watch(shelf.names)
         self._rows_at_once = rows_at_once
         self._most_waiting = most_waiting
+        self._loads = Turns() if loads is None else loads
         self._queue: FairQueue[_Waiting] = FairQueue()
         self._going: dict[int, tuple[Taken, Batch]] = {}
         self._changed = threading.Condition()
@@ -81,6 +90,7 @@ class BatchingEngine:
 
     def _work(self) -> None:
         while self._wait():
+            self._loads.work()
             self._drop_cancelled()
             self._admit()
             for batch in self._batches():
@@ -94,7 +104,7 @@ class BatchingEngine:
                     if self._closed:
                         return False
                     self._changed.wait()
-                elif any(waiting.opening.done() for _, waiting in self._queue.in_turn()):
+                elif self._loads.waits or any(waiting.opening.done() for _, waiting in self._queue.in_turn()):
                     break
                 else:
                     self._changed.wait(_LOADING_POLL_SECONDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -22,21 +22,28 @@ class _Place(Generic[Loaded]):
 class Shelf(Generic[Loaded]):
     """Things by name, at most so many at once; the least recently used that nobody uses leaves.
 
-    One thread loads, so that whoever computes goes on meanwhile, and two never load the same.
+    One thread loads, and two never load the same.
 
     Args:
         most: How many stay loaded; those in use stay whatever their number.
         load: Makes the thing of a name.
         unload: Lets go of one.
+        loader: Runs ``load``, one at a time; None for a thread of the shelf's own.
     """
 
-    def __init__(self, most: int, load: Callable[[str], Loaded], unload: Callable[[Loaded], None]) -> None:
+    def __init__(
+        self,
+        most: int,
+        load: Callable[[str], Loaded],
+        unload: Callable[[Loaded], None],
+        loader: Executor | None = None,
+    ) -> None:
         self._most = most
         self._load = load
         self._unload = unload
         self._places: OrderedDict[str, _Place[Loaded]] = OrderedDict()
         self._lock = threading.Lock()
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading")
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="loading") if loader is None else loader
 
     def take(self, name: str) -> Future[Loaded]:
         """Use a thing, and load it if need be; every call needs a :meth:`give_back`."""
