@@ -219,6 +219,11 @@ def test_ctrl_c_does_not_wait_for_what_was_asked(root: Path, tmp_path: Path) -> 
     source = write(tmp_path / "in.jsonl", [asking("short"), *lines])
     out = tmp_path / "out.jsonl"
     command = [str(TUNESMITH), "batch", str(source), str(out), "--model", "base", "--concurrency", "4"]
+    # A suite that a shell runs in the background would hand down that the signal is ignored.
+    listening = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", listening, *command]
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until(lambda: out.exists() and out.read_bytes().count(b"\n") == 1)
         process.send_signal(signal.SIGINT)
