@@ -84,6 +84,7 @@ def test_the_command_plans_at_once_what_it_has_seen(place: Place, finished: Real
     assert "technique=lora" in second.stdout
 
 
+@pytest.mark.slow
 def test_a_probe_teaches_the_plan_this_machine(place: Place, tmp_path: Path) -> None:
     fresh = {**os.environ, "TUNESMITH_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     words = ("plan", "--model", str(place.model), "--data", "rows.csv", "technique=full", "--json")

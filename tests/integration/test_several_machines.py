@@ -101,6 +101,7 @@ def start_both(run: RealRun) -> tuple[Working, Machine]:
     return worker, machine
 
 
+@pytest.mark.slow
 def test_two_machines_give_the_result_of_one(place: Place, alone: RealRun) -> None:
     run = place.run("both", SHARED)
     worker, machine = start_both(run)

@@ -92,6 +92,7 @@ def told_step(events: Sequence[Event]) -> bool:
     return any(event.type == "step" for event in events)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run_which_then_resumes(place: Place, alone: RealRun) -> None:
     run = place.run("killed", shared("ddp"))
     worker = run.start()
@@ -141,6 +142,7 @@ def test_a_way_to_share_that_cannot_be_is_refused_and_forgotten(place: Place, al
     assert run.resolved["strategy"] == "single"
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_before_they_meet_is_told_of(tmp_path: Path) -> None:
     # There is no recipe in the folder, so the other rank has nothing to train.
     program = """
