@@ -125,7 +125,7 @@ def alone(group: tuple[str, Found], all_alone: Callable[[str], Path]) -> Path:
     return all_alone(dtype_of(group[0]))
 
 
-# Stages 1 and 2 of DeepSpeed go the way of stage 3 but for the weights.
+# DeepSpeed takes long to begin; the fast suite sees it where a rank dies under stage 3.
 @pytest.fixture(
     scope="module",
     params=[pytest.param(name, marks=pytest.mark.slow) if name.startswith("zero") else name for name in OF_SEVERAL],
