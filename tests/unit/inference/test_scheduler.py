@@ -20,6 +20,7 @@ from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import BusyError, Request
 from tunesmith.inference.scheduler import BatchingEngine, Opened
 from tunesmith.inference.shelf import Shelf
+from tunesmith.inference.turns import Turns
 from tunesmith.inference.writers import make_writer
 
 PATIENCE_SECONDS = 30
@@ -64,7 +65,8 @@ class Place:
         self.engines: list[BatchingEngine] = []
 
     def engine(self, **settings: Any) -> BatchingEngine:
-        engine = BatchingEngine(Shelf(4, self._load, lambda _: None), self.metrics, **settings)
+        loads = Turns()
+        engine = BatchingEngine(Shelf(4, self._load, lambda _: None, loads), self.metrics, loads=loads, **settings)
         engine.start()
         self.engines.append(engine)
         return engine
