@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,8 +22,10 @@ from tunesmith.runs.control import Wish, read_wish
 from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
+from tunesmith.runs.parent import watch_parent
 
 STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint")
+_STOP_SECONDS = 10.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tunesmith.worker", description=__doc__)
     parser.add_argument("folder", type=Path, help="run folder, or scratch folder of a stage")
     parser.add_argument("--stage", choices=STAGES, default="train")
+    parser.add_argument("--parent-pid", type=int, default=None, help="stop when this process ends")
     options = parser.parse_args(arguments)
     # A library that forks after its threads have started would else warn into the log at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet_imports()
+    if options.parent_pid is not None:
+        watch_parent(options.parent_pid, _stop)
     run = RunFolder(options.folder.resolve())
     if options.stage == "rank":
         return _rank(run)
@@ -45,6 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TunesmithError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
+
+
+def _stop() -> None:
+    """Stop as by SIGTERM, and with all processes that were started from here where that takes too long."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_STOP_SECONDS)
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(Stopped.exit_code)
 
 
 def _rank(run: RunFolder) -> int:
@@ -181,10 +196,14 @@ def _matrix(run: RunFolder, events: EventWriter) -> None:
 
 
 def _export(run: RunFolder, events: EventWriter) -> None:
-    asked = _terminated()
+    # It is at no step where it could be asked, and leaves nothing behind wherever it is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from tunesmith.pipeline.export import run_export
 
-    run_export(run.path, events, asked)
+    try:
+        run_export(run.path, events)
+    except KeyboardInterrupt as interrupt:
+        raise Stopped("the export was stopped", code="export.stopped") from interrupt
 
 
 def _pull(run: RunFolder, events: EventWriter) -> None:

@@ -17,7 +17,7 @@ from served_models import make_served
 from tiny_models import tiny_encoder_folder
 
 from tunesmith.cli import main
-from tunesmith.jobs.batch import BatchFiles, begin_batch
+from tunesmith.jobs.batch import BatchFiles, begin_batch, sole_writer
 from tunesmith.wire.batch import BatchResult
 
 # PEFT asks for a property by a name that Transformers has just deprecated.
@@ -170,6 +170,19 @@ def test_output_of_another_batch_or_model_is_left_alone(
     assert "another --model: base" in refused(first, f"base={root / 'base'}")
     out.write_bytes(kept + b"something else\n")
     assert "out.jsonl:3" in refused(first, "base")
+
+
+def test_two_commands_never_write_one_output(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in.jsonl", [asking("one")]), tmp_path / "out.jsonl"
+    with sole_writer(BatchFiles(source, out)):
+        code, _, told = call(source, out, "--model", "base")
+    assert code == 14
+    assert "another command writes this output" in told
+    assert "loading" not in told
+    assert out.read_bytes() == b""
+    # It is free again, and the empty file that was left is no other batch's.
+    assert call(source, out, "--model", "base")[0] == 0
+    assert ids(out) == ["one"]
 
 
 @pytest.mark.slow

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from real_worker import Place, write_labelled
 
@@ -100,3 +105,27 @@ def test_the_command_prints_what_was_found(place: Place) -> None:
     assert any(line.startswith("greedy answers: 4 of 4 the same") for line in lines)
     assert "exports/exported-gguf-f16" in done.stderr
     assert (place.folder / "exports" / "exported-gguf-f16" / "model.gguf").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_ended_takes_its_worker_with_it(place: Place, tmp_path: Path, number: signal.Signals) -> None:
+    command = [str(Path(sys.executable).with_name("tunesmith")), "export", "model", "--to", "onnx", "-o"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*command, str(tmp_path / "one")], cwd=place.folder, env=environment) as process:
+        workers = until(lambda: psutil.Process(process.pid).children(recursive=True))
+        until(lambda: [path for path in tmp_path.iterdir() if path.name.startswith(".one.")])
+        process.send_signal(number)
+    gone, alive = psutil.wait_procs(workers, timeout=60)
+    assert gone
+    assert alive == []
+    assert not (tmp_path / "one").exists()
+
+
+def until(found: Callable[[], list[Any]]) -> list[Any]:
+    """What is there as soon as something is."""
+    end = time.monotonic() + 120
+    while not (there := found()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return there

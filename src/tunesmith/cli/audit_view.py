@@ -8,13 +8,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from tunesmith.cli.event_lines import read_event
-from tunesmith.cli.progress import open_view
+from tunesmith.cli.progress import open_view, showing
 from tunesmith.cli.tables import Cell, Column, print_table
 from tunesmith.cli.terminal import clean, has_colour, out, paint
 from tunesmith.cli.words import count, number
 from tunesmith.jobs.stages import AuditResult, audit
-from tunesmith.runs.events import Event
 
 FIRST_PROBLEMS = 5
 _BAR = 30
@@ -24,13 +22,7 @@ _MOST_LABELS = 12
 def run_audit(recipe_yaml: str, runs_folder: Path, show: int = 0) -> AuditResult:
     """Audit a recipe with progress on stderr; errors as in :func:`tunesmith.jobs.stages.audit`."""
     with open_view() as view:
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                view.show(shown)
-
-        return audit(recipe_yaml, on_event, show=show, runs_folder=runs_folder)
+        return audit(recipe_yaml, showing(view), show=show, runs_folder=runs_folder)
 
 
 def print_audit(found: Mapping[str, Any]) -> None:

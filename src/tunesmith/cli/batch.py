@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,6 +14,9 @@ from tunesmith.cli.terminal import note, out, out_json, short_path
 from tunesmith.cli.words import count
 from tunesmith.errors import DataError
 from tunesmith.runs.layout import default_runs_folder
+
+if TYPE_CHECKING:
+    from tunesmith.jobs.batch import BatchCounts, BatchFiles
 
 app = new_app()
 
@@ -46,42 +49,10 @@ def batch(
     A command that was ended goes on where it was. What the server refuses goes to OUT.errors.jsonl, and the command
     then ends with an error.
     """
-    from tunesmith.cli.event_lines import Position, read_event
-    from tunesmith.cli.progress import open_view
-    from tunesmith.jobs.batch import BatchCounts, BatchFiles, begin_batch, check_batch, count_refused, run_batch
-    from tunesmith.jobs.deploying import models_to_serve
-    from tunesmith.jobs.inference_process import start_inference
-    from tunesmith.runs.events import Event
+    from tunesmith.jobs.batch import BatchFiles
 
     files = BatchFiles(source, answers)
-    with ExitStack() as stack:
-        view = stack.enter_context(open_view())
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                view.show(shown)
-
-        served = models_to_serve(model, runs if runs is not None else default_runs_folder(), on_event)
-        only = served[0].name if len(served) == 1 else None
-        total = check_batch(source, frozenset(one.name for one in served), only)
-        done = begin_batch(files, model)
-        counts = BatchCounts(total, len(done), 0, count_refused(files))
-        if len(done) < total:
-            note(f"loading {', '.join(one.name for one in served)}", "dim")
-            process = stack.enter_context(start_inference(served, rows_at_once=concurrency))
-            counts = run_batch(
-                files,
-                process.client,
-                model=only,
-                done=done,
-                concurrency=concurrency,
-                ordered=ordered,
-                on_progress=lambda so_far, whole: view.show(
-                    Position("answering", so_far, whole, f"{so_far:,}/{whole:,} requests")
-                ),
-                total=total,
-            )
+    counts = _answer(files, model, runs if runs is not None else default_runs_folder(), concurrency, ordered=ordered)
     document = {
         "requests": counts.requests,
         "answered_before": counts.before,
@@ -91,18 +62,56 @@ def batch(
         "errors": str(files.refusals) if counts.refused else None,
     }
     if counts.refused:
-        error = DataError(
-            f"{count(counts.refused, 'request')} of {counts.requests} were refused",
-            code="batch.refused",
-            place=short_path(files.refusals),
-            hint="each line says why; the answers to the others are written",
-        )
-        if as_json:
-            from tunesmith.cli.failure import FoundError
-
-            raise FoundError(error, document)
-        raise error
+        _refuse(files, counts, document, as_json=as_json)
     if as_json:
         out_json(document)
     else:
         out(f"{count(counts.requests, 'request')} answered, {counts.before} of them before: {short_path(answers)}")
+
+
+def _answer(files: BatchFiles, models: list[str], runs: Path, concurrency: int, *, ordered: bool) -> BatchCounts:
+    """Load the models and answer what is not answered yet; nothing is loaded where all is."""
+    from tunesmith.cli.event_lines import Position
+    from tunesmith.cli.progress import open_view, showing
+    from tunesmith.jobs.batch import BatchCounts, begin_batch, check_batch, count_refused, run_batch, sole_writer
+    from tunesmith.jobs.deploying import models_to_serve
+    from tunesmith.jobs.inference_process import start_inference
+
+    with ExitStack() as stack:
+        view = stack.enter_context(open_view())
+        served = models_to_serve(models, runs, showing(view))
+        only = served[0].name if len(served) == 1 else None
+        total = check_batch(files.source, frozenset(one.name for one in served), only)
+        stack.enter_context(sole_writer(files))
+        done = begin_batch(files, models)
+        if len(done) == total:
+            return BatchCounts(total, len(done), 0, count_refused(files))
+        note(f"loading {', '.join(one.name for one in served)}", "dim")
+        process = stack.enter_context(start_inference(served, rows_at_once=concurrency))
+        return run_batch(
+            files,
+            process.client,
+            model=only,
+            done=done,
+            concurrency=concurrency,
+            ordered=ordered,
+            on_progress=lambda so_far, whole: view.show(
+                Position("answering", so_far, whole, f"{so_far:,}/{whole:,} requests")
+            ),
+            total=total,
+        )
+
+
+def _refuse(files: BatchFiles, counts: BatchCounts, document: dict[str, Any], *, as_json: bool) -> NoReturn:
+    """End with an error for what the server refused."""
+    error = DataError(
+        f"{count(counts.refused, 'request')} of {counts.requests} were refused",
+        code="batch.refused",
+        place=short_path(files.refusals),
+        hint="each line says why; the answers to the others are written",
+    )
+    if as_json:
+        from tunesmith.cli.failure import FoundError
+
+        raise FoundError(error, document)
+    raise error

@@ -62,22 +62,16 @@ def chat(
     """
     if as_json and prompt is None:
         raise UsageError("--json needs --prompt", code="usage.json", value="--json")
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.serving import serve
-    from tunesmith.runs.events import Event
 
     options = {"temperature": temperature, "max_tokens": max_tokens}
     with ExitStack() as stack:
         with open_view() as view:
-
-            def on_event(event: Event) -> None:
-                shown = read_event(event)
-                if shown is not None:
-                    view.show(shown)
-
             note(f"loading {model}", "dim")
-            speakers = stack.enter_context(serve(model, runs_folder(output), on_event, compare=compare, use="chat"))
+            speakers = stack.enter_context(
+                serve(model, runs_folder(output), showing(view), compare=compare, use="chat")
+            )
         conversations = [Conversation(speaker, system) for speaker in speakers]
         for conversation in conversations:
             conversation.reset()

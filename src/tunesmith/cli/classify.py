@@ -45,21 +45,13 @@ def classify(
         raise UsageError(
             "there is no text", code="usage.no_text", hint="give texts behind the model, or pipe lines into the command"
         )
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.serving import serve
-    from tunesmith.runs.events import Event
 
     with ExitStack() as stack:
         with open_view() as view:
-
-            def on_event(event: Event) -> None:
-                shown = read_event(event)
-                if shown is not None:
-                    view.show(shown)
-
             note(f"loading {model}", "dim")
-            speaker = stack.enter_context(serve(model, runs_folder(output), on_event, use="classify"))[-1]
+            speaker = stack.enter_context(serve(model, runs_folder(output), showing(view), use="classify"))[-1]
         results = _ask(speaker, texts, context)
         if as_json:
             out_json({"model": model, "results": list(results)})

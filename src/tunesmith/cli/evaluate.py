@@ -102,14 +102,12 @@ def _measure(
     models: list[str], request: dict[str, Any], *, output: Path | None, runs: Path | None, as_json: bool
 ) -> None:
     """Measure one model on data."""
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.cli.report_table import print_report
     from tunesmith.cli.scoring import keep_report
     from tunesmith.formats.inspect import inspect_source
     from tunesmith.jobs.stages import evaluate as evaluate_stage
     from tunesmith.runs.atomic import read_json
-    from tunesmith.runs.events import Event
 
     if len(models) > 1:
         raise UsageError(
@@ -123,17 +121,11 @@ def _measure(
     inspect_source(request["data"], **given).require_usable(request["on_bad_rows"])
     if output is not None and output.exists():
         raise OutputError("the folder exists already", code="output.exists", place=str(output))
-    with open_view() as view:
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                view.show(shown)
-
-        with evaluate_stage({"model": models[0], **request}, on_event, runs_folder=runs_folder(runs)) as folder:
-            report = read_json(folder / "report.json")
-            if output is not None:
-                keep_report(folder, output)
+    asked = {"model": models[0], **request}
+    with open_view() as view, evaluate_stage(asked, showing(view), runs_folder=runs_folder(runs)) as folder:
+        report = read_json(folder / "report.json")
+        if output is not None:
+            keep_report(folder, output)
     if as_json:
         out_json(report)
     else:

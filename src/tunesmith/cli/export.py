@@ -54,21 +54,13 @@ def export(
     The folder appears only when the export says what the model says, within the limit of its precision. What differs,
     the size, the speed and the task's metrics are printed and kept in its export.json.
     """
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.export import ExportRequest
     from tunesmith.jobs.export import export as export_job
-    from tunesmith.runs.events import Event
 
     request = ExportRequest(models, to, precision, target, ep, output, data, rows)
     with open_view() as view:
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                view.show(shown)
-
-        folder, record = export_job(request, on_event, runs_folder=runs_folder(runs))
+        folder, record = export_job(request, showing(view), runs_folder=runs_folder(runs))
     if as_json:
         out_json({"folder": str(folder), **record})
         return

@@ -72,22 +72,14 @@ def show(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> N
 def pull(name: Name, output: RunsFolder = None, *, as_json: AsJson = False) -> None:
     """Bring a model to this machine; one that is here already is only found."""
     from tunesmith.catalog.resolve import resolve_model
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.stages import pull as pull_stage
-    from tunesmith.runs.events import Event
 
     # A wrong name is told at once, not after a worker has loaded its libraries.
     reference = resolve_model(name, runs_folder(output))
     with open_view() as view:
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                view.show(shown)
-
         found = pull_stage(
-            str(reference.path) if reference.kind == "run" else name, on_event, runs_folder=runs_folder(output)
+            str(reference.path) if reference.kind == "run" else name, showing(view), runs_folder=runs_folder(output)
         )
     if as_json:
         adapter = str(found.adapter) if found.adapter else None

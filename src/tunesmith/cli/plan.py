@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tunesmith.jobs.planning import Planned
     from tunesmith.planner.alternatives import Alternative
     from tunesmith.recipe.schema import Recipe
-    from tunesmith.runs.events import Event
 
 app = new_app()
 
@@ -99,20 +98,13 @@ def plan(
 
 
 def _probe(recipe: Recipe, planned: Planned) -> None:
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.probe import STEPS
     from tunesmith.jobs.probe import probe as try_steps
 
     note(f"trying {STEPS} steps", "bold")
     with open_view() as view:
-
-        def show(event: Event) -> None:
-            line = read_event(event)
-            if line is not None:
-                view.show(line)
-
-        try_steps(recipe, planned.resolved, show)
+        try_steps(recipe, planned.resolved, showing(view))
 
 
 def auditing(recipe: Recipe, folder: Path) -> Callable[[], Mapping[str, Any]]:

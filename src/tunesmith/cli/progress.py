@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from tunesmith.cli.event_lines import Line, Position
+from tunesmith.cli.event_lines import Line, Position, read_event
 from tunesmith.cli.terminal import Style, is_live, note, paint
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from tunesmith.runs.events import Event
 
 LINE_SECONDS = 5.0
 
@@ -35,6 +37,17 @@ def open_view() -> Iterator[View]:
         yield view
     finally:
         view.close()
+
+
+def showing(view: View) -> Callable[[Event], None]:
+    """What a stage calls with its events so that a view shows them."""
+
+    def on_event(event: Event) -> None:
+        shown = read_event(event)
+        if shown is not None:
+            view.show(shown)
+
+    return on_event
 
 
 class _LineView:

@@ -63,6 +63,7 @@ def register(
     Everything that the version needs is copied. One of a run that still trains is completed when the run is finished
     and the version is used, or registered again.
     """
+    from tunesmith.cli.progress import showing
     from tunesmith.jobs.registry import register as register_source
 
     store = _open(registry)
@@ -73,7 +74,7 @@ def register(
             source,
             runs_folder(output),
             wanted,
-            _on_event(view),
+            showing(view),
             on_progress=_on_progress(view),
             base_name=base,
         )
@@ -385,18 +386,6 @@ def _view() -> Iterator[View]:
 
     with open_view() as view:
         yield view
-
-
-def _on_event(view: View) -> Any:
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.runs.events import Event
-
-    def on_event(event: Event) -> None:
-        shown = read_event(event)
-        if shown is not None:
-            view.show(shown)
-
-    return on_event
 
 
 def _on_progress(view: View) -> Any:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.cli.terminal import note, out, out_json, short_path
-from tunesmith.runs.events import Event
 
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
@@ -74,22 +73,14 @@ def draw(reports: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Any:
 
 
 def _score(model: str, request: Mapping[str, Any], place: Path | None, runs: Path) -> dict[str, Any]:
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.stages import benchmark
     from tunesmith.runs.atomic import read_json
 
-    with open_view() as view:
-        show: Callable[[Any], None] = view.show
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                show(shown)
-
-        with benchmark({**request, "model": model}, on_event, runs_folder=runs) as folder:
-            report: dict[str, Any] = read_json(folder / "report.json")
-            if place is not None:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                keep_report(folder, place)
-            return report
+    asked = {**request, "model": model}
+    with open_view() as view, benchmark(asked, showing(view), runs_folder=runs) as folder:
+        report: dict[str, Any] = read_json(folder / "report.json")
+        if place is not None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            keep_report(folder, place)
+        return report

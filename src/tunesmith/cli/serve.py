@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -60,11 +59,9 @@ def serve(
     Adapters on the same base share it, and are answered together. A model is called what it is named before the `=`,
     else what is written. Ctrl-C or SIGTERM finishes the answers that are under way and ends.
     """
-    from tunesmith.cli.event_lines import read_event
-    from tunesmith.cli.progress import open_view
+    from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.deploying import models_to_serve, used_versions
     from tunesmith.jobs.server import run_server
-    from tunesmith.runs.events import Event
     from tunesmith.wire.serving import Service
 
     if engine not in ("torch", "vllm"):
@@ -72,21 +69,9 @@ def serve(
     folder = runs if runs is not None else default_runs_folder()
     secrets = _keys(keys)
     if host not in _LOOPBACK and not secrets and not anybody:
-        raise UsageError(
-            "anybody who reaches this machine could ask, and no key is asked for",
-            code="usage.no_key",
-            value=host,
-            hint=f"set {KEY_VARIABLE}, give --keys FILE, or say --anybody",
-        )
-    with ExitStack() as stack:
-        view = stack.enter_context(open_view())
-
-        def on_event(event: Event) -> None:
-            shown = read_event(event)
-            if shown is not None:
-                view.show(shown)
-
-        served = models_to_serve(models, folder, on_event)
+        raise _no_key(host)
+    with open_view() as view:
+        served = models_to_serve(models, folder, showing(view))
         note(f"loading {', '.join(one.name for one in served)}", "dim")
     if engine == "vllm":
         served = [replace(one, runtime="vllm") if one.runtime == "torch" else one for one in served]
@@ -107,6 +92,15 @@ def serve(
     who = f"tunesmith serve at {host}:{port}, process {os.getpid()} on {socket.gethostname()}"
     with used_versions(models, folder, "deployment", who):
         run_server(service, host=host, port=port, on_ready=on_ready)
+
+
+def _no_key(host: str) -> UsageError:
+    return UsageError(
+        "anybody who reaches this machine could ask, and no key is asked for",
+        code="usage.no_key",
+        value=host,
+        hint=f"set {KEY_VARIABLE}, give --keys FILE, or say --anybody",
+    )
 
 
 def _keys(path: Path | None) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Run the worker as a process on this machine.
 
-The process is its own session: it outlives the terminal and the command that started it, and Ctrl-C does not reach
+The process is its own session: Ctrl-C does not reach it, and a run outlives the terminal and the command that started
 it. What it and its libraries print goes to worker.log; how it goes is told by events.jsonl alone.
 """
 
@@ -65,6 +65,7 @@ def start_worker(
     stage: str = "train",
     command: Sequence[str] | None = None,
     working_folder: Path | None = None,
+    outlives_us: bool = True,
 ) -> LocalWorker:
     """Start a worker for a folder and return at once.
 
@@ -74,15 +75,17 @@ def start_worker(
         command: The program, WORKER_COMMAND unless given; folder and stage are added behind it.
         working_folder: Where relative paths of the recipe start. The default is where the first worker of this folder
             was started, so that a run resumes from anywhere; for a new folder it is the current one.
+        outlives_us: Whether it goes on when this process ends, however that ends.
 
     Raises:
         OutputError: The log cannot be written.
     """
     folder = folder.resolve()
     directory = _working_folder(folder, working_folder)
+    tied = [] if outlives_us else ["--parent-pid", str(os.getpid())]
     with telling_output_errors(folder), (folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(
-            [*(command or WORKER_COMMAND), str(folder), "--stage", stage],
+            [*(command or WORKER_COMMAND), str(folder), "--stage", stage, *tied],
             cwd=directory,
             env=compute_environment(),
             stdin=subprocess.DEVNULL,

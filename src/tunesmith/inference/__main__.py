@@ -6,18 +6,13 @@ import argparse
 import os
 import socket
 import sys
-import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
-
 from tunesmith.errors import ModelError, TunesmithError, WorkerError
 from tunesmith.models.quiet import quiet_imports
+from tunesmith.runs.parent import watch_parent
 from tunesmith.wire.serving import read_service
-
-_PARENT_POLL_SECONDS = 0.5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +47,7 @@ def _serve(options: argparse.Namespace) -> None:
                 raise ModelError("there is no such folder", code="model.no_folder", place=str(place))
     if options.parent_pid is not None:
         left = (options.ready_file, options.service)
-        threading.Thread(target=_end_with_parent, args=(options.parent_pid, left), daemon=True).start()
+        watch_parent(options.parent_pid, lambda: _end(left))
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         listener = socket.create_server((options.host, options.port), family=family)
@@ -71,12 +66,8 @@ def _serve(options: argparse.Namespace) -> None:
         serve(service, listener, options.ready_file)
 
 
-def _end_with_parent(parent_pid: int, left: Sequence[Path]) -> None:
-    """Wait for the parent's end; remove the files that it can no longer remove, one of which has keys, and end."""
-    is_child = os.getppid() == parent_pid
-    # A process id can be taken by another process later; a changed parent cannot be mistaken.
-    while os.getppid() == parent_pid if is_child else psutil.pid_exists(parent_pid):
-        time.sleep(_PARENT_POLL_SECONDS)
+def _end(left: Sequence[Path]) -> None:
+    """Remove the files that the parent can no longer remove, one of which has keys, and end."""
     for path in left:
         path.unlink(missing_ok=True)
     os._exit(0)

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from tunesmith.errors import DataError, OutputError, Problem, TunesmithError, UsageError
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
+from tunesmith.runs.lease import lock
 from tunesmith.wire.batch import BatchError, BatchRequest, BatchResponse, BatchResult
 from tunesmith.wire.client import InferenceClient
 
@@ -238,6 +239,27 @@ def _ask(client: InferenceClient, request: BatchRequest, model: str | None) -> B
     return BatchResult(id=name, custom_id=request.custom_id, response=response)
 
 
+@contextmanager
+def sole_writer(files: BatchFiles) -> Iterator[None]:
+    """Keep other commands of this machine away from the output while the block lasts; it is made where it is missing.
+
+    Raises:
+        OutputError: Another command writes it, or it cannot be made.
+    """
+    with telling_output_errors(files.answers):
+        files.answers.parent.mkdir(parents=True, exist_ok=True)
+        file = files.answers.open("ab")
+    with file:
+        if not lock(file):
+            raise OutputError(
+                "another command writes this output",
+                code="output.in_use",
+                place=str(files.answers),
+                hint="wait until it ends, or give another OUT",
+            )
+        yield
+
+
 def begin_batch(files: BatchFiles, answered_by: Sequence[str]) -> set[str]:
     """The ids that are done; a last line that was torn by a crash is cut off.
 
@@ -250,7 +272,7 @@ def begin_batch(files: BatchFiles, answered_by: Sequence[str]) -> set[str]:
     """
     with files.source.open("rb") as source:
         sha256 = hashlib.file_digest(source, "sha256").hexdigest()
-    there = [path for path in (files.answers, files.refusals) if path.exists()]
+    there = [path for path in (files.answers, files.refusals) if path.exists() and path.stat().st_size > 0]
     known: Mapping[str, Any] = read_json(files.state) if files.state.exists() else {}
     if there and known.get("source_sha256") != sha256:
         raise OutputError(
@@ -267,8 +289,6 @@ def begin_batch(files: BatchFiles, answered_by: Sequence[str]) -> set[str]:
             value=", ".join(known.get("answered_by", [])),
             hint="name the same, give another OUT, or remove the file",
         )
-    with telling_output_errors(files.answers):
-        files.answers.parent.mkdir(parents=True, exist_ok=True)
     write_json(files.state, {"format": 1, "source_sha256": sha256, "answered_by": list(answered_by)})
     done: set[str] = set()
     for path in there:

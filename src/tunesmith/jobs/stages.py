@@ -289,12 +289,14 @@ def scratch_folder() -> Iterator[Path]:
 def _run(
     folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str] | None, working_folder: Path | None = None
 ) -> None:
-    worker = start_worker(folder, stage=stage, command=command, working_folder=working_folder or Path.cwd())
+    # Nobody reads what a stage writes once its command is gone, however that went.
+    worker = start_worker(
+        folder, stage=stage, command=command, working_folder=working_folder or Path.cwd(), outlives_us=False
+    )
     try:
         for event in follow_worker(worker):
             on_event(event)
     finally:
-        # Nobody reads what a stage writes once its command is gone.
         worker.terminate()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from tunesmith.catalog.heads import read_head
-from tunesmith.errors import DataError, Stopped, UsageError
+from tunesmith.errors import DataError, UsageError
 from tunesmith.export.form import Options
 from tunesmith.export.process import export_model
 from tunesmith.export.source import Source, kind_of
@@ -33,14 +33,13 @@ from tunesmith.runs.layout import NAME_PATTERN, RunFolder, default_runs_folder
 
 @dataclass(frozen=True)
 class _Work:
-    """Where models are looked for, who is told, and who is asked whether to stop."""
+    """Where models are looked for, and who is told."""
 
     runs_folder: Path
     teller: Teller
-    should_stop: Callable[[], bool]
 
 
-def run_export(folder: Path, events: EventWriter, should_stop: Callable[[], bool]) -> None:
+def run_export(folder: Path, events: EventWriter) -> None:
     """Export a model as ``request.json`` asks; ``output`` appears whole and checked, or not at all.
 
     Its keys: ``models`` (names; several for adapters on one base), ``to``, ``output`` (a folder to make), and if wanted
@@ -48,7 +47,6 @@ def run_export(folder: Path, events: EventWriter, should_stop: Callable[[], bool
 
     Raises:
         TunesmithError: Whatever is wrong with model, data or form; see :func:`tunesmith.export.process.export_model`.
-        Stopped: The user asked to stop.
     """
     teller, request = Teller(events), read_json(folder / "request.json")
     names: Sequence[str] = request["models"]
@@ -58,10 +56,8 @@ def run_export(folder: Path, events: EventWriter, should_stop: Callable[[], bool
     teller.state("preparing", names[0])
     places = [prepare_model(name, runs_folder, teller) for name in names]
     source = _with_more(source_of(places[0], names[0]), list(zip(names, places, strict=True))[1:])
-    work = _Work(runs_folder, teller, should_stop)
+    work = _Work(runs_folder, teller)
     rows = _rows(work, places[0], names[0], source, request)
-    if should_stop():
-        raise Stopped("the export was stopped", code="export.stopped")
     teller.state("exporting", f"{spec.to} {spec.chosen_precision}")
     record = export_source(source, spec, Path(request["output"]), rows, teller, provider=request.get("provider", "cpu"))
     events.emit("artifact", kind="export", path=str(request["output"]), to=spec.to, size_bytes=record["size_bytes"])
@@ -192,7 +188,7 @@ def _of_run(work: _Work, run: RunFolder) -> tuple[Prepared, Resolved]:
 
 
 def _prepare(work: _Work, recipe: Recipe, data: RunData, labels: Sequence[str]) -> Prepared:
-    return prepare(recipe, data, work.runs_folder, work.teller, work.should_stop, labels=labels)
+    return prepare(recipe, data, work.runs_folder, work.teller, labels=labels)
 
 
 def _head_labels(run: RunFolder) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class Lease:
         with telling_output_errors(self._path):
             file = self._path.open("a+b")
         holder = _read(file)
-        if not _lock(file) or _held_elsewhere(holder):
+        if not lock(file) or _held_elsewhere(holder):
             file.close()
             raise RunError(
                 "another worker owns this run",
@@ -77,7 +77,7 @@ def is_held(path: Path) -> bool:
     if not path.exists():
         return False
     with path.open("r+b") as file:
-        return _held_elsewhere(_read(file)) or not _lock(file)
+        return _held_elsewhere(_read(file)) or not lock(file)
 
 
 def _read(file: IO[bytes]) -> dict[str, object]:
@@ -95,7 +95,8 @@ def _held_elsewhere(holder: dict[str, object]) -> bool:
     return holder.get("host") != socket.gethostname() and isinstance(until, float) and until > time.time()
 
 
-def _lock(file: IO[bytes]) -> bool:
+def lock(file: IO[bytes]) -> bool:
+    """Lock an open file for this process until the file is closed; False where another process has done so."""
     if os.name != "posix":
         return _lock_windows(file)
     import fcntl
