@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
+# Each core runs a part of the suite, a file at a time; more than four at once would take too much memory.
+IN_PARTS := -n logical --maxprocesses 4 --dist loadfile
 # TORCH_INDEX_URL of the environment or the command line is passed on as it is: unset and empty differ.
 export PYTHON VENV
 
@@ -22,7 +24,7 @@ quickstart: setup ## tune the starter model on the bundled sample and show what 
 	@$(RUN)/tunesmith quickstart
 
 test: setup-test ## the fast suite, as CI runs it
-	@$(RUN)/pytest
+	@$(RUN)/pytest $(IN_PARTS)
 
 test-full: setup-test ## every test that needs no GPU, slow ones too; writes a report under docs/test-reports/
 	@$(RUN)/python scripts/test_report.py

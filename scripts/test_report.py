@@ -22,6 +22,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "test-reports"
 SELECTION = "not gpu and not network"
+# As in the Makefile.
+IN_PARTS = ("-n", "logical", "--maxprocesses", "4", "--dist", "loadfile")
 SLOWEST = 15
 VERSIONS = ("torch", "transformers", "peft", "numpy", "pytest")
 
@@ -42,7 +44,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch) / "results.xml"
         # pytest takes the last -m, so this one replaces the fast suite's.
-        command = [sys.executable, "-m", "pytest", "-m", SELECTION, f"--junitxml={results}", *sys.argv[1:]]
+        command = [sys.executable, "-m", "pytest", *IN_PARTS, "-m", SELECTION, f"--junitxml={results}", *sys.argv[1:]]
         environment = {"TUNESMITH_HYPOTHESIS_PROFILE": "new", **os.environ}
         code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
         cases = read_cases(results)

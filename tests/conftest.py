@@ -15,6 +15,23 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for name in ("TUNESMITH_HOME", "TUNESMITH_REGISTRY", "WANDB_API_KEY", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
+
+def _keep_to_own_cores() -> None:
+    """Where several processes run the suite, each has cores of its own, and so has what it starts.
+
+    Teams of threads that share cores wait for one another: two would be slower than one after the other.
+    """
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker is None or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    own = cores[int(worker.removeprefix("gw")) :: workers]
+    if own:
+        os.sched_setaffinity(0, own)
+
+
+_keep_to_own_cores()
+
 import hypothesis  # noqa: E402
 import network_guard  # noqa: E402
 import pytest  # noqa: E402

@@ -123,6 +123,7 @@ def served(place: Place) -> Iterator[httpx.Client]:
         yield client
     process.send_signal(signal.SIGINT)
     assert process.wait(90) == 0
+    process.stdout.close()
 
 
 def test_base_version_and_exports_answer_side_by_side(served: httpx.Client) -> None:

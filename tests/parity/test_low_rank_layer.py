@@ -74,7 +74,9 @@ def require_equal(one: Any, other: Any, tolerance: float = 1e-10) -> None:
     assert gradients
     torch.testing.assert_close(losses, expected_losses, rtol=tolerance, atol=tolerance)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, expected[name], rtol=tolerance, atol=tolerance, msg=name)
+        # Entries that nearly cancel are as exact as the largest of their sums.
+        allowed = tolerance * max(1.0, float(expected[name].abs().max()))
+        torch.testing.assert_close(gradient, expected[name], rtol=tolerance, atol=allowed, msg=name)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
