@@ -258,3 +258,52 @@ def test_models_that_are_not_there_and_names_that_come_twice(call: Callable[...,
     code, said = call("same=base", "same=lora", "base", "base")
     assert code == 2
     assert said.count("two models have this name") == 2
+
+
+def test_versions_that_are_registered_while_it_serves_are_answered_for(tmp_path: Path) -> None:
+    base, one, two = make_served(tmp_path / "models")
+    other = tiny_model_folder("gemma2", tmp_path / "other")
+    registry = ("--registry", str(tmp_path / "registry"))
+
+    def register(name: str, folder: Path | None, of: Path) -> None:
+        assert main.run(["registry", "register", str(folder), "--name", name, "--base", str(of), *registry]) == 0
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving_registry(patch, tmp_path, str(base.folder)) as running,
+    ):
+        said = {}
+        assert running.post("/v1/chat/completions", model="router:1").status_code == 404
+        register("router", one.adapter, base.folder)
+        for name in ("base", "router:1", "router:1"):
+            answer = running.post("/v1/chat/completions", model=name).json()
+            assert answer["model"] == name
+            said[name] = answer["choices"][0]["message"]["content"]
+        assert said["router:1"] != said["base"]
+        # A stage means what it means now.
+        register("router", two.adapter, base.folder)
+        for number in (1, 2):
+            assert main.run(["registry", "promote", f"router:{number}", "production", *registry]) == 0
+            staged = running.post("/v1/chat/completions", model="router@production").json()
+            said[f"as {number}"] = staged["choices"][0]["message"]["content"]
+        assert said["as 1"] == said["router:1"] != said["as 2"]
+        listed = httpx.get(f"{running.base_url}/v1/models", trust_env=False).json()["data"]
+        assert [model["id"] for model in listed][-2:] == ["router:1", "router:2"]
+        # Used versions stay; what has another base is told so.
+        assert main.run(["registry", "remove", "router:1", "--yes", "--force", *registry]) != 0
+        register("foreign", one.adapter, other)
+        refused = running.post("/v1/chat/completions", model="foreign:1")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+        assert "its base is not served here" in refused.json()["error"]["message"]
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(PATIENCE_SECONDS) == 0
+    assert main.run(["registry", "remove", "router:1", "--yes", "--force", *registry]) == 0
+
+
+@contextmanager
+def serving_registry(patch: pytest.MonkeyPatch, folder: Path, *models: str) -> Iterator[Running]:
+    """A server that answers for the versions of a registry."""
+    patch.setenv("TUNESMITH_REGISTRY", str(folder / "registry"))
+    patch.setenv("TUNESMITH_CACHE", str(folder / "cache"))
+    with serving(folder, folder / "scratch", f"base={models[0]}", *models[1:], "--registered") as running:
+        yield running

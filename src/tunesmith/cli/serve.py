@@ -50,6 +50,12 @@ def serve(
     ep: Annotated[
         str | None, typer.Option(metavar="NAME", help="The ONNX Runtime's execution provider, such as cpu or cuda.")
     ] = None,
+    registered: Annotated[
+        bool,
+        typer.Option(
+            "--registered", help="Also answer for versions of the registry, by their addresses, on the bases served."
+        ),
+    ] = False,
     runs: Annotated[
         Path | None, typer.Option("--runs", metavar="DIR", help="The folder that holds runs, instead of runs/.")
     ] = None,
@@ -62,6 +68,7 @@ def serve(
     from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.deploying import models_to_serve, used_versions
     from tunesmith.jobs.server import run_server
+    from tunesmith.registry.store import open_store
     from tunesmith.wire.serving import Service
 
     if engine not in ("torch", "vllm"):
@@ -82,6 +89,7 @@ def serve(
         most_waiting=most_waiting,
         adapters_in_memory=adapters_in_memory,
         execution_provider=ep,
+        registry=open_store().url if registered else None,
     )
 
     def on_ready(base_url: str) -> None:

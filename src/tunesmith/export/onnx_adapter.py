@@ -27,7 +27,7 @@ from tunesmith.export.compare_text import TextRows
 from tunesmith.export.form import Options
 from tunesmith.export.foundry import write_inference_model
 from tunesmith.export.merged import whole_folder
-from tunesmith.export.onnx_genai import GenAiText, build, require_genai
+from tunesmith.export.onnx_genai import GenAiText, build, require_genai, telling_runtime_errors
 from tunesmith.export.runtime import TextRuntime
 from tunesmith.export.source import Source
 from tunesmith.models.adapters import method_of
@@ -246,18 +246,11 @@ def open_adapter(folder: Path, source: Source, options: Options) -> Iterator[Tex
 def _opened(folder: Path, options: Options) -> Iterator[GenAiText]:
     import onnxruntime_genai
 
-    try:
+    with telling_runtime_errors(folder):
         model = onnxruntime_genai.Model(os.fspath(folder))
         adapters = onnxruntime_genai.Adapters(model)
         for name, file in read_json(folder / LIST)["adapters"].items():
             adapters.load(os.fspath(folder / file), name)
-    except RuntimeError as error:
-        raise ModelError(
-            "ONNX Runtime GenAI does not take the folder",
-            code="export.onnx_runtime",
-            place=folder.name,
-            value=str(error)[:300],
-        ) from error
     yield GenAiText(model, onnxruntime_genai.Tokenizer(model), options.longest, adapters)
 
 

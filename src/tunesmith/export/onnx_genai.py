@@ -33,7 +33,6 @@ from tunesmith.runs.atomic import output_error, telling_output_errors
 _PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir")
 # The attention of ONNX Runtime takes heads of a multiple of so many numbers.
 _HEAD_BLOCK = 16
-_BUILDER_SECONDS = 3600
 _MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 
 
@@ -174,9 +173,7 @@ def build(whole: Path, folder: Path, options: Options, source: Source, *extra: s
     command += ["-c", str(options.scratch / "builder-cache"), "--extra_options", "hf_token=false", *extra]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     with telling_output_errors(folder):
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=_BUILDER_SECONDS
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not (folder / "model.onnx").is_file():
         told = (done.stderr or done.stdout).strip()
         if "No space left on device" in told or "File too large" in told:
@@ -195,9 +192,17 @@ def open_genai(folder: Path, source: Source, options: Options) -> Iterator[TextR
     """The folder in ONNX Runtime GenAI."""
     import onnxruntime_genai
 
-    try:
+    with telling_runtime_errors(folder):
         model = onnxruntime_genai.Model(os.fspath(folder))
         tokenizer = onnxruntime_genai.Tokenizer(model)
+    yield GenAiText(model, tokenizer, options.longest)
+
+
+@contextmanager
+def telling_runtime_errors(folder: Path) -> Iterator[None]:
+    """Turn what the runtime says of a folder that it does not take into our error."""
+    try:
+        yield
     except RuntimeError as error:
         raise ModelError(
             "ONNX Runtime GenAI does not take the folder",
@@ -205,4 +210,3 @@ def open_genai(folder: Path, source: Source, options: Options) -> Iterator[TextR
             place=folder.name,
             value=str(error)[:300],
         ) from error
-    yield GenAiText(model, tokenizer, options.longest)

@@ -9,18 +9,18 @@ import torch
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Engine, Request
-from tunesmith.inference.scheduler import BatchingEngine, Opened
+from tunesmith.inference.batching.scheduler import BatchingEngine, Opened
 from tunesmith.inference.shelf import Shelf
-from tunesmith.inference.turns import Turns
+from tunesmith.inference.batching.turns import Turns
 from tunesmith.wire.serving import Runtime, ServedModel, Service
 
 
 class Engines:
     """All engines as one; a request goes to that of its model."""
 
-    def __init__(self, engines: Mapping[Runtime, Engine], runtime_of: Mapping[str, Runtime]) -> None:
+    def __init__(self, engines: Mapping[Runtime, Engine], models: Mapping[str, ServedModel]) -> None:
         self._engines = engines
-        self._runtime_of = runtime_of
+        self._models = models
 
     def start(self) -> None:
         """Begin to answer."""
@@ -29,7 +29,7 @@ class Engines:
 
     def submit(self, request: Request) -> None:
         """As in :class:`tunesmith.inference.requests.Engine`."""
-        self._engines[self._runtime_of[request.model]].submit(request)
+        self._engines[self._models[request.model].runtime].submit(request)
 
     def close(self) -> None:
         """Answer what was taken, then end."""
@@ -40,12 +40,13 @@ class Engines:
 def make_engines(service: Service, catalog: ModelCatalog, metrics: Metrics) -> Engines:
     """The engines that the served models need."""
     writing = {name: entry.model for name, entry in catalog.entries.items() if entry.kind == "writes"}
-    runtime_of: dict[str, Runtime] = {name: model.runtime for name, model in writing.items()}
     engines: dict[Runtime, Engine] = {}
-    for runtime in sorted(set(runtime_of.values())):
-        served = {name: model for name, model in writing.items() if model.runtime == runtime}
+    for runtime in sorted({model.runtime for model in writing.values()}):
+        own = {name: model for name, model in writing.items() if model.runtime == runtime}
+        # Versions that come late are PyTorch's.
+        served = catalog.models() if runtime == "torch" else own
         engines[runtime] = _engine(runtime, served, service, metrics)
-    return Engines(engines, runtime_of)
+    return Engines(engines, catalog.models())
 
 
 def _engine(runtime: Runtime, served: Mapping[str, ServedModel], service: Service, metrics: Metrics) -> Engine:
@@ -72,12 +73,12 @@ def _engine(runtime: Runtime, served: Mapping[str, ServedModel], service: Servic
     shelf: Shelf[Opened]
     loads = Turns()
     if runtime == "onnx":
-        from tunesmith.inference.onnx_pool import OnnxWriters
+        from tunesmith.inference.batching.onnx_pool import OnnxWriters
 
         exported = OnnxWriters(served, service.execution_provider)
         shelf = Shelf(service.adapters_in_memory, exported.open, exported.close, loads)
     else:
-        from tunesmith.inference.writers import Writers
+        from tunesmith.inference.batching.writers import Writers
 
         writers = Writers(served)
         shelf = Shelf(service.adapters_in_memory, writers.open, writers.close, loads)

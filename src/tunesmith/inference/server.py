@@ -15,17 +15,19 @@ import uvicorn
 
 from tunesmith.errors import TunesmithError, WorkerError
 from tunesmith.generation import Decoding
-from tunesmith.inference.app import make_app
+from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.catalog import Entry, ModelCatalog
 from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.embedder import Embedder, load_embedder
 from tunesmith.inference.engines import Engines, make_engines
+from tunesmith.inference.late import LateVersions
 from tunesmith.inference.loading import load
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Answer, Request
 from tunesmith.inference.served import kind_of
 from tunesmith.inference.shelf import Shelf
 from tunesmith.models.check import model_kind, read_config
+from tunesmith.registry.store import open_store
 from tunesmith.runs.atomic import write_json
 from tunesmith.wire.serving import ServedModel, Service
 
@@ -39,9 +41,10 @@ def serve(service: Service, listener: socket.socket, ready_file: Path) -> None:
         TunesmithError: A model cannot be loaded.
     """
     entries = {model.name: Entry(model, kind_of(model)) for model in service.models}
-    catalog, metrics = ModelCatalog(entries), Metrics()
+    late = _late(service)
+    catalog, metrics = ModelCatalog(entries, late), Metrics()
     engines = make_engines(service, catalog, metrics)
-    shelf = _shelf(entries, service.adapters_in_memory)
+    shelf = _shelf(catalog.entries, service.adapters_in_memory)
     metrics.watch(shelf.names)
     ready = threading.Event()
     app = make_app(catalog, engines, shelf, metrics, keys=service.keys, ready=ready)
@@ -71,6 +74,8 @@ def serve(service: Service, listener: socket.socket, ready_file: Path) -> None:
         server.run(sockets=[listener])
     finally:
         ready_file.unlink(missing_ok=True)
+        if late is not None:
+            late.close()
     if failed:
         raise failed[0] if isinstance(failed[0], TunesmithError) else _unexpected(failed[0])
     if not ready.is_set():
@@ -78,6 +83,13 @@ def serve(service: Service, listener: socket.socket, ready_file: Path) -> None:
         return
     engines.close()
     shelf.close()
+
+
+def _late(service: Service) -> LateVersions | None:
+    if service.registry is None:
+        return None
+    bases = [model.folder for model in service.models if model.runtime == "torch"]
+    return LateVersions(open_store(service.registry), bases)
 
 
 def _unexpected(error: BaseException) -> WorkerError:

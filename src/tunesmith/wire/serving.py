@@ -36,6 +36,7 @@ class Service:
         most_waiting: The most requests that wait.
         adapters_in_memory: How many adapters, and models with heads, stay loaded.
         execution_provider: Of the ONNX Runtime; None takes its processor.
+        registry: Address of a registry whose versions are answered for too, where their base is served.
     """
 
     models: tuple[ServedModel, ...]
@@ -44,6 +45,7 @@ class Service:
     most_waiting: int = 1024
     adapters_in_memory: int = 32
     execution_provider: str | None = None
+    registry: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As :func:`read_service` reads it."""
@@ -64,6 +66,7 @@ class Service:
             "most_waiting": self.most_waiting,
             "adapters_in_memory": self.adapters_in_memory,
             "execution_provider": self.execution_provider,
+            "registry": self.registry,
         }
 
 

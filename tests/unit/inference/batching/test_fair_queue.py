@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.inference.fair_queue import READ_WEIGHT, WRITTEN_WEIGHT, FairQueue
+from tunesmith.inference.batching.fair_queue import READ_WEIGHT, WRITTEN_WEIGHT, FairQueue
 
 
 def served(queue: FairQueue[int], times: int, cost: dict[str, int]) -> list[str]:

@@ -15,13 +15,13 @@ from tiny_models import tiny_causal_model, tiny_tokenizer
 
 from tunesmith.errors import ModelError
 from tunesmith.generation import Decoding, generate
-from tunesmith.inference.batch import Batch, Writer
+from tunesmith.inference.batching.batch import Batch, Writer
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import BusyError, Request
-from tunesmith.inference.scheduler import BatchingEngine, Opened
+from tunesmith.inference.batching.scheduler import BatchingEngine, Opened
 from tunesmith.inference.shelf import Shelf
-from tunesmith.inference.turns import Turns
-from tunesmith.inference.writers import make_writer
+from tunesmith.inference.batching.turns import Turns
+from tunesmith.inference.batching.writers import make_writer
 
 PATIENCE_SECONDS = 30
 PROMPT = [5, 6, 7, 8]

@@ -10,15 +10,15 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
-from tunesmith.inference.access import guarded
-from tunesmith.inference.asking import Desk
+from tunesmith.inference.paths.access import guarded
+from tunesmith.inference.paths.asking import Desk
 from tunesmith.inference.catalog import ModelCatalog
-from tunesmith.inference.chat_path import chat_router
+from tunesmith.inference.paths.chat import chat_router
 from tunesmith.inference.classifier import Classifier
-from tunesmith.inference.completion_path import completion_router
+from tunesmith.inference.paths.completion import completion_router
 from tunesmith.inference.embedder import Embedder
-from tunesmith.inference.failures import RefusedError, handle_errors
-from tunesmith.inference.label_paths import label_router
+from tunesmith.inference.failures import handle_errors
+from tunesmith.inference.paths.labels import label_router
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Engine
 from tunesmith.inference.shelf import Shelf
@@ -41,7 +41,7 @@ def make_app(
         engine: Answers for those that write.
         shelf: Opens the others.
         metrics: What ``/metrics`` shows.
-        keys: As :func:`tunesmith.inference.access.guarded` takes them.
+        keys: As :func:`tunesmith.inference.paths.access.guarded` takes them.
         ready: Set once a first answer was given.
     """
     app = FastAPI(title="Tunesmith inference", docs_url=None, redoc_url=None, openapi_url=None)
@@ -67,13 +67,12 @@ def make_app(
 
     @app.get("/v1/models")
     async def models() -> ModelList:
-        return ModelList(data=[ModelObject(id=name, created=started) for name in catalog.entries])
+        return ModelList(data=[ModelObject(id=name, created=started) for name in list(catalog.entries)])
 
     # Names may have slashes.
     @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> ModelObject:
-        if name not in catalog.entries:
-            raise RefusedError(404, f"The model `{name}` does not exist", param="model", code="model_not_found")
+    def model(name: str) -> ModelObject:
+        catalog.find(name)
         return ModelObject(id=name, created=started)
 
     return guarded(app, keys)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from tunesmith.errors import ModelError, UsageError
-from tunesmith.inference.batch import Batch, Writer
-from tunesmith.inference.scheduler import Opened
+from tunesmith.inference.batching.batch import Batch, Writer
+from tunesmith.inference.batching.scheduler import Opened
 from tunesmith.runs.atomic import read_json
 from tunesmith.wire.serving import ServedModel
 

@@ -19,9 +19,9 @@ from tiny_models import tiny_causal_model, tiny_tokenizer
 from tunesmith.generation import Decoding, generate
 from tunesmith.generation.forward import SLOT_FAMILIES
 from tunesmith.generation.pools import LonePool, SharedPool
-from tunesmith.inference.batch import Batch, Taken, Writer
+from tunesmith.inference.batching.batch import Batch, Taken, Writer
 from tunesmith.inference.requests import Answer, Piece, Request
-from tunesmith.inference.writers import make_writer
+from tunesmith.inference.batching.writers import make_writer
 from tunesmith.models.low_rank_adapters import LowRankAdapter, read_low_rank
 
 # PEFT asks for a property by a name that Transformers has just deprecated.
@@ -189,7 +189,7 @@ def test_rows_that_must_rest_for_lack_of_memory_get_the_same_tokens(
     assert counted.begun == len(requests)
     # Less than the slack that is asked for before a request is let in: the memory runs out under way.
     tight, pool = watched(any_family.writer, cache_tokens=40)
-    monkeypatch.setattr("tunesmith.inference.batch._SLACK_TOKENS", 0)
+    monkeypatch.setattr("tunesmith.inference.batching.batch._SLACK_TOKENS", 0)
     found = drive(tight, any_family.adapters, requests)
     assert found == expected
     assert pool.begun > len(requests)
@@ -280,7 +280,7 @@ def test_failures_leave_nothing_behind_on_the_model(llama: Place) -> None:
 
 
 def test_requests_wait_while_others_rest(llama: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunesmith.inference.batch._SLACK_TOKENS", 0)
+    monkeypatch.setattr("tunesmith.inference.batching.batch._SLACK_TOKENS", 0)
     batch, pool = watched(llama.writer, cache_tokens=24)
     endless = Decoding(max_new_tokens=40, stop_token_ids=())
     for _ in range(3):

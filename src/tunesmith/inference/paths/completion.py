@@ -10,9 +10,9 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from tunesmith.inference.asking import Desk, start_stream
+from tunesmith.inference.paths.asking import Desk, start_stream
 from tunesmith.inference.catalog import ModelCatalog
-from tunesmith.inference.chat_path import CLIENT_GONE, EventsResponse, event, in_thread, tenant_of, usage_of
+from tunesmith.inference.paths.chat import CLIENT_GONE, EventsResponse, event, in_thread, tenant_of, usage_of
 from tunesmith.inference.failures import RefusedError, detail_of
 from tunesmith.inference.prompts import decoding_for, shaping_for, text_tokens
 from tunesmith.inference.requests import Piece, Request, ScoredToken
@@ -42,7 +42,7 @@ def completion_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
                 tokens = text_tokens(tokenizer, prompt)
                 decoding = decoding_for(body, len(tokens), catalog.context(model), param="prompt")
                 request = Request(
-                    body.model, tokens, decoding, body.n or 1, shaping, body.logprobs, tenant=tenant or body.model
+                    model.name, tokens, decoding, body.n or 1, shaping, body.logprobs, tenant=tenant or model.name
                 )
                 found.append(request)
         return found

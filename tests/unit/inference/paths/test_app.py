@@ -16,7 +16,7 @@ from served_models import make_served
 from starlette.requests import ClientDisconnect
 
 from tunesmith.errors import ModelError, ResourceError
-from tunesmith.inference.app import make_app
+from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.catalog import Entry, ModelCatalog
 from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.embedder import Embedder

@@ -13,13 +13,13 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tunesmith.inference.asking import Desk, cancel, start_stream
+from tunesmith.inference.paths.asking import Desk, cancel, start_stream
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.failures import detail_of
 from tunesmith.inference.prompts import chat_tokens, decoding_for, shaping_for
 from tunesmith.inference.requests import Answer, Piece, Request, ScoredToken
 from tunesmith.inference.token_texts import TokenTexts
-from tunesmith.inference.tool_calls import calls_in, may_be_call
+from tunesmith.inference.paths.tool_calls import calls_in, may_be_call
 from tunesmith.wire.chat import (
     AnswerMessage,
     ChatChunk,
@@ -49,8 +49,8 @@ def chat_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
             shaping = shaping_for(body, len(tokenizer))
         decoding = decoding_for(body, len(prompt), catalog.context(model))
         likeliest = (body.top_logprobs or 0) if body.logprobs else None
-        tenant = tenant or body.model
-        request = Request(body.model, prompt, decoding, body.n or 1, shaping, likeliest, tenant=tenant)
+        tenant = tenant or model.name
+        request = Request(model.name, prompt, decoding, body.n or 1, shaping, likeliest, tenant=tenant)
         return request, catalog.texts(model)
 
     @router.post("/v1/chat/completions", response_model=None)

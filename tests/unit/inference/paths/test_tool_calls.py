@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tunesmith.inference.tool_calls import calls_in, may_be_call
+from tunesmith.inference.paths.tool_calls import calls_in, may_be_call
 
 CALL = {"name": "weather", "arguments": {"city": "K\u00f6ln", "days": 2}}
 FORMS = [

@@ -40,19 +40,19 @@ def label_router(catalog: ModelCatalog, shelf: Shelf[Classifier | Embedder]) -> 
         return await asyncio.get_running_loop().run_in_executor(threads, embed_now, body)
 
     def classify_now(body: ClassifyRequest) -> Response:
-        catalog.require(body.model, "labels")
-        with _used(shelf, body.model, Classifier) as classifier:
+        model = catalog.require(body.model, "labels")
+        with _used(shelf, model.name, Classifier) as classifier:
             found = Classification(model=body.model, data=classifier.classify(body.input))
         return JSONResponse(found.model_dump(exclude_none=True))
 
     def embed_now(body: EmbeddingRequest) -> Response:
-        catalog.require(body.model, "embeds")
+        model = catalog.require(body.model, "embeds")
         inputs = body.inputs()
         if not 1 <= len(inputs) <= MOST_INPUTS:
             raise RefusedError(
                 400, f"between 1 and {MOST_INPUTS} inputs are taken", param="input", code="invalid_value"
             )
-        with _used(shelf, body.model, Embedder) as embedder:
+        with _used(shelf, model.name, Embedder) as embedder:
             vectors, tokens = embedder.embed(inputs)
         if body.dimensions is not None and body.dimensions != vectors.shape[1]:
             raise RefusedError(

@@ -1,0 +1,1 @@
+"""Continuous batching: rows of many requests and adapters that are computed together."""
