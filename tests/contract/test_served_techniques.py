@@ -16,8 +16,8 @@ from tiny_models import tiny_causal_model, tiny_tokenizer
 from tunesmith.generation import Decoding, generate
 from tunesmith.generation.pools import LonePool, SharedPool
 from tunesmith.inference.batching.batch import Batch
-from tunesmith.inference.requests import Request
 from tunesmith.inference.batching.writers import Writers
+from tunesmith.inference.requests import Request
 from tunesmith.models.low_rank_adapters import why_not_low_rank
 from tunesmith.models.quantized import keep_numbers
 from tunesmith.techniques.table import TECHNIQUES, make_technique

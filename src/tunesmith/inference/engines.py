@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
+from tunesmith.inference.batching.scheduler import BatchingEngine, Opened
+from tunesmith.inference.batching.turns import Turns
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Engine, Request
-from tunesmith.inference.batching.scheduler import BatchingEngine, Opened
 from tunesmith.inference.shelf import Shelf
-from tunesmith.inference.batching.turns import Turns
 from tunesmith.wire.serving import Runtime, ServedModel, Service
 
 

@@ -15,7 +15,6 @@ import uvicorn
 
 from tunesmith.errors import TunesmithError, WorkerError
 from tunesmith.generation import Decoding
-from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.catalog import Entry, ModelCatalog
 from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.embedder import Embedder, load_embedder
@@ -23,6 +22,7 @@ from tunesmith.inference.engines import Engines, make_engines
 from tunesmith.inference.late import LateVersions
 from tunesmith.inference.loading import load
 from tunesmith.inference.metrics import Metrics
+from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.requests import Answer, Request
 from tunesmith.inference.served import kind_of
 from tunesmith.inference.shelf import Shelf

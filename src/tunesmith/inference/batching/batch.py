@@ -12,8 +12,8 @@ import torch
 
 from tunesmith.generation.pools import Beginning, Pool
 from tunesmith.generation.row import Row
-from tunesmith.inference.constraints import Grammars
 from tunesmith.inference.batching.next_token import Wishes, next_tokens
+from tunesmith.inference.constraints import Grammars
 from tunesmith.inference.requests import Answer, Piece, Request, ScoredToken
 from tunesmith.models.memory import telling_memory_errors
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from tunesmith.inference.batching.batch import Batch, Taken
 from tunesmith.inference.batching.fair_queue import FairQueue
+from tunesmith.inference.batching.turns import Turns
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Answer, BusyError, Request
 from tunesmith.inference.shelf import Shelf
-from tunesmith.inference.batching.turns import Turns
 
 # How long the thread sleeps at most while a model is being loaded and nothing else is to do.
 _LOADING_POLL_SECONDS = 0.02

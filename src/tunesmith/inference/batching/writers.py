@@ -13,8 +13,8 @@ from tunesmith.generation.decoding import Decoding, resolve_stop_token_ids
 from tunesmith.generation.pools import LonePool, SharedPool, make_pool
 from tunesmith.generation.row import room_of
 from tunesmith.inference.batching.batch import Batch, Writer
-from tunesmith.inference.loading import load, load_base
 from tunesmith.inference.batching.scheduler import Opened
+from tunesmith.inference.loading import load, load_base
 from tunesmith.models.host import memory_bytes
 from tunesmith.models.low_rank_adapters import read_low_rank, why_not_low_rank
 from tunesmith.models.new_tokens import tokenizer_folder

@@ -10,16 +10,16 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
 
-from tunesmith.inference.paths.access import guarded
-from tunesmith.inference.paths.asking import Desk
 from tunesmith.inference.catalog import ModelCatalog
-from tunesmith.inference.paths.chat import chat_router
 from tunesmith.inference.classifier import Classifier
-from tunesmith.inference.paths.completion import completion_router
 from tunesmith.inference.embedder import Embedder
 from tunesmith.inference.failures import handle_errors
-from tunesmith.inference.paths.labels import label_router
 from tunesmith.inference.metrics import Metrics
+from tunesmith.inference.paths.access import guarded
+from tunesmith.inference.paths.asking import Desk
+from tunesmith.inference.paths.chat import chat_router
+from tunesmith.inference.paths.completion import completion_router
+from tunesmith.inference.paths.labels import label_router
 from tunesmith.inference.requests import Engine
 from tunesmith.inference.shelf import Shelf
 from tunesmith.wire.chat import ModelList, ModelObject

@@ -13,13 +13,13 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from tunesmith.inference.paths.asking import Desk, cancel, start_stream
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.failures import detail_of
+from tunesmith.inference.paths.asking import Desk, cancel, start_stream
+from tunesmith.inference.paths.tool_calls import calls_in, may_be_call
 from tunesmith.inference.prompts import chat_tokens, decoding_for, shaping_for
 from tunesmith.inference.requests import Answer, Piece, Request, ScoredToken
 from tunesmith.inference.token_texts import TokenTexts
-from tunesmith.inference.paths.tool_calls import calls_in, may_be_call
 from tunesmith.wire.chat import (
     AnswerMessage,
     ChatChunk,

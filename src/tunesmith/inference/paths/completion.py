@@ -10,10 +10,10 @@ from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from tunesmith.inference.paths.asking import Desk, start_stream
 from tunesmith.inference.catalog import ModelCatalog
-from tunesmith.inference.paths.chat import CLIENT_GONE, EventsResponse, event, in_thread, tenant_of, usage_of
 from tunesmith.inference.failures import RefusedError, detail_of
+from tunesmith.inference.paths.asking import Desk, start_stream
+from tunesmith.inference.paths.chat import CLIENT_GONE, EventsResponse, event, in_thread, tenant_of, usage_of
 from tunesmith.inference.prompts import decoding_for, shaping_for, text_tokens
 from tunesmith.inference.requests import Piece, Request, ScoredToken
 from tunesmith.inference.token_texts import TokenTexts

@@ -20,8 +20,8 @@ from tunesmith.generation import Decoding, generate
 from tunesmith.generation.forward import SLOT_FAMILIES
 from tunesmith.generation.pools import LonePool, SharedPool
 from tunesmith.inference.batching.batch import Batch, Taken, Writer
-from tunesmith.inference.requests import Answer, Piece, Request
 from tunesmith.inference.batching.writers import make_writer
+from tunesmith.inference.requests import Answer, Piece, Request
 from tunesmith.models.low_rank_adapters import LowRankAdapter, read_low_rank
 
 # PEFT asks for a property by a name that Transformers has just deprecated.

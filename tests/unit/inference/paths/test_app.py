@@ -16,12 +16,12 @@ from served_models import make_served
 from starlette.requests import ClientDisconnect
 
 from tunesmith.errors import ModelError, ResourceError
-from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.catalog import Entry, ModelCatalog
 from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.embedder import Embedder
 from tunesmith.inference.engines import make_engines
 from tunesmith.inference.metrics import Metrics
+from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.requests import Request
 from tunesmith.inference.shelf import Shelf
 from tunesmith.wire.serving import ServedModel, Service
