@@ -33,6 +33,7 @@ from tunesmith.export.source import Source
 from tunesmith.models.adapters import method_of
 from tunesmith.models.quantized import dequantize
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
+from tunesmith.techniques.saving import telling_save_errors
 
 LIST = "adapters.json"
 _PREFIX = "base_model.model."
@@ -96,8 +97,7 @@ def write_adapters(source: Source, folder: Path, options: Options) -> dict[str, 
     rank = max(matrix.shape[0] for one in weights.values() for key, matrix in one.items() if ".lora_A." in key)
     shapes = _largest_shapes(weights.values(), rank)
     zero = options.scratch / "zero-adapter"
-    with telling_output_errors(zero):
-        _write_zero_adapter(zero, shapes, rank)
+    _write_zero_adapter(zero, shapes, rank)
     base = _plain_base(source, options)
     options.say(f"the model builder writes {options.precision} with room for adapters of rank {rank}")
     names = {key: _graph_name(key) for key in shapes}
@@ -146,7 +146,6 @@ def _largest_shapes(adapters: Any, rank: int) -> dict[str, tuple[int, int]]:
 
 def _write_zero_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]], rank: int) -> None:
     layers = sorted({key.removeprefix(_PREFIX).partition(".lora_")[0] for key in shapes})
-    folder.mkdir()
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -156,12 +155,11 @@ def _write_zero_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]], ran
         "bias": "none",
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    save_file(
-        {key: np.zeros(shape, dtype=np.float32) for key, shape in shapes.items()},
-        folder / "adapter_model.safetensors",
-        metadata={"format": "pt"},
-    )
+    zeros = {key: np.zeros(shape, dtype=np.float32) for key, shape in shapes.items()}
+    with telling_save_errors(folder):
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        save_file(zeros, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _plain_base(source: Source, options: Options) -> Path:

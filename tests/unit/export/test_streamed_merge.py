@@ -17,9 +17,12 @@ from tiny_models import tiny_causal_model, tiny_model_folder
 from tunesmith.export.form import Options
 from tunesmith.export.merged import write_merged
 from tunesmith.export.source import Source, load_source
+from tunesmith.export.source import load_base as load_source_base
 from tunesmith.export.streamed_merge import FROM_WHOLE_MODEL, LayerMerges, plan_streamed_merge
+from tunesmith.models.adapters import with_adapter
 from tunesmith.models.load import LoadPlan, load_model, load_tokenizer
 from tunesmith.models.new_tokens import add_token_rows, extend_tokenizer
+from tunesmith.models.quantized import dequantize
 from tunesmith.techniques.adapter import merge_adapter
 from tunesmith.techniques.lora import Lora
 from tunesmith.techniques.table import make_technique
@@ -76,10 +79,15 @@ def test_every_method_merges_to_the_same_weights_both_ways(name: str, base: Path
     with torch.inference_mode():
         adapted = load_source(source)
         unchanged = transformers.AutoModelForCausalLM.from_pretrained(base)(tokens).logits
+        effect = (ours(tokens).logits - unchanged).abs()
+        if source.quantization is not None and source.quantization.kind == "int8":
+            # Its products round activations to eight bits too, so the weights are compared beside the adapter.
+            assert (ours(tokens).logits - adapted(tokens).logits).abs().mean() < 0.5 * effect.mean()
+            adapted = with_adapter(dequantize(load_source_base(source)), tmp_path / "adapter")
         torch.testing.assert_close(ours(tokens).logits, adapted(tokens).logits, rtol=1e-3, atol=1e-3)
         whole = merge_adapter(adapted)(tokens).logits
         torch.testing.assert_close(ours(tokens).logits, whole, rtol=1e-3, atol=1e-3)
-        assert (ours(tokens).logits - unchanged).abs().max() > 0.01
+        assert effect.max() > 0.01
 
 
 def test_files_keep_their_names_and_the_config_says_the_type(base: Path, tmp_path: Path) -> None:
