@@ -33,6 +33,8 @@ from tunesmith.runs.atomic import output_error, telling_output_errors
 _PACKAGES = ("onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir")
 # The attention of ONNX Runtime takes heads of a multiple of so many numbers.
 _HEAD_BLOCK = 16
+# Some matrices keep eight bits: 0.22 nats instead of 0.51 on the starter model, for a third more bytes.
+_SETTINGS = {"int4": ("algo_config=k_quant_mixed",)}
 _MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 
 
@@ -170,7 +172,8 @@ def build(whole: Path, folder: Path, options: Options, source: Source, *extra: s
         source.tokenizer.save_pretrained(inputs)
     command = [sys.executable, "-P", "-m", "onnxruntime_genai.models.builder"]
     command += ["-i", str(inputs), "-o", str(folder), "-p", options.precision, "-e", options.provider]
-    command += ["-c", str(options.scratch / "builder-cache"), "--extra_options", "hf_token=false", *extra]
+    settings = ["hf_token=false", *_SETTINGS.get(options.precision, ()), *extra]
+    command += ["-c", str(options.scratch / "builder-cache"), "--extra_options", *settings]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     with telling_output_errors(folder):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
