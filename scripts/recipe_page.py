@@ -37,7 +37,7 @@ def _rows(part: Schema, path: str, defaults: Mapping[str, Any], definitions: Sch
         variants = [branch for branch in branches if "properties" in branch]
         default = defaults.get(name, value.get("default"))
         if len(branches) == 1 and variants:
-            yield from _rows(variants[0], f"{key}.", default, definitions)
+            yield from _rows(variants[0], f"{key}.", default or {}, definitions)
             continue
         takes = ", ".join(dict.fromkeys(_words(branch) for branch in branches if branch not in variants))
         shown = "required" if name in part.get("required", ()) else _shown(default)
@@ -69,7 +69,7 @@ def _branches(value: Schema, definitions: Schema) -> Iterator[Schema]:
 
 def _shown(default: Any) -> str:
     if isinstance(default, Mapping):
-        default = default["name"]
+        default = default.get("name", default)
     return f"`{json.dumps(default).strip(chr(34))}`"
 
 

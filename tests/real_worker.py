@@ -45,6 +45,8 @@ class Server:
     def ask(self, **question: Any) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        # A test may have a storage of its own, which the helper was started without.
+        question["storage"] = {name: os.environ[name] for name in os.environ if name.startswith(("AWS_", "AZURE_"))}
         print(json.dumps(question), file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
@@ -259,6 +261,7 @@ def _child(main: Callable[[Sequence[str]], int], question: dict[str, Any]) -> in
     os.dup2(log, 2)
     os.chdir(question["cwd"])
     os.environ["TUNESMITH_CACHE"] = str(Path(question["cwd"]) / "cache")
+    os.environ.update(question["storage"])
     if question["file_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (question["file_bytes"],) * 2)

@@ -19,9 +19,9 @@ from safetensors.numpy import save_file
 
 from tunesmith.registry.card import model_card
 from tunesmith.registry.record import Base, Origin, Record
-from tunesmith.registry.store import Store
 from tunesmith.registry.writing import Content, add_version
 from tunesmith.runs.layout import RunFolder
+from tunesmith.storage.store import Store
 
 
 def small_content(folder: Path, files: Mapping[str, bytes], **facts: Any) -> Content:

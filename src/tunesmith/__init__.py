@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunesmith.api import Model, Run, advise, load, open_run, plan, register, train
+    from tunesmith.api import Job, Model, Run, advise, load, open_run, plan, register, submit, train
 
-__all__ = ["Model", "Run", "advise", "load", "open_run", "plan", "register", "train"]
+__all__ = ["Job", "Model", "Run", "advise", "load", "open_run", "plan", "register", "submit", "train"]
 
 
 def __getattr__(name: str) -> Any:

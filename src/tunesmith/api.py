@@ -21,7 +21,7 @@ import orjson
 from tunesmith.errors import RunError, Stopped, TunesmithError
 from tunesmith.executors.local import LocalWorker
 from tunesmith.jobs.control import discard_if_refused, start
-from tunesmith.jobs.create import check_inputs, create_run
+from tunesmith.jobs.create import check_inputs, create_run, require_here
 from tunesmith.jobs.follow import follow_worker
 from tunesmith.jobs.serving import Speaker, serve
 from tunesmith.runs.atomic import read_json
@@ -32,6 +32,7 @@ from tunesmith.runs.layout import RunFolder, default_runs_folder, find_run
 if TYPE_CHECKING:
     from tunesmith.jobs.advice import Advice, Wish
     from tunesmith.jobs.planning import Planned
+    from tunesmith.jobs.submitted import Job as SubmittedJob
     from tunesmith.recipe.schema import Recipe
 
 Messages = Sequence[Mapping[str, Any]]
@@ -81,6 +82,59 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+class Job:
+    """A training that was submitted, wherever it runs.
+
+    Args:
+        path: The folder of its run on this machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """The name of its run."""
+        return self.path.name
+
+    @property
+    def state(self) -> str:
+        """``queued``, ``running``, ``paused``, ``succeeded``, ``failed``, ``cancelled`` or ``lost``."""
+        from tunesmith.jobs.submitted import look
+
+        return look(self._found()).status.state
+
+    def wait(self) -> Run:
+        """Wait until it has ended well.
+
+        Raises:
+            TunesmithError: The worker's own error, or WorkerError where the platform ended it.
+            Stopped: It was paused or cancelled.
+        """
+        from tunesmith.jobs.submitted import follow
+
+        job = self._found()
+        for _ in follow(job):
+            pass
+        if self.state != "succeeded":
+            raise Stopped(f"the job was {self.state}", code=f"run.{self.state}", place=self.name)
+        return Run(self.path)
+
+    def cancel(self) -> None:
+        """Stop it for good."""
+        from tunesmith.jobs.submitted import cancel
+
+        cancel(self._found())
+
+    def _found(self) -> SubmittedJob:
+        from tunesmith.jobs.submitted import find_job
+
+        return find_job(self.path.parent, self.name)
+
+    def __repr__(self) -> str:
+        return f"Job({str(self.path)!r})"
 
 
 class Model:
@@ -162,6 +216,7 @@ def train(
     """
     parsed = _recipe(recipe, overrides)
     folder = Path(output) if output is not None else default_runs_folder()
+    require_here(parsed)
     check_inputs(parsed, folder)
     run = create_run(parsed, folder, name)
     worker = start(run)
@@ -171,6 +226,35 @@ def train(
         discard_if_refused(run, error)
         raise
     return Run(run.path.resolve())
+
+
+def submit(
+    recipe: Recipe | Mapping[str, Any] | str | Path,
+    *,
+    name: str | None = None,
+    key: str | None = None,
+    storage: str | None = None,
+    output: str | Path | None = None,
+    **overrides: Any,
+) -> Job:
+    """Give a training to the recipe's executor, and return.
+
+    Args:
+        recipe: A recipe, the same as plain data, or the path of a YAML file.
+        name: The run's name; the default is made from task and model.
+        key: Submitted once more under this key, it is the same job.
+        storage: Where runs of other machines lie: ``s3://...``, ``az://...``, or a folder that all mount.
+        output: The folder of runs; the default is ``runs`` or TUNESMITH_HOME's.
+        **overrides: Parts of the recipe to change: ``executor="ray"``.
+
+    Raises:
+        TunesmithError: The recipe cannot be used, or the executor refuses it.
+    """
+    from tunesmith.jobs.submitting import Asked
+    from tunesmith.jobs.submitting import submit as submit_run
+
+    folder = Path(output) if output is not None else default_runs_folder()
+    return Job(submit_run(_recipe(recipe, overrides), folder, Asked(name, key, storage)).path.resolve())
 
 
 def plan(
@@ -296,12 +380,12 @@ def register(
     """
     from tunesmith.jobs.registry import Wanted
     from tunesmith.jobs.registry import register as register_source
-    from tunesmith.registry.store import open_store
+    from tunesmith.registry.place import open_registry
 
     source = str(run.path) if isinstance(run, Run) else str(run)
     folder = Path(output) if output is not None else default_runs_folder()
     wanted = Wanted(name, tuple(aliases), stage, description, with_base=with_base, checkpoints=checkpoints)
-    return register_source(open_store(registry), source, folder, wanted, _ignore).version.address
+    return register_source(open_registry(registry), source, folder, wanted, _ignore).version.address
 
 
 def open_run(name: str | Path, *, output: str | Path | None = None) -> Run:

@@ -23,34 +23,104 @@ from tunesmith.runs.events import EventWriter, open_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import Lease
 from tunesmith.runs.parent import watch_parent
+from tunesmith.storage.address import open_store
+from tunesmith.storage.guest_copy import guest_copy
+from tunesmith.storage.run_store import JOB, RunStore
+from tunesmith.storage.working_copy import is_address, working_copy
 
 STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint")
 _STOP_SECONDS = 10.0
+_TURN_SECONDS = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one stage in a folder; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tunesmith.worker", description=__doc__)
-    parser.add_argument("folder", type=Path, help="run folder, or scratch folder of a stage")
+    parser.add_argument("folder", metavar="RUN", help="run folder, scratch folder of a stage, or a run in a store")
     parser.add_argument("--stage", choices=STAGES, default="train")
     parser.add_argument("--parent-pid", type=int, default=None, help="stop when this process ends")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        help="seconds to wait for another worker of the run to end or fall silent",
+    )
+    parser.add_argument(
+        "--asked-is-well",
+        action="store_true",
+        help="end with 0 where the run was asked to pause or cancel, for platforms that start again whatever fails",
+    )
     options = parser.parse_args(arguments)
     # A library that forks after its threads have started would else warn into the log at every fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     quiet_imports()
     if options.parent_pid is not None:
         watch_parent(options.parent_pid, _stop)
-    run = RunFolder(options.folder.resolve())
+    if is_address(options.folder):
+        if options.stage == "node":
+            return _guest(options.folder)
+        return _of_store(options.folder, options.stage, options.patience, asked_is_well=options.asked_is_well)
+    run = RunFolder(Path(options.folder).resolve())
     if options.stage == "rank":
         return _rank(run)
     if options.stage == "node":
         return _node(run)
+    return _own(run, options.stage)
+
+
+def _own(run: RunFolder, stage: str) -> int:
+    """Work in a folder that no other worker may own meanwhile."""
+    if (run.path / JOB).exists():
+        # A run that was submitted has the files that its recipe names with it.
+        os.chdir(run.path)
     try:
         with Lease(run.lease):
-            return _work(run, options.stage)
+            return _work(run, stage)
     except TunesmithError as error:
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
+
+
+def _of_store(url: str, stage: str, patience_seconds: float, *, asked_is_well: bool) -> int:
+    """Work for a run that lies in a store, in a folder that is kept equal to it."""
+    try:
+        run = RunStore(open_store(url))
+        _await_turn(run, patience_seconds)
+        with working_copy(url) as copy:
+            copy.code = _own(copy.folder, stage)
+        # The store is asked, since its word may just have come.
+        asked = copy.code == Stopped.exit_code and run.wish() != "continue"
+    except TunesmithError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return error.exit_code
+    return 0 if asked and asked_is_well else copy.code
+
+
+def _await_turn(run: RunStore, patience_seconds: float) -> None:
+    """Wait while another worker owns the run; that one died is known by its silence."""
+    end = time.monotonic() + patience_seconds
+    while time.monotonic() < end:
+        last = run.last_attempt()
+        if last is None or not last.is_alive():
+            return
+        time.sleep(_TURN_SECONDS)
+
+
+def _guest(url: str) -> int:
+    """Lend this machine to a run that lies in a store; one that is over has no work for it, and that is well."""
+    try:
+        with guest_copy(url) as folder:
+            # Its recipe names files of the run.
+            os.chdir(folder.path)
+            code = _node(folder)
+            return 0 if code and _is_over(folder) else code
+    except TunesmithError as error:
+        print("\n".join(error.lines()), file=sys.stderr)
+        return error.exit_code
+
+
+def _is_over(run: RunFolder) -> bool:
+    return run.manifest.exists() or read_wish(run.control) != "continue"
 
 
 def _stop() -> None:
@@ -155,12 +225,14 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
 def _train(run: RunFolder, events: EventWriter) -> None:
     asked = _terminated()
     # Imported only now: loading the libraries takes seconds, and a folder that another worker owns is told at once.
+    from tunesmith.pipeline.kubeflow import telling_trainer
     from tunesmith.pipeline.train import run_training
 
     def wish() -> Wish:
         return "pause" if asked() else read_wish(run.control)
 
-    run_training(run, events, wish)
+    with telling_trainer(run.events):
+        run_training(run, events, wish)
 
 
 def _audit(run: RunFolder, events: EventWriter) -> None:

@@ -15,10 +15,11 @@ from registry_cases import add_small
 from tunesmith.errors import NetworkError, UsageError
 from tunesmith.registry.collect import collect
 from tunesmith.registry.names import parse_address
+from tunesmith.registry.place import open_registry
 from tunesmith.registry.reading import bring_out
 from tunesmith.registry.references import add_reference, read_references, remove_version, set_label
-from tunesmith.registry.store import Store, open_store
 from tunesmith.registry.versions import find_version, read_versions
+from tunesmith.storage.store import Store
 
 SLOW = {"s3", "az"}
 KINDS = [
@@ -30,12 +31,12 @@ KINDS = [
 def store(request, tmp_path, monkeypatch) -> Iterator[Store]:
     kind = request.param
     if kind == "local":
-        yield open_store(str(tmp_path / "registry"))
+        yield open_registry(str(tmp_path / "registry"))
     elif kind == "memory":
-        yield open_store(f"memory://{uuid.uuid4().hex}")
+        yield open_registry(f"memory://{uuid.uuid4().hex}")
     else:
         with getattr(storage_servers, f"serve_{kind}")(tmp_path, monkeypatch) as url:
-            yield open_store(f"{url}/{uuid.uuid4().hex}/models")
+            yield open_registry(f"{url}/{uuid.uuid4().hex}/models")
 
 
 @pytest.mark.parametrize("store", KINDS, indirect=True)
@@ -110,7 +111,7 @@ def test_storage_that_does_not_answer_is_told_by_name(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    store = open_store("s3://bucket/models")
+    store = open_registry("s3://bucket/models")
     with pytest.raises(NetworkError) as caught:
         store.read("models/x")
     assert caught.value.place == "s3://bucket/models/models/x"
@@ -120,22 +121,22 @@ def test_storage_that_does_not_answer_is_told_by_name(monkeypatch):
 @pytest.mark.parametrize("url", ["s3://key:secret@bucket/x", "az://user@c/x", "s3://bucket/x?secret=1"])
 def test_an_address_with_credentials_is_refused_and_not_repeated(url):
     with pytest.raises(UsageError) as caught:
-        open_store(url)
-    assert caught.value.code == "registry.url"
+        open_registry(url)
+    assert caught.value.code == "storage.url"
     assert "secret" not in str(caught.value)
     assert "user" not in str(caught.value)
 
 
 def test_storage_of_an_unknown_kind_is_refused():
     with pytest.raises(UsageError, match="s3://"):
-        open_store("ftp://host/x")
+        open_registry("ftp://host/x")
 
 
 def test_a_registry_lies_where_it_is_said(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert open_store().local == Path(tmp_path / "registry")
+    assert open_registry().local == Path(tmp_path / "registry")
     monkeypatch.setenv("TUNESMITH_HOME", str(tmp_path / "home"))
-    assert open_store().local == tmp_path / "home" / "registry"
+    assert open_registry().local == tmp_path / "home" / "registry"
     monkeypatch.setenv("TUNESMITH_REGISTRY", str(tmp_path / "elsewhere"))
-    assert open_store().local == tmp_path / "elsewhere"
-    assert open_store(str(tmp_path / "given")).local == tmp_path / "given"
+    assert open_registry().local == tmp_path / "elsewhere"
+    assert open_registry(str(tmp_path / "given")).local == tmp_path / "given"

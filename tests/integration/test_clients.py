@@ -5,21 +5,18 @@ The scripts under tests/clients/ print what their library saw. Environments are 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import network_guard
 import pytest
+from client_environments import environment
 from served_models import NAMES, make_served
 
-from tunesmith.catalog.cache import cache_folder
 from tunesmith.jobs.inference_process import InferenceProcess, start_inference
 
 pytestmark = [
@@ -36,20 +33,6 @@ PLAIN = {"temperature": 0, "max_tokens": 12}
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InferenceProcess]:
     with start_inference(make_served(tmp_path_factory.mktemp("clients"))) as running:
         yield running
-
-
-def environment(*packages: str) -> Path:
-    """The interpreter of an environment with some packages, made when it is first needed."""
-    key = hashlib.sha256(" ".join((sys.version, *packages)).encode()).hexdigest()[:12]
-    folder = cache_folder() / "client-environments" / key
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with network_guard.allowed():
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-        (folder / "complete").touch()
-    return python
 
 
 def seen_by(process: InferenceProcess, script: str, *packages: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tunesmith.catalog.registered import find_registered
 from tunesmith.jobs.registry import Wanted, register
 from tunesmith.models.prepare import ensure_model_folder
-from tunesmith.registry.store import LocalStore
+from tunesmith.storage.folder import LocalStore
 
 STEPS = {"checkpoint_every_steps": 2, "keep_checkpoints": 50}
 

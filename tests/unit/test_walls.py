@@ -18,6 +18,8 @@ CONTRACTS = {contract["name"]: contract for contract in PROJECT["tool"]["importl
 CONTROL = set(CONTRACTS["CONTROL never imports COMPUTE"]["source_modules"])
 COMPUTE = set(CONTRACTS["COMPUTE never imports CONTROL"]["source_modules"])
 BASE = set(CONTRACTS["BASE imports neither"]["source_modules"])
+# Commands that platforms start: they begin what the others are, by process and not by import.
+LAUNCHERS = set(CONTRACTS["Launchers know BASE alone"]["source_modules"])
 
 
 def modules_below(folder: Path) -> list[str]:
@@ -34,10 +36,11 @@ def run_python(program: str) -> str:
     return result.stdout
 
 
-def test_every_room_is_in_one_of_the_three_parts():
+def test_every_room_is_in_one_of_the_parts():
     rooms = {f"tunesmith.{path.stem}" for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
-    assert rooms - {"tunesmith.__init__", "tunesmith.__pycache__"} == CONTROL | COMPUTE | BASE
-    assert len(CONTROL) + len(COMPUTE) + len(BASE) == len(CONTROL | COMPUTE | BASE)
+    assert rooms - {"tunesmith.__init__", "tunesmith.__pycache__"} == CONTROL | COMPUTE | BASE | LAUNCHERS
+    parts = (CONTROL, COMPUTE, BASE, LAUNCHERS)
+    assert sum(map(len, parts)) == len(set().union(*parts))
 
 
 def test_every_contract_names_the_same_rooms():
@@ -49,6 +52,13 @@ def test_every_contract_names_the_same_rooms():
     assert set(light["forbidden_modules"]) == set(HEAVY)
     assert set(CONTRACTS["The web server is in inference alone"]["source_modules"]) == COMPUTE - {"tunesmith.inference"}
     assert set(CONTRACTS["Accelerate is in strategies alone"]["source_modules"]) == COMPUTE - {"tunesmith.strategies"}
+    assert set(CONTRACTS["Launchers know BASE alone"]["forbidden_modules"]) == CONTROL | COMPUTE
+    assert set(CONTRACTS["Nobody knows a launcher"]["source_modules"]) == CONTROL | COMPUTE | BASE
+    ray = CONTRACTS["Ray is in executors and launchers alone"]
+    assert set(ray["source_modules"]) == (CONTROL | COMPUTE | BASE) - {"tunesmith.executors"}
+    apart = CONTRACTS["Ray and torch meet in one launcher alone"]
+    launchers = {name for name in modules_below(PACKAGE / "launchers") if name.count(".") > 1}
+    assert set(apart["source_modules"]) == launchers - {"tunesmith.launchers.ray_train"}
     ordered = CONTRACTS["The order of COMPUTE"]["layers"]
     assert {f"tunesmith.{room.strip()}" for layer in ordered for room in layer.split("|")} == COMPUTE
 

@@ -9,9 +9,10 @@ from tunesmith.catalog.bases import require_same_base
 from tunesmith.catalog.registering import complete
 from tunesmith.registry.blobs import OnProgress, no_progress
 from tunesmith.registry.names import Address, parse_address
+from tunesmith.registry.place import open_registry
 from tunesmith.registry.reading import base_in, bring_out
-from tunesmith.registry.store import Store, open_store
 from tunesmith.registry.versions import Version, find_version, read_checkpoints
+from tunesmith.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def find_registered(text: str, store: Store | None = None) -> Registered:
         ModelError: It has not the form of an address, or there is no such version; the hint says what there is.
         NetworkError: The registry's storage does not answer.
     """
-    store, address = store or open_store(), parse_address(text)
+    store, address = store or open_registry(), parse_address(text)
     version = find_version(store, address)
     if version.state == "training" and complete(store, version):
         version = find_version(store, address.at(version.number))

@@ -16,11 +16,11 @@ from tunesmith.registry.blobs import OnProgress, no_progress
 from tunesmith.registry.card import model_card
 from tunesmith.registry.names import looks_like_address
 from tunesmith.registry.record import Base, Origin, Record
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import Version
 from tunesmith.registry.writing import Content, add_version, claim_of_run
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
+from tunesmith.storage.store import Store
 
 _MODEL_FILES = (".json", ".safetensors", ".model", ".txt", ".jinja", ".tiktoken")
 _BESIDE = ("recipe.yaml", "resolved.json", "manifest.json", "audit.json", "report.json", "report.md", "report.html")

@@ -74,6 +74,7 @@ def outcome_json(run: RunFolder) -> dict[str, Any]:
         "report_json": run.report_json,
         "report_markdown": run.report_markdown,
         "report_html": run.report_html,
+        "service_model": run.service_model,
     }
     return {
         "run": run.name,
@@ -94,6 +95,9 @@ def print_outcome(run: RunFolder, as_json: bool, next_commands: Sequence[str] | 
         out()
         print_report(read_json(run.report_json))
     out()
+    if run.service_model.exists():
+        told = read_json(run.service_model)
+        out(f"model    {told['name']} at {told.get('base_url') or told.get('endpoint')}")
     for label, path in (("adapter", run.adapter), ("model", run.model), ("report", run.report_html)):
         if path.exists():
             out(f"{label:<8} {short_path(path)}")
@@ -106,6 +110,9 @@ def print_outcome(run: RunFolder, as_json: bool, next_commands: Sequence[str] | 
 def suggestions(run: RunFolder) -> list[str]:
     """The next commands to try with a finished run."""
     name = quoted(run)
+    if run.service_model.exists():
+        # The weights are not here.
+        return [f"tunesmith jobs logs {name}", f"tunesmith runs show {name}"]
     return [
         *_ways_to_ask(run, name),
         f"tunesmith runs show {name}",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tunesmith.catalog.registered import Registered
     from tunesmith.cli.progress import View
     from tunesmith.jobs.registry import Wanted
-    from tunesmith.registry.store import Store
+    from tunesmith.storage.store import Store
 
 app = new_app("Keep versions of tuned models, with lineage, stages and cards.")
 
@@ -296,9 +296,9 @@ def pull(
 
 
 def _open(registry: str | None) -> Store:
-    from tunesmith.registry.store import open_store
+    from tunesmith.registry.place import open_registry
 
-    return open_store(registry)
+    return open_registry(registry)
 
 
 def _wanted(

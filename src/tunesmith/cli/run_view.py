@@ -58,9 +58,9 @@ def print_runs(found: Sequence[tuple[RunFolder, RunStatus]]) -> None:
     print_table([*columns, Column("technique"), Column("result")], rows)
 
 
-def print_run(run: RunFolder) -> None:
-    """Print state, recipe, metrics and files of a run."""
-    status = run_status(run)
+def print_run(run: RunFolder, status: RunStatus | None = None) -> None:
+    """Print state, recipe, metrics and files of a run; its state where somebody else knows it better."""
+    status = status or run_status(run)
     out(f"{run.name}  {status.words}", "bold")
     rows = [["folder", short_path(run.path)], ["steps", _steps(status)]]
     if status.loss is not None:

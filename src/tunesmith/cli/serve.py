@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -59,6 +60,7 @@ def serve(
     runs: Annotated[
         Path | None, typer.Option("--runs", metavar="DIR", help="The folder that holds runs, instead of runs/.")
     ] = None,
+    of_deployment: Annotated[bool, typer.Option("--of-deployment", hidden=True)] = False,
 ) -> None:
     """Answer requests over HTTP in OpenAI's form.
 
@@ -68,7 +70,7 @@ def serve(
     from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.deploying import models_to_serve, used_versions
     from tunesmith.jobs.server import run_server
-    from tunesmith.registry.store import open_store
+    from tunesmith.registry.place import open_registry
     from tunesmith.wire.serving import Service
 
     if engine not in ("torch", "vllm"):
@@ -89,7 +91,7 @@ def serve(
         most_waiting=most_waiting,
         adapters_in_memory=adapters_in_memory,
         execution_provider=ep,
-        registry=open_store().url if registered else None,
+        registry=open_registry().url if registered else None,
     )
 
     def on_ready(base_url: str) -> None:
@@ -98,7 +100,9 @@ def serve(
             note("no key is asked for", "dim")
 
     who = f"tunesmith serve at {host}:{port}, process {os.getpid()} on {socket.gethostname()}"
-    with used_versions(models, folder, "deployment", who):
+    # A deployment has references of its own, which outlive the server.
+    used = nullcontext() if of_deployment else used_versions(models, folder, "deployment", who)
+    with used:
         run_server(service, host=host, port=port, on_ready=on_ready)
 
 

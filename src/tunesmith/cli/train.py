@@ -100,8 +100,9 @@ def train(
 def _train(recipe: Recipe, folder: Path, name: str | None, track: list[str], *, detach: bool, as_json: bool) -> None:
     from tunesmith.cli.outcome import outcome_json, print_outcome, quoted, watch
     from tunesmith.jobs.control import start
-    from tunesmith.jobs.create import check_inputs, create_run
+    from tunesmith.jobs.create import check_inputs, create_run, require_here
 
+    require_here(recipe)
     check_inputs(recipe, folder)
     run = create_run(recipe, folder, name)
     note(f"run {run.name} in {short_path(run.path)}", "bold")

@@ -23,8 +23,8 @@ from tunesmith.registry.blobs import hash_file
 from tunesmith.registry.card import model_card
 from tunesmith.registry.reading import not_whole
 from tunesmith.registry.record import Origin, Record, parse, to_bytes
-from tunesmith.registry.store import Store
 from tunesmith.registry.writing import CARD, Content, add_version
+from tunesmith.storage.store import Store
 
 _OURS = "tunesmith"
 _RECORD = f"{_OURS}/record.json"

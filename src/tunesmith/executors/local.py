@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def start_worker(
     command: Sequence[str] | None = None,
     working_folder: Path | None = None,
     outlives_us: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> LocalWorker:
     """Start a worker for a folder and return at once.
 
@@ -76,6 +77,7 @@ def start_worker(
         working_folder: Where relative paths of the recipe start. The default is where the first worker of this folder
             was started, so that a run resumes from anywhere; for a new folder it is the current one.
         outlives_us: Whether it goes on when this process ends, however that ends.
+        environment: Variables beside those of this process.
 
     Raises:
         OutputError: The log cannot be written.
@@ -87,7 +89,7 @@ def start_worker(
         process = subprocess.Popen(
             [*(command or WORKER_COMMAND), str(folder), "--stage", stage, *tied],
             cwd=directory,
-            env=compute_environment(),
+            env=compute_environment({**os.environ, **(environment or {})}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -133,16 +135,22 @@ def is_launched(folder: Path) -> bool:
 
     It tells of a worker that has not yet taken the lease, for loading its libraries takes seconds.
     """
+    return launched_process(folder) is not None
+
+
+def launched_process(folder: Path) -> psutil.Process | None:
+    """The living process that was last started for this folder on this machine."""
     launch = _read_launch(folder)
     pid, started = launch.get("pid"), launch.get("started")
     if launch.get("host") != socket.gethostname() or not isinstance(pid, int) or not isinstance(started, float):
-        return False
+        return None
     try:
         process = psutil.Process(pid)
         # A number is given to another process sooner or later; the time of the start tells them apart.
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        lives = abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
-        return False
+        return None
+    return process if lives else None
 
 
 def worker_error(folder: Path, exit_code: int, events: Sequence[Event]) -> TunesmithError:

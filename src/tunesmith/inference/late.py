@@ -20,7 +20,7 @@ from tunesmith.inference.failures import RefusedError
 from tunesmith.registry.names import looks_like_address
 from tunesmith.registry.reading import part_of
 from tunesmith.registry.references import add_reference, drop_reference
-from tunesmith.registry.store import Store
+from tunesmith.storage.store import Store
 from tunesmith.wire.serving import ServedModel
 
 

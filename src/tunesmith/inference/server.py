@@ -27,8 +27,8 @@ from tunesmith.inference.requests import Answer, Request
 from tunesmith.inference.served import kind_of
 from tunesmith.inference.shelf import Shelf
 from tunesmith.models.check import model_kind, read_config
-from tunesmith.registry.store import open_store
 from tunesmith.runs.atomic import write_json
+from tunesmith.storage.address import open_store
 from tunesmith.wire.serving import ServedModel, Service
 
 _LAST_ANSWERS_SECONDS = 60

@@ -14,11 +14,11 @@ from tunesmith.catalog.registering import adapter_config, base_files
 from tunesmith.catalog.resolve import ModelReference, resolve_model
 from tunesmith.jobs.stages import OnEvent, checkpoints, pull
 from tunesmith.registry.reading import no_checkpoint
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import Version
 from tunesmith.registry.writing import add_checkpoint
 from tunesmith.runs.atomic import read_json
 from tunesmith.runs.layout import RunFolder
+from tunesmith.storage.store import Store
 
 _STEP = re.compile(r"step-(\d{8,})", re.ASCII)
 

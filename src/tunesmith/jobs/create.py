@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunesmith.errors import RunError, TunesmithError
+from tunesmith.errors import RunError, TunesmithError, UsageError
 from tunesmith.jobs.registered_runs import note_use, with_version
 from tunesmith.runs.atomic import write_text
 from tunesmith.runs.layout import RunFolder, check_name, default_runs_folder, free_name
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 _MAX_STEM = 60
 
 
-def check_inputs(recipe: Recipe, runs_folder: Path) -> None:
+def check_inputs(recipe: Recipe, runs_folder: Path, *, model: bool = True) -> None:
     """Refuse a model or data that no worker could use, before a run folder exists.
+
+    Args:
+        recipe: As the user gave it.
+        runs_folder: Where runs lie.
+        model: Whether the model is looked at; a service that trains by itself has models of its own, and may have data.
 
     Raises:
         ModelError: The model's name means nothing.
@@ -32,14 +37,34 @@ def check_inputs(recipe: Recipe, runs_folder: Path) -> None:
     from tunesmith.formats.inspect import inspect_source
     from tunesmith.jobs.stages import make_usable
 
-    make_usable([recipe.model], lambda _event: None, runs_folder=runs_folder)
-    resolve_model(recipe.model, runs_folder)
+    if model:
+        make_usable([recipe.model], lambda _event: None, runs_folder=runs_folder)
+        resolve_model(recipe.model, runs_folder)
     columns = None if recipe.data.columns == "auto" else dict(recipe.data.columns)
     shape = None if recipe.data.shape == "auto" else recipe.data.shape
     for source in data_sources(recipe):
+        if not model and ":" in source.partition("/")[0] and not Path(source).exists():
+            # An address of the service, such as azureml:NAME:VERSION.
+            continue
         inspect_source(source, columns=columns, shape=shape).require_usable(recipe.data.on_bad_rows)
     if recipe.evaluate.multiple_choice is not None:
         read_choices(recipe.evaluate.multiple_choice)
+
+
+def require_here(recipe: Recipe) -> None:
+    """Refuse a recipe whose run takes place elsewhere, for commands that train on this machine.
+
+    Raises:
+        UsageError: ``usage.executor``.
+    """
+    if recipe.executor.name != "local":
+        raise UsageError(
+            "this recipe runs elsewhere",
+            code="usage.executor",
+            place="executor",
+            value=recipe.executor.name,
+            hint="give it to `tunesmith submit`, or say executor=local to train here",
+        )
 
 
 def data_sources(recipe: Recipe) -> list[str]:

@@ -35,6 +35,15 @@ def models_to_serve(given: Sequence[str], runs_folder: Path, on_event: OnEvent) 
         UsageError: ``usage.served_names``: two have the same name.
         ModelError: There is no such model.
     """
+    return [served for name, model in named_models(given) for served in _served(name, model, runs_folder, on_event)]
+
+
+def named_models(given: Sequence[str]) -> list[tuple[str, str]]:
+    """The models of a command line by the names that requests use, in order.
+
+    Raises:
+        UsageError: ``usage.served_names``: two have the same name.
+    """
     named = [_named(one) for one in given]
     names = [name for name, _ in named]
     problems = [
@@ -44,7 +53,7 @@ def models_to_serve(given: Sequence[str], runs_folder: Path, on_event: OnEvent) 
     ]
     if problems:
         raise UsageError("served models need names of their own", problems=problems, hint="write NAME=MODEL")
-    return [served for name, model in named for served in _served(name, model, runs_folder, on_event)]
+    return named
 
 
 def _named(given: str) -> tuple[str, str]:

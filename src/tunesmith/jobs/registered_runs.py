@@ -10,8 +10,8 @@ import yaml
 
 from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.registry.names import Address, looks_like_address, parse_address
+from tunesmith.registry.place import open_registry
 from tunesmith.registry.references import add_reference, drop_reference
-from tunesmith.registry.store import open_store
 from tunesmith.registry.versions import find_version
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
@@ -31,7 +31,7 @@ def with_version(recipe: Recipe) -> Recipe:
     address = _address(recipe.model)
     if address is None or address.label is None:
         return recipe
-    version = find_version(open_store(), address)
+    version = find_version(open_registry(), address)
     return recipe.model_copy(update={"model": str(address.at(version.number))})
 
 
@@ -44,7 +44,7 @@ def note_use(run: RunFolder, model: str) -> None:
     """
     address = _address(model)
     if address is not None and address.version is not None:
-        add_reference(open_store(), address.name, address.version, "run", str(run.path.resolve()))
+        add_reference(open_registry(), address.name, address.version, "run", str(run.path.resolve()))
 
 
 def forget_use(run: RunFolder, model: str) -> None:
@@ -53,7 +53,7 @@ def forget_use(run: RunFolder, model: str) -> None:
     if address is None or address.version is None:
         return
     try:
-        drop_reference(open_store(), address.name, address.version, "run", str(run.path))
+        drop_reference(open_registry(), address.name, address.version, "run", str(run.path))
     except TunesmithError:
         return
 
@@ -92,7 +92,7 @@ def complete_versions(run: RunFolder) -> None:
         return
     for entry in _waiting(run):
         try:
-            find_registered(entry["address"], open_store(entry["registry"]))
+            find_registered(entry["address"], open_registry(entry["registry"]))
         except ModelError as error:
             # It was removed, or never finished.
             if not error.code.startswith("registry."):

@@ -20,10 +20,10 @@ from tunesmith.registry.blobs import OnProgress, no_progress
 from tunesmith.registry.names import Address, check_labels, check_name
 from tunesmith.registry.record import Origin
 from tunesmith.registry.references import read_references, set_label
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import Version, find_version, read_checkpoints, read_labels
 from tunesmith.registry.writing import claim_for_run, claim_of_run, version_of_run
 from tunesmith.runs.layout import RunFolder, find_run
+from tunesmith.storage.store import Store
 
 
 @dataclass(frozen=True)

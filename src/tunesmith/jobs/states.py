@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tunesmith.executors.local import is_launched
+from tunesmith.runs.atomic import read_json
 from tunesmith.runs.events import Event, read_events
 from tunesmith.runs.layout import RunFolder
 from tunesmith.runs.lease import is_held
+from tunesmith.storage.run_store import JOB
 
 State = Literal["new", "running", "paused", "cancelled", "failed", "died", "finished"]
 
@@ -99,7 +101,17 @@ def _ended_state(run: RunFolder, events: list[Event], stage: str) -> State:
         return "died" if run.log.exists() else "new"
     if stage in _ENDED:
         return _ENDED[stage]
-    return "failed" if events[-1].type == "error" else "died"
+    if events[-1].type == "error":
+        return "failed"
+    return "running" if _is_elsewhere(run) else "died"
+
+
+def _is_elsewhere(run: RunFolder) -> bool:
+    """Whether the run was given to an executor whose worker has no lease on this machine; `jobs` knows how it is."""
+    if not (run.path / JOB).is_file():
+        return False
+    job = read_json(run.path / JOB)
+    return job.get("handle") is not None and job.get("executor", {}).get("name") != "local"
 
 
 def _last(events: list[Event], type_: str, key: str, default: Any) -> Any:

@@ -19,13 +19,13 @@ from torch.distributed.distributed_c10d import Store
 from tunesmith.errors import ResourceError, Stopped, TunesmithError, UsageError, WorkerError, from_json
 from tunesmith.pipeline.meeting import RankJob
 from tunesmith.runs.atomic import read_json, write_json
+from tunesmith.storage.run_store import MEETING
 
 _OTHERS_SECONDS = 3600.0
 _BEAT_SECONDS = 1.0
 # While machines come and go, one that has been silent for this long is gone; at work, longer, since it may be busy.
 _GONE_SECONDS = 5.0
 _LOST_SECONDS = 60.0
-_FILE = "meeting.json"
 _LEFT = b"left"
 _TOKEN, _JOB, _TICKETS, _BEGUN, _FAILED = "token", "job", "tickets", "begun", "failed"
 
@@ -44,18 +44,18 @@ def invite(run_folder: Path, store: Store, job: RankJob) -> None:
     token = secrets.token_hex(16)
     store.set(_TOKEN, token)
     store.set(_JOB, job_text(job))
-    write_json(run_folder / _FILE, asdict(Invitation(job.address, job.port, token)))
+    write_json(run_folder / MEETING, asdict(Invitation(job.address, job.port, token)))
 
 
 def withdraw(run_folder: Path) -> None:
     """Nobody is waited for, or not any more."""
-    (run_folder / _FILE).unlink(missing_ok=True)
+    (run_folder / MEETING).unlink(missing_ok=True)
 
 
 def find_invitation(run_folder: Path) -> Invitation | None:
     """Where to come, once a training waits."""
     try:
-        return Invitation(**read_json(run_folder / _FILE))
+        return Invitation(**read_json(run_folder / MEETING))
     except (OSError, ValueError, TypeError):
         return None
 

@@ -19,6 +19,8 @@ from tunesmith.errors import UsageError
 _PATIENCE = timedelta(hours=12)
 _MEETING = timedelta(minutes=5)
 LOCAL = "127.0.0.1"
+# What a platform that starts workers says of the machine that it started one on.
+_ADDRESS_VARIABLE = "TUNESMITH_ADDRESS"
 # Nothing is sent there: it stands for the way out of this machine (RFC 5737).
 _OUTSIDE = "192.0.2.1"
 
@@ -109,6 +111,8 @@ def address_for(nodes: int, wanted: str) -> str:
     """
     if nodes == 1:
         return LOCAL
+    if wanted == "auto":
+        wanted = os.environ.get(_ADDRESS_VARIABLE) or wanted
     if wanted == "auto":
         # The host's own name leads to loopback on many systems.
         found = _way_to(_OUTSIDE, 9)

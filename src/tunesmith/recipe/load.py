@@ -106,7 +106,7 @@ def dump_recipe(recipe: Recipe, *, defaults: bool = False) -> str:
 def recipe_json_schema() -> dict[str, Any]:
     """The JSON schema of recipes, for editors and other tools."""
     schema = Recipe.model_json_schema()
-    for key in ("technique", "objective"):
+    for key in ("technique", "objective", "executor"):
         bare = {
             "enum": [name for model in models_in(Recipe.model_fields[key].annotation) for name in variant_names(model)],
             "description": "A bare name stands for the variant with its defaults.",

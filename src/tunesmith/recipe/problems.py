@@ -33,6 +33,8 @@ _WANTED: Mapping[str, str] = {
     "string_type": "text",
     "string_unicode": "Unicode text",
     "string_too_short": "text that is not empty",
+    "string_too_long": "text of at most {max_length} characters",
+    "string_pattern_mismatch": "text of the form {pattern}",
     "tuple_type": "a list",
     "too_short": "a list that is not empty",
     "dict_type": "a mapping of keys",
@@ -97,9 +99,15 @@ def _problem(errors: Sequence[ErrorDetails]) -> Problem | None:
         return Problem("recipe.bad_value", str(first["ctx"]["error"]), value=_shown(first["input"]))
     # A bare name was opened into a mapping for some members; the others saw it as it stands.
     shown = next((text for text in (_shown(wrong["input"]) for wrong in errors) if text), None)
-    wanted = [_WANTED.get(wrong["type"], wrong["msg"]).format_map(wrong.get("ctx", {})) for wrong in errors]
+    wanted = [_wanted(wrong) for wrong in errors]
     message = f"must be {' or '.join(dict.fromkeys(wanted))}"
     return Problem("recipe.bad_value", message, value=shown)
+
+
+def _wanted(wrong: ErrorDetails) -> str:
+    # A message of the library is no template: it may hold braces.
+    known = _WANTED.get(wrong["type"])
+    return wrong["msg"] if known is None else known.format_map(wrong.get("ctx", {}))
 
 
 def _unknown_keys(value: Any, model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Problem]]:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from tunesmith.recipe.budget import parse_budget
+from tunesmith.recipe.executors import Executor
+from tunesmith.recipe.executors.local import Local
 from tunesmith.recipe.exports import Export, sensible
 from tunesmith.recipe.objectives import Objective
 from tunesmith.recipe.parts import (
@@ -195,4 +197,7 @@ class Recipe(Part):
         (),
         description="Exports of the result, made and checked after training; a name or {to: ..., precision: ...} each.",
     )
-    executor: Literal["local"] = Field("local", description="Where the run takes place.")
+    executor: Executor = Field(
+        default_factory=Local,
+        description="Where the run takes place: the name of an executor, or an object with its settings.",
+    )

@@ -19,8 +19,8 @@ import orjson
 
 from tunesmith.errors import ModelError
 from tunesmith.registry.record import Blob
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import now
+from tunesmith.storage.store import Store
 
 OnProgress = Callable[[str, int, int | None, str], None]
 COLLECTION = "collection.json"

@@ -14,7 +14,6 @@ from tunesmith.errors import RunError
 from tunesmith.registry.blobs import COLLECTION, INTENT_HOURS, is_collecting
 from tunesmith.registry.reading import brought_out_of
 from tunesmith.registry.record import Files
-from tunesmith.registry.store import Found, Store
 from tunesmith.registry.versions import (
     Version,
     model_names,
@@ -24,6 +23,7 @@ from tunesmith.registry.versions import (
     version_folder,
 )
 from tunesmith.runs.atomic import SCRATCH_MARK
+from tunesmith.storage.store import Found, Store
 
 _RENEW_EVERY = 50
 

@@ -39,6 +39,9 @@ class Address:
 
 def looks_like_address(text: str) -> bool:
     """Whether a model's name can only mean the registry: no path and no hub id has these marks."""
+    if text.startswith("azureml:") and text.count(":") > 1:
+        # Azure ML calls its own models azureml:NAME:VERSION; an address of ours has one colon.
+        return False
     return (":" in text or "@" in text) and not {"/", "\\"} & set(text)
 
 

@@ -20,9 +20,9 @@ from tunesmith.errors import ModelError, OutputError
 from tunesmith.registry.blobs import OnProgress, no_progress, take_out
 from tunesmith.registry.names import Address
 from tunesmith.registry.record import Base, Blob, Checkpoint, Record, parse, to_bytes
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import Version, read_checkpoints
 from tunesmith.runs.atomic import new_folder, read_json, telling_output_errors, write_bytes, write_json
+from tunesmith.storage.store import Store
 
 _RECORD = "record.json"
 _ORIGIN = "registry.json"

@@ -16,8 +16,8 @@ import orjson
 
 from tunesmith.errors import ModelError, Problem, UsageError
 from tunesmith.registry.names import LATEST, Address, parse_address
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import find_version, now, read_labels, read_version, version_folder
+from tunesmith.storage.store import Store
 
 UserKind = Literal["export", "deployment", "run", "version"]
 _ID = re.compile(r"[a-z]+-[0-9a-f]{16}")

@@ -21,7 +21,7 @@ import orjson
 from tunesmith.errors import ModelError
 from tunesmith.registry.names import LATEST, Address
 from tunesmith.registry.record import Checkpoint, Claim, Record, parse, to_bytes
-from tunesmith.registry.store import Store
+from tunesmith.storage.store import Store
 
 State = Literal["whole", "training", "unfinished", "removed"]
 _DIGITS = 8

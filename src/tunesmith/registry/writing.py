@@ -16,7 +16,6 @@ from tunesmith.registry.blobs import OnProgress, hash_file, hash_files, intendin
 from tunesmith.registry.names import Address, check_name, parse_address
 from tunesmith.registry.record import Base, Blob, Checkpoint, Claim, Record, check_path
 from tunesmith.registry.references import add_reference
-from tunesmith.registry.store import Store
 from tunesmith.registry.versions import (
     Version,
     claim_number,
@@ -28,6 +27,7 @@ from tunesmith.registry.versions import (
     write_checkpoint,
     write_record,
 )
+from tunesmith.storage.store import Store
 
 CARD = "README.md"
 

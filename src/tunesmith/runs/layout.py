@@ -117,6 +117,11 @@ class RunFolder:
         return self.path / "manifest.json"
 
     @property
+    def service_model(self) -> Path:
+        """What the tuned model is called that a service made and keeps, and where that is; only of such runs."""
+        return self.path / "service_model.json"
+
+    @property
     def log(self) -> Path:
         """What the worker's libraries printed."""
         return self.path / "worker.log"

@@ -21,8 +21,8 @@ from tunesmith.recipe.load import parse_recipe
 from tunesmith.registry.blobs import blob_path
 from tunesmith.registry.record import Origin
 from tunesmith.registry.references import read_references, set_label
-from tunesmith.registry.store import LocalStore
 from tunesmith.registry.versions import read_versions
+from tunesmith.storage.folder import LocalStore
 
 
 @pytest.fixture

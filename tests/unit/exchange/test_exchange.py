@@ -20,7 +20,7 @@ from tunesmith.errors import ModelError, NetworkError, UsageError
 from tunesmith.exchange.publish import published
 from tunesmith.exchange.table import EXCHANGES, find_exchange
 from tunesmith.jobs.registry import Wanted, fetch, push
-from tunesmith.registry.store import LocalStore
+from tunesmith.storage.folder import LocalStore
 
 
 @pytest.fixture(autouse=True)

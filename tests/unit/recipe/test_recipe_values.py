@@ -71,7 +71,6 @@ def lines_of(mapping) -> list[str]:
             "export: precision qdq-int8 is that of a target; name it as well",
         ),
         ("export=[gguf, {to: gguf, precision: q8_0}]", "export: each export may stand there once"),
-        ("executor=slurm", "executor: must be 'local': 'slurm'"),
     ],
 )
 def test_a_wrong_value_is_one_line(setting, line):
@@ -179,6 +178,13 @@ def test_numbers_may_be_written_with_exponents():
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         recipe().train.seed = 1
+
+
+@pytest.mark.parametrize("setting", ["executor=slurm", "executor.name=slurm"])
+def test_an_unknown_executor_names_the_known_ones(setting):
+    line, hint = lines_of(apply_overrides(SHORTEST, [setting]))
+    assert line == "executor: no such variant: slurm"
+    assert hint.startswith("  hint: it is one of local, ")
 
 
 @pytest.mark.parametrize("setting", ["objective=dpoo", "objective.name=dpoo"])

@@ -32,9 +32,9 @@ from tunesmith.registry.references import (
     remove_version,
     set_label,
 )
-from tunesmith.registry.store import LocalStore
 from tunesmith.registry.versions import find_version, read_version, read_versions
 from tunesmith.registry.writing import add_version
+from tunesmith.storage.folder import LocalStore
 
 TESTS = Path(__file__).resolve().parents[2]
 
@@ -78,7 +78,7 @@ sys.path.insert(0, {str(TESTS)!r})
 from pathlib import Path
 import tunesmith.registry.writing as writing
 from registry_cases import add_small
-from tunesmith.registry.store import LocalStore
+from tunesmith.storage.folder import LocalStore
 writing.write_record = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 add_small(LocalStore(Path({str(store.folder)!r})), Path({str(tmp_path)!r}), "router", {{"adapter/w.bin": b"lost"}})
 """
@@ -118,7 +118,7 @@ from pathlib import Path
 from tunesmith.errors import OutputError
 from tunesmith.registry.card import model_card
 from tunesmith.registry.record import Base, Origin
-from tunesmith.registry.store import LocalStore
+from tunesmith.storage.folder import LocalStore
 from tunesmith.registry.writing import Content, add_version
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000,) * 2)
