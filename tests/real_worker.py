@@ -30,6 +30,8 @@ from tunesmith.runs.events import Event, read_events
 from tunesmith.runs.layout import RunFolder
 
 PATIENCE_SECONDS = 60.0
+# Epochs that no machine is through with before a test has done what it wants to do to the run.
+ENDLESS = 20_000
 
 
 class Server:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 from executor_cases import NOT_REACHED, REACHED, SLOW, Reached, told, until
-from real_worker import Place, write_labelled
+from real_worker import ENDLESS, Place, write_labelled
 from service_cases import SERVICES
 
 from tunesmith.errors import RunError, TunesmithError
@@ -103,12 +103,12 @@ def test_a_refused_job_says_why(site: Site) -> None:
 
 
 def test_a_paused_job_goes_on_from_its_checkpoint(site: Site) -> None:
-    job = site.submit("paused", epochs=400)
+    job = site.submit("paused", epochs=ENDLESS)
     until(lambda: look(job).run.step >= 2)
     pause(job)
     until(lambda: look(job).status.state == "paused")
     step = look(job).run.step
-    assert 2 <= step < 400
+    assert 2 <= step < ENDLESS
     resume(job)
     job = find_job(site.runs, "paused")
     until(lambda: look(job).run.step > step)
@@ -122,7 +122,7 @@ def test_a_paused_job_goes_on_from_its_checkpoint(site: Site) -> None:
 
 
 def test_a_worker_that_is_killed_is_replaced_and_goes_on(site: Site) -> None:
-    job = site.submit("killed", epochs=60, checkpoint_every_steps=5)
+    job = site.submit("killed", epochs=100, checkpoint_every_steps=5)
     until(lambda: told(job, "checkpoint") or look(job) is None)
     site.reached.kill_worker(job)
     until(lambda: look(job).status.state in ("succeeded", "failed"))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from executor_cases import told, until
 from fake_azure import ENVIRONMENT, GROUP, SUBSCRIPTION, FakeAzure, serve_azure
-from real_worker import Place, write_labelled
+from real_worker import ENDLESS, Place, write_labelled
 
 from tunesmith.errors import TunesmithError
 from tunesmith.jobs.submitted import Job, cancel, find_job, follow, logs, look, pause, resume
@@ -95,7 +95,7 @@ def test_a_refused_training_says_why(site: Site) -> None:
 
 
 def test_a_paused_training_goes_on_in_another_execution(site: Site) -> None:
-    job = site.submit("paused", epochs=400)
+    job = site.submit("paused", epochs=ENDLESS)
     until(lambda: look(job).run.step >= 2)
     pause(job)
     until(lambda: look(job).status.state == "paused")

@@ -14,7 +14,7 @@ import yaml
 from executor_cases import told, until
 from fake_kubernetes import FakeKubernetes, serve_kubernetes
 from kubernetes_schemas import require_schemas
-from real_worker import Place, write_labelled
+from real_worker import ENDLESS, Place, write_labelled
 
 from tunesmith.jobs.submitted import Job, cancel, find_job, follow, logs, look, pause, resume
 from tunesmith.jobs.submitting import Asked, submit
@@ -78,7 +78,7 @@ def test_a_run_goes_to_its_end_pauses_and_goes_on(
     states = [event.data["state"] for event in follow(job) if event.type == "status"]
     assert states[-1] == "finished", list(logs(job))
     assert (job.run.adapter / "adapter_model.safetensors").is_file()
-    job = submitted(place, kind, "long", runtime=runtime, epochs=400)
+    job = submitted(place, kind, "long", runtime=runtime, epochs=ENDLESS)
     until(lambda: look(job).run.step >= 2)
     pause(job)
     until(lambda: look(job).status.state == "paused")

@@ -15,7 +15,7 @@ import pytest
 from executor_cases import told
 from executor_cases import until as within
 from ray_cluster import API_KEY, Cluster
-from real_worker import Place, RealRun, write_labelled
+from real_worker import ENDLESS, Place, RealRun, write_labelled
 from safetensors.torch import load_file
 from storage_servers import serve_s3
 from torch.testing import assert_close
@@ -148,7 +148,7 @@ def test_a_worker_that_is_killed_midway_is_replaced(cluster: Cluster, place: Pla
 
 
 def test_a_pause_of_two_workers_and_what_follows(cluster: Cluster, place: Place) -> None:
-    job = start(cluster, place, "paused", epochs=400)
+    job = start(cluster, place, "paused", epochs=ENDLESS)
     until(lambda: look(job).run.step >= 2)
     pause(job)
     until(lambda: look(job).status.state == "paused")
@@ -169,7 +169,7 @@ def test_what_cannot_go_well_is_not_tried_again(cluster: Cluster, place: Place) 
 
 
 def test_a_key_of_another_run_is_told(cluster: Cluster, place: Place) -> None:
-    job = start(cluster, place, "first", nodes=1, key="same", epochs=400)
+    job = start(cluster, place, "first", nodes=1, key="same", epochs=ENDLESS)
     with pytest.raises(RunError, match="another run") as caught:
         start(cluster, place, "second", nodes=1, key="same", runs="elsewhere")
     assert caught.value.code == "job.key_taken"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_worker import Place, write_labelled
+from real_worker import ENDLESS, Place, write_labelled
 from safetensors.torch import load_file
 
 from tunesmith.catalog.registered import find_registered
@@ -89,7 +89,7 @@ def tunesmith(*arguments: str) -> dict:
 def test_checkpoints_are_usable_while_training_goes_on_and_outlive_the_run(place):
     recipe = {
         "data": {"train": "train.csv"},
-        "train": {"epochs": 400, "checkpoint_every_steps": 5, "keep_checkpoints": 1},
+        "train": {"epochs": ENDLESS, "checkpoint_every_steps": 5, "keep_checkpoints": 1},
     }
     run = place.run("long", recipe)
     worker = run.start()

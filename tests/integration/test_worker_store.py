@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import storage_servers
-from real_worker import Place, Working, server, write_labelled
+from real_worker import ENDLESS, Place, Working, server, write_labelled
 
 from tunesmith.errors import RunError, Stopped
 from tunesmith.runs.events import Event, read_events
@@ -116,7 +116,7 @@ def test_a_run_is_done_and_its_result_is_in_the_store(place: Place, storage: str
 def test_a_worker_that_is_killed_is_followed_by_one_that_goes_on(
     place: Place, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    remote = Remote(place, storage, 120)
+    remote = Remote(place, storage, ENDLESS)
     first = remote.start()
     remote.until(lambda events: any(event.type == "checkpoint" for event in events))
     listed = remote.store
@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_is_followed_by_one_that_goes_on(
 
 
 def test_a_worker_that_was_taken_for_dead_writes_nothing_more(place: Place, storage: str) -> None:
-    remote = Remote(place, storage, 400)
+    remote = Remote(place, storage, ENDLESS)
     worker = remote.start()
     remote.until(lambda events: any(event.type == "step" for event in events))
     remote.store.end(1, 137)
@@ -180,7 +180,7 @@ def test_a_worker_waits_for_the_silence_of_the_last_one(place: Place, storage: s
 
 
 def test_a_run_that_was_asked_to_end_ends_well_where_that_is_wanted(place: Place, storage: str) -> None:
-    remote = Remote(place, storage, 400)
+    remote = Remote(place, storage, ENDLESS)
     worker = remote.start("train", "--asked-is-well")
     remote.until(lambda events: any(event.type == "step" for event in events))
     # Nobody asked the run: a machine was taken away, and another is to go on.
