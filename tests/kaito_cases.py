@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tunesmith.executors.deploying import Endpoint
-from tunesmith.executors.kaito_manifests import tuning_objects
+from tunesmith.executors.kaito.manifests import tuning_objects
 from tunesmith.executors.protocol import Submission
 from tunesmith.recipe.executors.kaito import Kaito, KaitoServing
 from tunesmith.recipe.load import parse_recipe

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from tunesmith.errors import RunError, Stopped, TunesmithError
-from tunesmith.executors.local import LocalWorker
+from tunesmith.executors.local.worker import LocalWorker
 from tunesmith.jobs.control import discard_if_refused, start
 from tunesmith.jobs.create import check_inputs, create_run, require_here
 from tunesmith.jobs.follow import follow_worker

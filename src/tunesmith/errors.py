@@ -216,6 +216,19 @@ CLASSES: tuple[type[TunesmithError], ...] = (
 )
 
 
+def missing_extra(message: str, extra: str | None, *, place: str | None = None, value: str | None = None) -> UsageError:
+    """What is told where a library is wanted that only an extra of Tunesmith's installs.
+
+    Args:
+        message: What wants it.
+        extra: Its name; None where the library belongs to none of ours.
+        place: The recipe key or option that wants it.
+        value: The library.
+    """
+    hint = f"pip install 'tunesmith[{extra}]'" if extra else None
+    return UsageError(message, code="usage.missing_extra", place=place, value=value, hint=hint)
+
+
 def from_json(data: dict[str, Any]) -> TunesmithError:
     """Rebuild an error from :meth:`TunesmithError.to_json`; an unknown class becomes a plain TunesmithError."""
     by_name = {cls.__name__: cls for cls in CLASSES}

@@ -26,11 +26,11 @@ from tunesmith.runs.parent import watch_parent
 from tunesmith.storage.address import open_store
 from tunesmith.storage.guest_copy import guest_copy
 from tunesmith.storage.run_store import JOB, RunStore
+from tunesmith.storage.turn import await_turn
 from tunesmith.storage.working_copy import is_address, working_copy
 
 STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint")
 _STOP_SECONDS = 10.0
-_TURN_SECONDS = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +85,7 @@ def _of_store(url: str, stage: str, patience_seconds: float, *, asked_is_well: b
     """Work for a run that lies in a store, in a folder that is kept equal to it."""
     try:
         run = RunStore(open_store(url))
-        _await_turn(run, patience_seconds)
+        await_turn(run, patience_seconds=patience_seconds)
         with working_copy(url) as copy:
             copy.code = _own(copy.folder, stage)
         # The store is asked, since its word may just have come.
@@ -94,16 +94,6 @@ def _of_store(url: str, stage: str, patience_seconds: float, *, asked_is_well: b
         print("\n".join(error.lines()), file=sys.stderr)
         return error.exit_code
     return 0 if asked and asked_is_well else copy.code
-
-
-def _await_turn(run: RunStore, patience_seconds: float) -> None:
-    """Wait while another worker owns the run; that one died is known by its silence."""
-    end = time.monotonic() + patience_seconds
-    while time.monotonic() < end:
-        last = run.last_attempt()
-        if last is None or not last.is_alive():
-            return
-        time.sleep(_TURN_SECONDS)
 
 
 def _guest(url: str) -> int:

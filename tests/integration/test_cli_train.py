@@ -16,7 +16,7 @@ import yaml
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import DataError, RecipeError, RunError
-from tunesmith.executors import local
+from tunesmith.executors.local import worker as local
 from tunesmith.jobs.states import run_status
 from tunesmith.runs.layout import RunFolder
 

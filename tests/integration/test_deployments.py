@@ -96,7 +96,7 @@ def site(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def _keeps(command: list[str], place: str) -> bool:
-    return "tunesmith.executors.local_keeper" in command and place in command
+    return "tunesmith.executors.local.keeper" in command and place in command
 
 
 def answer(address: str, model: str, key: str = "") -> httpx.Response:

@@ -12,7 +12,7 @@ from real_worker import Place, RealRun, write_chat, write_labelled
 
 import tunesmith
 from tunesmith.errors import DataError, OutputError, RunError
-from tunesmith.executors.local import WORKER_COMMAND
+from tunesmith.executors.local.worker import WORKER_COMMAND
 from tunesmith.jobs.inference_process import serving_command
 
 

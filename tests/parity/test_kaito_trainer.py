@@ -18,7 +18,7 @@ import yaml
 from kaito_cases import CASES, ROWS, objects_of, recipe_of
 from tiny_models import tiny_causal_model, tiny_model_folder
 
-from tunesmith.executors.kaito_progress import read_steps
+from tunesmith.executors.kaito.progress import read_steps
 
 trl = pytest.importorskip("trl", reason="the parity of KAITO's configuration needs TRL")
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's own

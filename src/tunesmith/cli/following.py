@@ -20,7 +20,7 @@ from tunesmith.cli.tables import Column, table_lines
 from tunesmith.cli.terminal import note
 from tunesmith.cli.words import count
 from tunesmith.errors import Stopped, TunesmithError
-from tunesmith.executors.local import LocalWorker
+from tunesmith.executors.local.worker import LocalWorker
 from tunesmith.jobs.control import pause
 from tunesmith.jobs.follow import follow_run, follow_worker
 from tunesmith.runs.control import write_wish

@@ -116,8 +116,8 @@ def queue(
     as_json: AsJson = False,
 ) -> None:
     """Show the queue of this machine, and say how many of its jobs may run at once."""
-    from tunesmith.executors.local_queue import at_once as allowed
-    from tunesmith.executors.local_queue import read_queue, set_at_once
+    from tunesmith.executors.local.queue import at_once as allowed
+    from tunesmith.executors.local.queue import read_queue, set_at_once
 
     folder = runs_folder(output)
     if at_once is not None:

@@ -23,7 +23,7 @@ def join(
     The run was begun on another machine with --nodes, in a folder that both see. Waits until its training begins, and
     ends with it; data and model files are read from where the recipe names them.
     """
-    from tunesmith.executors.local import work_for
+    from tunesmith.executors.local.worker import work_for
 
     run = find_run(runs_folder(output), name)
     raise typer.Exit(work_for(run.path))

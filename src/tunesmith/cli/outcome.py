@@ -12,7 +12,7 @@ from tunesmith.cli.options import run_argument
 from tunesmith.cli.report_table import metrics_of, print_report
 from tunesmith.cli.terminal import note, out, out_json, short_path
 from tunesmith.errors import Stopped, TunesmithError
-from tunesmith.executors.local import LocalWorker
+from tunesmith.executors.local.worker import LocalWorker
 from tunesmith.jobs.control import discard_if_refused
 from tunesmith.jobs.states import run_status
 from tunesmith.runs.atomic import read_json

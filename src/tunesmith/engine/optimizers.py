@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunesmith.errors import RecipeError, UsageError
+from tunesmith.errors import RecipeError, missing_extra
 
 Groups = list[dict[str, Any]]
 BETAS = (0.9, 0.999)
@@ -139,9 +139,4 @@ def _package(name: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(
-            f"this optimizer needs the package {name}",
-            code="usage.missing_extra",
-            place="train.optimizer",
-            hint=f"pip install 'tunesmith[{extra}]'",
-        ) from error
+        raise missing_extra(f"this optimizer needs the package {name}", extra, place="train.optimizer") from error

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import NetworkError, UsageError
+from tunesmith.errors import NetworkError, UsageError, missing_extra
 from tunesmith.models.quiet import quiet_libraries
 
 _ROWS_AT_ONCE = 8
@@ -51,11 +51,8 @@ def run_harness(model: Any, tokenizer: Any, tasks: HarnessTasks) -> dict[str, di
         from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
         from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "tasks of the harness need a library that is not installed",
-            code="usage.missing_extra",
-            value=error.name,
-            hint="pip install 'tunesmith[evaluation]'",
+        raise missing_extra(
+            "tasks of the harness need a library that is not installed", "evaluation", value=error.name
         ) from error
     with _quiet(), quiet_libraries():
         manager = _manager(TaskManager, tasks)

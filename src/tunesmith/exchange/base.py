@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from tunesmith.errors import NetworkError, TunesmithError, UsageError
+from tunesmith.errors import NetworkError, TunesmithError, missing_extra
 from tunesmith.registry.blobs import OnProgress
 
 
@@ -36,12 +36,8 @@ def telling(place: str, extra: str | None) -> Iterator[None]:
     except TunesmithError:
         raise
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "this needs a library that is not installed",
-            code="usage.missing_extra",
-            place=place,
-            value=error.name,
-            hint=f"pip install 'tunesmith[{extra}]'" if extra else None,
+        raise missing_extra(
+            "this needs a library that is not installed", extra, place=place, value=error.name
         ) from error
     except Exception as error:
         raise NetworkError(

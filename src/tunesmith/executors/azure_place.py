@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from tunesmith.errors import NetworkError, Problem, RecipeError, RunError, TunesmithError, UsageError
+from tunesmith.errors import NetworkError, Problem, RecipeError, RunError, TunesmithError, UsageError, missing_extra
 
 EXTRA = "azure"
 _SHOWN = 300
@@ -80,12 +80,8 @@ def telling_azure(place: str) -> Iterator[None]:
     except TunesmithError:
         raise
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "this needs a library that is not installed",
-            code="usage.missing_extra",
-            place=place,
-            value=error.name,
-            hint=f"pip install 'tunesmith[{EXTRA}]'",
+        raise missing_extra(
+            "this needs a library that is not installed", EXTRA, place=place, value=error.name
         ) from error
     except Exception as error:
         raise _told(place, error) from error

@@ -30,11 +30,11 @@ def make_deployer(on: str, runs_folder: Path, settings: Mapping[str, Any]) -> De
             or wrong; ``usage.missing_extra``: its library is not installed.
     """
     if on == "local":
-        from tunesmith.executors.local_serving import LocalServing, LocalServingSettings
+        from tunesmith.executors.local.deployer import LocalServing, LocalServingSettings
 
         return LocalServing(runs_folder, read_settings(LocalServingSettings, on, settings))
     if on == "kaito":
-        from tunesmith.executors.kaito_serving import KaitoDeployer
+        from tunesmith.executors.kaito.deployer import KaitoDeployer
         from tunesmith.recipe.executors.kaito import KaitoServing
 
         return KaitoDeployer(read_settings(KaitoServing, on, settings))
@@ -44,8 +44,8 @@ def make_deployer(on: str, runs_folder: Path, settings: Mapping[str, Any]) -> De
 
         return KubernetesDeployer(read_settings(Kubernetes, on, settings))
     if on == "azureml":
-        from tunesmith.executors.azureml_deployer import AzureMLDeployer
-        from tunesmith.executors.azureml_endpoints import AzureMLPlace
+        from tunesmith.executors.azureml.deployer import AzureMLDeployer
+        from tunesmith.executors.azureml.endpoints import AzureMLPlace
 
         return AzureMLDeployer(read_settings(AzureMLPlace, on, settings))
     raise UsageError(

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import NetworkError, RunError, Stopped, TunesmithError, UsageError
+from tunesmith.errors import NetworkError, RunError, Stopped, TunesmithError, UsageError, missing_extra
 from tunesmith.executors.environment import ALLOCATOR
 from tunesmith.executors.protocol import Handle, JobState, JobStatus, Submission
 from tunesmith.recipe.executors.ray import Ray
@@ -213,12 +213,7 @@ def telling(address: str) -> Iterator[None]:
 
 def missing_ray(error: ImportError) -> UsageError:
     """What is told where Ray is not installed."""
-    return UsageError(
-        "Ray needs a library that is not installed",
-        code="usage.missing_extra",
-        value=error.name,
-        hint="pip install 'tunesmith[ray]'",
-    )
+    return missing_extra("Ray needs a library that is not installed", "ray", value=error.name)
 
 
 def _command(spec: Ray, submission: Submission) -> list[str]:

@@ -34,7 +34,7 @@ def make_executor(spec: ExecutorSpec, runs_folder: Path) -> Executor:
 
         return KubernetesExecutor(spec)
     if isinstance(spec, AzureML):
-        from tunesmith.executors.azureml import make_azureml
+        from tunesmith.executors.azureml.executor import make_azureml
 
         return make_azureml(spec)
     if isinstance(spec, ContainerApps):
@@ -42,14 +42,14 @@ def make_executor(spec: ExecutorSpec, runs_folder: Path) -> Executor:
 
         return ContainerAppsJobs(spec)
     if spec.name == "kaito":
-        from tunesmith.executors.kaito import KaitoExecutor
+        from tunesmith.executors.kaito.executor import KaitoExecutor
 
         return KaitoExecutor(spec)
     if spec.name == "openai":
-        from tunesmith.executors.openai import OpenAiService
+        from tunesmith.executors.openai.executor import OpenAiService
 
         return OpenAiService(spec)
-    from tunesmith.executors.local_queue import LocalQueue
+    from tunesmith.executors.local.queue import LocalQueue
 
     return LocalQueue(runs_folder, spec)
 

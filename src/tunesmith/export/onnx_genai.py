@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.errors import ModelError, UsageError
+from tunesmith.errors import ModelError, UsageError, missing_extra
 from tunesmith.export.form import Options
 from tunesmith.export.foundry import write_inference_model
 from tunesmith.export.merged import require_merged, whole_folder
@@ -101,12 +101,8 @@ def require_onnx() -> None:
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            "ONNX exports need packages that are not installed",
-            code="usage.missing_extra",
-            place="--to onnx",
-            value=", ".join(missing),
-            hint="pip install 'tunesmith[onnx]'",
+        raise missing_extra(
+            "ONNX exports need packages that are not installed", "onnx", place="--to onnx", value=", ".join(missing)
         )
 
 

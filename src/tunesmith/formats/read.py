@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from tunesmith.errors import DataError, UsageError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.formats.inspect import Inspection, check_policy, inspect_source, parsed_rows
 from tunesmith.formats.kinds import SourceFile
 from tunesmith.formats.rows import BadRow
+
+_Row = TypeVar("_Row")
 
 
 def as_inspection(
@@ -77,3 +80,20 @@ def choose_rows(rows: int, count: int, seed: int) -> tuple[int, ...]:
     order = list(range(rows))
     random.Random(seed).shuffle(order)  # noqa: S311  (a repeatable choice, not a secret)
     return tuple(sorted(order[:count]))
+
+
+def weighted_rows(rows: Callable[[], Iterable[_Row]], count: int, weight: float, seed: int) -> Iterator[_Row]:
+    """Rows of a source by its weight: a whole number repeats them, a fraction takes that share of them.
+
+    Args:
+        rows: Reads them anew each time.
+        count: How many there are.
+        weight: 1.0 for each row once.
+        seed: Of the choice that a fraction makes.
+    """
+    whole = int(weight)
+    for _ in range(whole):
+        yield from rows()
+    if weight > whole:
+        chosen = set(choose_rows(count, max(1, round((weight - whole) * count)), seed))
+        yield from (row for number, row in enumerate(rows()) if number in chosen)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import ModelError, UsageError, WorkerError
+from tunesmith.errors import ModelError, WorkerError, missing_extra
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.requests import Answer, BusyError, Piece, Request, ScoredToken, TokenScore
 from tunesmith.wire.serving import ServedModel
@@ -75,12 +75,7 @@ class LlamaEngine:
         try:
             import xllamacpp
         except ImportError as error:
-            raise UsageError(
-                "llama.cpp is not installed",
-                code="usage.missing_extra",
-                value="xllamacpp",
-                hint='pip install "tunesmith[gguf]"',
-            ) from error
+            raise missing_extra("llama.cpp is not installed", "gguf", value="xllamacpp") from error
         settings = xllamacpp.CommonParams()
         settings.model.path = str(path)
         settings.n_parallel = self._rows_at_once

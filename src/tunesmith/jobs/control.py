@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError, ModelError, RecipeError, RunError, SupervisionError, TunesmithError, UsageError
-from tunesmith.executors.local import LAUNCH, LocalWorker, start_worker
+from tunesmith.executors.local.worker import LAUNCH, LocalWorker, start_worker
 from tunesmith.jobs.registered_runs import complete_versions, forget_use, used_model
 from tunesmith.jobs.states import RESUMABLE, is_alive, run_status
 from tunesmith.runs.atomic import write_json

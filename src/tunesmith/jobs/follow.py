@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tunesmith.errors import Stopped, TunesmithError, WorkerError, from_json
-from tunesmith.executors.local import LocalWorker, worker_error
+from tunesmith.executors.local.worker import LocalWorker, worker_error
 from tunesmith.jobs.states import is_alive
 from tunesmith.runs.events import Event, EventFollower, read_events
 from tunesmith.runs.layout import RunFolder

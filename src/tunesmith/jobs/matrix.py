@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from tunesmith.errors import DataError, OutputError, Problem, Stopped, TunesmithError, UsageError, WorkerError
-from tunesmith.executors.local import LocalWorker
+from tunesmith.executors.local.worker import LocalWorker
 from tunesmith.jobs.control import remove, start
 from tunesmith.jobs.create import check_inputs, create_run
 from tunesmith.jobs.follow import follow_worker

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from tunesmith.executors.local import SCRATCH_PREFIX, is_launched
+from tunesmith.executors.local.worker import SCRATCH_PREFIX, is_launched
 
 
 def prune_scratch() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.errors import CheckpointError, SupervisionError, WorkerError
-from tunesmith.executors.local import SCRATCH_PREFIX, known_working_folder, start_worker
+from tunesmith.executors.local.worker import SCRATCH_PREFIX, known_working_folder, start_worker
 from tunesmith.jobs.follow import follow_worker
 from tunesmith.jobs.prune import prune_scratch
 from tunesmith.registry.names import looks_like_address

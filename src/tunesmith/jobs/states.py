@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tunesmith.executors.local import is_launched
+from tunesmith.executors.local.worker import is_launched
 from tunesmith.runs.atomic import read_json
 from tunesmith.runs.events import Event, read_events
 from tunesmith.runs.layout import RunFolder

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-import psutil
-
 from tunesmith.errors import CLASSES, WorkerError
 from tunesmith.storage.address import open_store
-from tunesmith.storage.run_store import Attempt, RunStore, worker_name
+from tunesmith.storage.run_store import RunStore, worker_name
+from tunesmith.storage.turn import await_turn
 
 _POLL_SECONDS = 0.5
 # Of what went wrong, this may go better the next time.
@@ -86,21 +85,6 @@ def work(
     return code
 
 
-def await_turn(run: RunStore, should_stop: Callable[[], bool] = lambda: False) -> int:
-    """Wait until no worker of the run lives; the number of the last attempt, 0 before the first.
-
-    One of this machine whose process is gone is said to be dead at once; of others that is known only by their silence.
-    """
-    while True:
-        last = run.last_attempt()
-        if last is None or not last.is_alive() or should_stop():
-            return 0 if last is None else last.number
-        if _died_here(last):
-            run.end(last.number, WorkerError.exit_code)
-        else:
-            time.sleep(_POLL_SECONDS)
-
-
 def is_passing(code: int) -> bool:
     """Whether a worker with this exit code may do better another time: it was killed, or said something of the kind."""
     return code < 0 or code in _PASSING
@@ -115,18 +99,6 @@ def _end_attempt_of(run: RunStore, worker: str, code: int) -> None:
     last = run.last_attempt()
     if last is not None and last.code is None and last.worker == worker:
         run.end(last.number, code)
-
-
-def _died_here(attempt: Attempt) -> bool:
-    pid = attempt.worker.removeprefix("process ").partition(" ")[0]
-    if not pid.isdigit() or attempt.worker != worker_name(int(pid)):
-        return False
-    try:
-        return psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
 
 
 if __name__ == "__main__":

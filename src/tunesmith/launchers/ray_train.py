@@ -23,10 +23,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from tunesmith.errors import WorkerError
-from tunesmith.launchers.attempts import await_turn, exit_code, is_passing, work
+from tunesmith.launchers.attempts import exit_code, is_passing, work
 from tunesmith.storage.address import open_store
 from tunesmith.storage.objects import ObjectStore
 from tunesmith.storage.run_store import RunStore
+from tunesmith.storage.turn import await_turn
 
 # Where Ray Train keeps what it knows of its own doings.
 _FOLDER = "ray"

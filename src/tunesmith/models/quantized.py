@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from tunesmith.catalog.heads import HEAD_LAYERS
-from tunesmith.errors import UsageError
+from tunesmith.errors import missing_extra
 from tunesmith.runs.atomic import read_json
 
 
@@ -89,12 +89,7 @@ def require_bitsandbytes() -> None:
         UsageError: ``usage.missing_extra``.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(
-            "quantized weights need the package bitsandbytes",
-            code="usage.missing_extra",
-            place="technique",
-            hint="pip install 'tunesmith[quantization]'",
-        )
+        raise missing_extra("quantized weights need the package bitsandbytes", "quantization", place="technique")
 
 
 def _quiet_bitsandbytes() -> None:

@@ -13,7 +13,7 @@ from tunesmith.formats.bad_rows import BadRows
 from tunesmith.formats.examples import Example, Place
 from tunesmith.formats.inspect import Inspection, inspect_source
 from tunesmith.formats.overlap import Overlap, overlap
-from tunesmith.formats.read import choose_rows, read_examples
+from tunesmith.formats.read import read_examples, weighted_rows
 from tunesmith.formats.split import Split, plan_split
 from tunesmith.recipe.schema import DataSource, DataSpec
 
@@ -98,14 +98,8 @@ class RunData:
         return ((place, example) for place, example in rows if split.side(place, example) == side)
 
     def _weighted(self, source: Source) -> Rows:
-        whole = int(source.spec.weight)
-        for _ in range(whole):
-            yield from self._side(source, "train")
-        rest = source.spec.weight - whole
-        if rest > 0:
-            count = source.split.train_rows if source.split else source.inspection.good_rows
-            chosen = set(choose_rows(count, max(1, round(rest * count)), self.seed))
-            yield from (row for number, row in enumerate(self._side(source, "train")) if number in chosen)
+        count = source.split.train_rows if source.split else source.inspection.good_rows
+        return weighted_rows(lambda: self._side(source, "train"), count, source.spec.weight, self.seed)
 
 
 def load_data(spec: DataSpec, seed: int) -> RunData:

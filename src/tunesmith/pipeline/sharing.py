@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import orjson
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import missing_extra
 from tunesmith.evaluation.held_out import Item
 from tunesmith.pipeline.meeting import RankJob, address_for
 from tunesmith.pipeline.prepare import Prepared, resolve_run
@@ -62,12 +62,8 @@ def require_shareable(prepared: Prepared, resolved: Resolved) -> None:
         UsageError: DeepSpeed is not installed, or this machine has no address for the others.
     """
     if resolved.strategy in DEEPSPEED and find_spec("deepspeed") is None:
-        raise UsageError(
-            "this strategy needs the package deepspeed",
-            code="usage.missing_extra",
-            place="strategy",
-            value=resolved.strategy,
-            hint="pip install 'tunesmith[deepspeed]'",
+        raise missing_extra(
+            "this strategy needs the package deepspeed", "deepspeed", place="strategy", value=resolved.strategy
         )
     address_for(resolved.nodes, prepared.recipe.train.address)
 

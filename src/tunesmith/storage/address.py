@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import UsageError, missing_extra
 from tunesmith.storage.folder import LocalStore
 from tunesmith.storage.objects import ObjectStore, no_answer
 from tunesmith.storage.store import Store
@@ -47,11 +47,8 @@ def _file_system(scheme: str) -> Any:
         # Listings must show what others have just written.
         return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=scheme != "memory")
     except ImportError as error:
-        raise UsageError(
-            f"{scheme}:// needs a library that is not installed",
-            code="usage.missing_extra",
-            value=str(error),
-            hint=f"pip install 'tunesmith[{_SCHEMES[scheme]}]'",
+        raise missing_extra(
+            f"{scheme}:// needs a library that is not installed", _SCHEMES[scheme], value=str(error)
         ) from error
     except Exception as error:
         raise no_answer(f"{scheme}://", error) from error

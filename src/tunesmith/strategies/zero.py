@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunesmith.errors import CheckpointError, TrainingError, UsageError
+from tunesmith.errors import CheckpointError, TrainingError, missing_extra
 from tunesmith.models.allocator import give_back_always
 from tunesmith.strategies.group import Group
 from tunesmith.strategies.tensors import OneByOne, Tensors
@@ -239,12 +239,7 @@ def _load_deepspeed(group: Group) -> Any:
         with redirect_stdout(sys.stderr):
             import deepspeed
     except ImportError as error:
-        raise UsageError(
-            "this strategy needs the package deepspeed",
-            code="usage.missing_extra",
-            place="strategy",
-            hint="pip install 'tunesmith[deepspeed]'",
-        ) from error
+        raise missing_extra("this strategy needs the package deepspeed", "deepspeed", place="strategy") from error
     # It would be compiled at first use, to do what gloo does.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

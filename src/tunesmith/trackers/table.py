@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tunesmith.errors import UsageError
+from tunesmith.errors import UsageError, missing_extra
 from tunesmith.trackers.base import Sink, Tracker
 from tunesmith.trackers.mlflow import open_mlflow
 from tunesmith.trackers.tensorboard import open_tensorboard
@@ -37,10 +37,7 @@ def open_tracker(kind: str, run_name: str, folder: Path) -> Tracker:
     try:
         sink = _OPEN[kind](run_name, folder / kind)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"the tracker {kind} needs a library that is not installed",
-            code="usage.missing_extra",
-            value=error.name,
-            hint="pip install 'tunesmith[trackers]'",
+        raise missing_extra(
+            f"the tracker {kind} needs a library that is not installed", "trackers", value=error.name
         ) from error
     return Tracker(kind, sink, folder)

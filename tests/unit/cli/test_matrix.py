@@ -11,7 +11,7 @@ import yaml
 from example_report import make_report
 
 from tunesmith.errors import DataError
-from tunesmith.executors import local
+from tunesmith.executors.local import worker as local
 from tunesmith.matrix.cell import read_matrix
 from tunesmith.matrix.plan import load_layout
 

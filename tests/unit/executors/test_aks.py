@@ -10,8 +10,8 @@ import yaml
 from fake_kaito import FakeKaito, check_workspace, serve_kaito, workspace_schema
 from kaito_cases import AKS_ENDPOINT, AKS_SERVING, objects_of, recipe_of
 
-from tunesmith.executors.kaito import KaitoExecutor
-from tunesmith.executors.kaito_serving import KaitoDeployer, serving_objects
+from tunesmith.executors.kaito.deployer import KaitoDeployer, serving_objects
+from tunesmith.executors.kaito.executor import KaitoExecutor
 from tunesmith.executors.protocol import Submission
 from tunesmith.recipe.executors import ExecutorSpec
 from tunesmith.recipe.executors.kaito import Kaito

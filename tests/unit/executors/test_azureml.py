@@ -16,11 +16,11 @@ from fake_azure import LOG_KEY, FakeAzure, serve_azure
 from fake_azure import WORKSPACE as WORKSPACE_PATH
 
 from tunesmith.errors import NetworkError, RecipeError, WorkerError
-from tunesmith.executors.azureml import make_azureml
-from tunesmith.executors.azureml_client import loaded as loaded_from
-from tunesmith.executors.azureml_client import quiet, written
-from tunesmith.executors.azureml_documents import CHAT_PIPELINE, JOB, MODEL, WARNINGS
-from tunesmith.executors.azureml_settings import PARAMETERS, trainer_settings
+from tunesmith.executors.azureml.client import loaded as loaded_from
+from tunesmith.executors.azureml.client import quiet, written
+from tunesmith.executors.azureml.documents import CHAT_PIPELINE, JOB, MODEL, WARNINGS
+from tunesmith.executors.azureml.executor import make_azureml
+from tunesmith.executors.azureml.settings import PARAMETERS, trainer_settings
 from tunesmith.executors.protocol import Tells
 from tunesmith.jobs.submitted import find_job, follow, look
 from tunesmith.jobs.submitting import Asked, render, submit

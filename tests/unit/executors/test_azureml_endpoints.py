@@ -16,10 +16,10 @@ from fake_azure import WORKSPACE as WORKSPACE_PATH
 from fake_azure import FakeAzure, serve_azure
 
 from tunesmith.errors import RunError, UsageError
-from tunesmith.executors.azureml_client import loaded as loaded_from
-from tunesmith.executors.azureml_client import quiet, written
-from tunesmith.executors.azureml_deployer import AzureMLDeployer
-from tunesmith.executors.azureml_endpoints import (
+from tunesmith.executors.azureml.client import loaded as loaded_from
+from tunesmith.executors.azureml.client import quiet, written
+from tunesmith.executors.azureml.deployer import AzureMLDeployer
+from tunesmith.executors.azureml.endpoints import (
     DEPLOYMENT,
     DOCKERFILE,
     DRIVER,

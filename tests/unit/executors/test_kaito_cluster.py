@@ -22,12 +22,12 @@ from tunesmith.catalog.registered import find_registered
 from tunesmith.catalog.registering import register_run
 from tunesmith.errors import NetworkError, RunError, TunesmithError, UsageError
 from tunesmith.executors.deploying import Endpoint, RendersEndpoint
-from tunesmith.executors.kaito import KaitoExecutor
-from tunesmith.executors.kaito_adapter import pull_adapter
-from tunesmith.executors.kaito_cluster import open_cluster
-from tunesmith.executors.kaito_progress import last_words, read_steps
-from tunesmith.executors.kaito_serving import KaitoDeployer
-from tunesmith.executors.kaito_state import state_of
+from tunesmith.executors.kaito.adapter import pull_adapter
+from tunesmith.executors.kaito.cluster import open_cluster
+from tunesmith.executors.kaito.deployer import KaitoDeployer
+from tunesmith.executors.kaito.executor import KaitoExecutor
+from tunesmith.executors.kaito.progress import last_words, read_steps
+from tunesmith.executors.kaito.state import state_of
 from tunesmith.executors.protocol import Submission
 from tunesmith.jobs.serving import base_of
 from tunesmith.recipe.executors.kaito import Kaito, KaitoServing

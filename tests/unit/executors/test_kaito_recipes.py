@@ -13,11 +13,11 @@ from kaito_cases import CASES, ROWS, objects_of, recipe_of
 
 from tunesmith.catalog.entries import find_entry
 from tunesmith.errors import DataError, RecipeError
-from tunesmith.executors.kaito import KaitoExecutor
-from tunesmith.executors.kaito_limits import warnings_for
-from tunesmith.executors.kaito_manifests import object_name
-from tunesmith.executors.kaito_presets import TUNABLE
-from tunesmith.executors.kaito_rows import HELD_OUT, TRAIN, write_rows
+from tunesmith.executors.kaito.executor import KaitoExecutor
+from tunesmith.executors.kaito.limits import warnings_for
+from tunesmith.executors.kaito.manifests import object_name
+from tunesmith.executors.kaito.presets import TUNABLE
+from tunesmith.executors.kaito.rows import HELD_OUT, TRAIN, write_rows
 from tunesmith.executors.protocol import Submission
 from tunesmith.recipe.executors.kaito import Kaito
 from tunesmith.recipe.load import dump_recipe, parse_recipe

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tunesmith.errors import DataError, RunError, Stopped, WorkerError
-from tunesmith.executors.local import start_worker
+from tunesmith.executors.local.worker import start_worker
 from tunesmith.jobs import control
 from tunesmith.jobs.follow import follow_run, follow_worker, last_seq
 from tunesmith.jobs.states import run_status

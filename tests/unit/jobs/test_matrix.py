@@ -15,7 +15,7 @@ from example_report import make_report
 from matrix_cases import cell, failed, matrix_of, ran
 
 from tunesmith.errors import DataError, ModelError, OutputError, Problem, Stopped, UsageError
-from tunesmith.executors import local
+from tunesmith.executors.local import worker as local
 from tunesmith.jobs import follow
 from tunesmith.jobs.create import findable_model
 from tunesmith.jobs.matrix import (

@@ -13,7 +13,7 @@ import fake_worker
 import pytest
 
 from tunesmith.errors import ModelError, SupervisionError, WorkerError
-from tunesmith.executors.local import SCRATCH_PREFIX
+from tunesmith.executors.local.worker import SCRATCH_PREFIX
 from tunesmith.jobs import stages
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tunesmith.errors import CLASSES
-from tunesmith.launchers.attempts import await_turn, exit_code, is_passing, work
+from tunesmith.launchers.attempts import exit_code, is_passing, work
 from tunesmith.storage.address import open_store
 from tunesmith.storage.run_store import RunStore, worker_name
+from tunesmith.storage.turn import await_turn
 
 
 @pytest.fixture

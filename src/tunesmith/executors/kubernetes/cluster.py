@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import NetworkError, RecipeError, RunError, TunesmithError, UsageError
+from tunesmith.errors import NetworkError, RecipeError, RunError, TunesmithError, UsageError, missing_extra
 from tunesmith.executors.kubernetes.pod import KEY_LABEL, Manifest
 
 # To connect, and for an answer.
@@ -211,11 +211,8 @@ def _client_errors() -> tuple[type[Exception], ...]:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "Kubernetes needs a library that is not installed",
-            code="usage.missing_extra",
-            value=error.name,
-            hint="pip install 'tunesmith[kubernetes]'",
+        raise missing_extra(
+            "Kubernetes needs a library that is not installed", "kubernetes", value=error.name
         ) from error
     return ApiException, HTTPError, OSError
 

@@ -20,7 +20,7 @@ from urllib.error import HTTPError
 
 import numpy as np
 
-from tunesmith.errors import ModelError, UsageError
+from tunesmith.errors import ModelError, missing_extra
 from tunesmith.export.runtime import LIKELIEST, Likeliest
 
 _SPARE_TOKENS = 8
@@ -150,9 +150,8 @@ def require_xllamacpp() -> None:
     from importlib.util import find_spec
 
     if find_spec("xllamacpp") is None:
-        raise UsageError(
+        raise missing_extra(
             "GGUF files are checked in llama.cpp, by the package xllamacpp, which is not installed",
-            code="usage.missing_extra",
+            "gguf",
             place="--to gguf",
-            hint="pip install 'tunesmith[gguf]'",
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tunesmith.errors import ModelError, UsageError
+from tunesmith.errors import ModelError, missing_extra
 from tunesmith.inference.batching.batch import Batch, Writer
 from tunesmith.inference.batching.scheduler import Opened
 from tunesmith.runs.atomic import read_json
@@ -161,12 +161,7 @@ def _library() -> Any:
     try:
         import onnxruntime_genai
     except ImportError as error:
-        raise UsageError(
-            "the ONNX Runtime GenAI is not installed",
-            code="usage.missing_extra",
-            value="onnxruntime-genai",
-            hint='pip install "tunesmith[onnx]"',
-        ) from error
+        raise missing_extra("the ONNX Runtime GenAI is not installed", "onnx", value="onnxruntime-genai") from error
     return onnxruntime_genai
 
 

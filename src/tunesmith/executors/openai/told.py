@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from tunesmith.errors import DataError, WorkerError
-from tunesmith.executors.openai_client import without_keys
+from tunesmith.executors.openai.client import without_keys
 from tunesmith.executors.protocol import JobState, JobStatus, Told
 
 # `paused`, `pausing` and `resuming` are in no list of the contract, and are sent all the same.

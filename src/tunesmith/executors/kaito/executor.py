@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RunError, UsageError, WorkerError
-from tunesmith.executors.kaito_adapter import adapter_manifest, pull_adapter
-from tunesmith.executors.kaito_cluster import Cluster, open_cluster
-from tunesmith.executors.kaito_limits import warnings_for
-from tunesmith.executors.kaito_manifests import KEY_LABEL, key_label, manifest_text, rows_name, tuning_objects
-from tunesmith.executors.kaito_presets import find_preset
-from tunesmith.executors.kaito_progress import read_steps
-from tunesmith.executors.kaito_rows import HELD_OUT, TRAIN, write_rows
-from tunesmith.executors.kaito_state import WorkspaceState, failure_reason, log_of, state_of
+from tunesmith.executors.kaito.adapter import adapter_manifest, pull_adapter
+from tunesmith.executors.kaito.cluster import Cluster, open_cluster
+from tunesmith.executors.kaito.limits import warnings_for
+from tunesmith.executors.kaito.manifests import KEY_LABEL, key_label, manifest_text, rows_name, tuning_objects
+from tunesmith.executors.kaito.presets import find_preset
+from tunesmith.executors.kaito.progress import read_steps
+from tunesmith.executors.kaito.rows import HELD_OUT, TRAIN, write_rows
+from tunesmith.executors.kaito.state import WorkspaceState, failure_reason, log_of, state_of
 from tunesmith.executors.protocol import Handle, JobState, JobStatus, Submission, Told
 from tunesmith.recipe.executors.kaito import Kaito
 from tunesmith.runs.atomic import write_json

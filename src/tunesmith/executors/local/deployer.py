@@ -5,7 +5,7 @@
     .deployments/NAME/server.log       what it printed
     .deployments/NAME/given_up.json    why it is not started any more
 
-The keeper (:mod:`tunesmith.executors.local_keeper`) starts a server that died again. It is started with the deployment,
+The keeper (:mod:`tunesmith.executors.local.keeper`) starts a server that died again. It is started with the deployment,
 and again by the next command that looks where it is gone.
 """
 
@@ -29,7 +29,7 @@ from pydantic import Field
 
 from tunesmith.errors import RunError, UsageError
 from tunesmith.executors.deploying import Endpoint, EndpointStatus
-from tunesmith.executors.local import LAUNCH, launched_process
+from tunesmith.executors.local.worker import LAUNCH, launched_process
 from tunesmith.executors.protocol import Handle
 from tunesmith.recipe.parts import Part, Whole
 from tunesmith.runs.atomic import read_json, remove_path, telling_output_errors, write_json
@@ -185,7 +185,7 @@ class LocalServing:
             return False
         with telling_output_errors(place.folder), (place.folder / LOG).open("ab") as log:
             keeper = subprocess.Popen(
-                [sys.executable, "-P", "-m", "tunesmith.executors.local_keeper", str(place.folder)],
+                [sys.executable, "-P", "-m", "tunesmith.executors.local.keeper", str(place.folder)],
                 env=_environment(serving),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -200,7 +200,7 @@ class LocalServing:
 
 
 def note_launch(folder: Path, pid: int) -> None:
-    """Write down a process that was started, so that :func:`tunesmith.executors.local.launched_process` finds it."""
+    """Write down a process that was started, for :func:`tunesmith.executors.local.worker.launched_process`."""
     with suppress(psutil.Error):
         started = psutil.Process(pid).create_time()
         with telling_output_errors(folder):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError, NetworkError
-from tunesmith.executors.openai_rows import Data
+from tunesmith.executors.openai.rows import Data
 from tunesmith.runs.atomic import telling_output_errors
 
 # The service takes so much at once, and no larger part of a file.

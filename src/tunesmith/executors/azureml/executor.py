@@ -8,8 +8,8 @@ from typing import Any
 
 from tunesmith.errors import WorkerError
 from tunesmith.executors.azure_place import telling_azure
-from tunesmith.executors.azureml_client import loaded, log_lines, open_workspace, quiet, written
-from tunesmith.executors.azureml_documents import (
+from tunesmith.executors.azureml.client import loaded, log_lines, open_workspace, quiet, written
+from tunesmith.executors.azureml.documents import (
     JOB,
     REGISTERED,
     TRAINED,

@@ -15,8 +15,8 @@ from typing import Any
 import orjson
 
 from tunesmith.errors import RunError
-from tunesmith.executors.openai_client import at, located, open_service, where
-from tunesmith.executors.openai_files import (
+from tunesmith.executors.openai.client import at, located, open_service, where
+from tunesmith.executors.openai.files import (
     FEWEST_ROWS,
     Written,
     known_files,
@@ -26,9 +26,9 @@ from tunesmith.executors.openai_files import (
     upload,
     write_rows,
 )
-from tunesmith.executors.openai_limits import Allowed, allowed
-from tunesmith.executors.openai_rows import read_data
-from tunesmith.executors.openai_told import (
+from tunesmith.executors.openai.limits import Allowed, allowed
+from tunesmith.executors.openai.rows import read_data
+from tunesmith.executors.openai.told import (
     OVER,
     Cursor,
     line_of,
@@ -58,7 +58,7 @@ class OpenAiService:
 
         Raises:
             RecipeError: The service cannot honour what the recipe asks for; nothing was sent.
-            TunesmithError: As of reading data, and of :func:`tunesmith.executors.openai_client.open_service`.
+            TunesmithError: As of reading data, and of :func:`tunesmith.executors.openai.client.open_service`.
         """
         spec = located(self._spec)
         data = read_data(submission.recipe, submission.inputs)

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pydantic import BaseModel
 
 from tunesmith.errors import Problem, RecipeError
-from tunesmith.executors.azureml_parameters import PARAMETERS
+from tunesmith.executors.azureml.parameters import PARAMETERS
 from tunesmith.recipe.executors.azure import AzureML
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import Full, Lora

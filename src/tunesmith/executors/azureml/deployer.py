@@ -7,9 +7,9 @@ from typing import Any
 
 from tunesmith.errors import RunError
 from tunesmith.executors.azure_place import telling_azure
-from tunesmith.executors.azureml_client import loaded, open_workspace, quiet, written
-from tunesmith.executors.azureml_documents import to_yaml
-from tunesmith.executors.azureml_endpoints import (
+from tunesmith.executors.azureml.client import loaded, open_workspace, quiet, written
+from tunesmith.executors.azureml.documents import to_yaml
+from tunesmith.executors.azureml.endpoints import (
     DEPLOYMENT,
     ENDPOINT,
     KEY_TAG,

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tunesmith.errors import Problem, RecipeError
-from tunesmith.executors.kaito_presets import Preset
+from tunesmith.executors.kaito.presets import Preset
 from tunesmith.recipe.executors.kaito import Kaito
 from tunesmith.recipe.exports import export_spec
 from tunesmith.recipe.schema import Recipe

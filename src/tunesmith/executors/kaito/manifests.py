@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from tunesmith.executors.kaito_config import CONFIG_KEY, config_text, training_config
-from tunesmith.executors.kaito_limits import require_possible
-from tunesmith.executors.kaito_presets import Preset, find_preset
+from tunesmith.executors.kaito.config import CONFIG_KEY, config_text, training_config
+from tunesmith.executors.kaito.limits import require_possible
+from tunesmith.executors.kaito.presets import Preset, find_preset
 from tunesmith.executors.protocol import Submission
 from tunesmith.recipe.executors.kaito import Kaito, KaitoCluster, KaitoInput
 from tunesmith.recipe.techniques import Lora, Qlora

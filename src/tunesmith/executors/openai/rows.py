@@ -17,7 +17,7 @@ import orjson
 from tunesmith.errors import DataError
 from tunesmith.formats.examples import Conversation, Example, Message, Place, PreferencePair
 from tunesmith.formats.inspect import Inspection, inspect_source
-from tunesmith.formats.read import choose_rows, read_examples
+from tunesmith.formats.read import read_examples, weighted_rows
 from tunesmith.formats.split import Split, plan_split
 from tunesmith.recipe.schema import DataSource, Recipe
 from tunesmith.tasks.prepare import prepare_task
@@ -83,14 +83,9 @@ class Data:
 
     def _weighted(self, source: Source) -> Rows:
         """A weight repeats rows, its fraction leaves some out; as in a training of ours."""
-        policy, whole = self.recipe.data.on_bad_rows, int(source.weight)
-        for _ in range(whole):
-            yield from source.rows("train", policy)
-        rest = source.weight - whole
-        if rest > 0:
-            count = source.split.train_rows if source.split else source.inspection.good_rows
-            chosen = set(choose_rows(count, max(1, round(rest * count)), self.recipe.train.seed))
-            yield from (row for number, row in enumerate(source.rows("train", policy)) if number in chosen)
+        policy = self.recipe.data.on_bad_rows
+        count = source.split.train_rows if source.split else source.inspection.good_rows
+        return weighted_rows(lambda: source.rows("train", policy), count, source.weight, self.recipe.train.seed)
 
 
 def read_data(recipe: Recipe, inputs: Mapping[str, Path]) -> Data:

@@ -12,8 +12,8 @@ from typing import Any
 
 from tunesmith.errors import Problem, RunError, UsageError
 from tunesmith.executors.deploying import Endpoint, EndpointStatus
-from tunesmith.executors.kaito_cluster import Cluster, open_cluster
-from tunesmith.executors.kaito_manifests import (
+from tunesmith.executors.kaito.cluster import Cluster, open_cluster
+from tunesmith.executors.kaito.manifests import (
     API_VERSION,
     KEY_LABEL,
     claim,
@@ -22,7 +22,7 @@ from tunesmith.executors.kaito_manifests import (
     node_resource,
     object_name,
 )
-from tunesmith.executors.kaito_state import conditions_of, holds, words_of
+from tunesmith.executors.kaito.state import conditions_of, holds, words_of
 from tunesmith.executors.protocol import Handle
 from tunesmith.recipe.executors.kaito import KaitoServing
 

@@ -1,4 +1,4 @@
-"""``python -m tunesmith.executors.local_keeper FOLDER``: keep the server of a deployment alive.
+"""``python -m tunesmith.executors.local.keeper FOLDER``: keep the server of a deployment alive.
 
 It holds the deployment's lock as long as it lives. A server that another keeper left behind is taken over as it is.
 """
@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunesmith.executors.local import launched_process
-from tunesmith.executors.local_serving import GIVEN_UP, KEEPER_LOCK, LOG, SERVING, STOP, note_launch, serving_command
+from tunesmith.executors.local.deployer import GIVEN_UP, KEEPER_LOCK, LOG, SERVING, STOP, note_launch, serving_command
+from tunesmith.executors.local.worker import launched_process
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.lease import lock
 
@@ -26,7 +26,7 @@ _FIRST_PAUSE_SECONDS = 0.5
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Keep the server until the deployment is deleted, or until it died too often; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tunesmith.executors.local_keeper", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tunesmith.executors.local.keeper", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the deployment")
     folder = parser.parse_args(arguments).folder
     with (folder / KEEPER_LOCK).open("ab") as file:

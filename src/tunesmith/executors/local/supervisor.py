@@ -1,4 +1,4 @@
-"""``python -m tunesmith.executors.local_supervisor RUNS``: start the runs of a queue in turn, and limit them."""
+"""``python -m tunesmith.executors.local.supervisor RUNS``: start the runs of a queue in turn, and limit them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 import psutil
 
 from tunesmith.errors import TunesmithError
-from tunesmith.executors.local import LocalWorker, launched_process, start_worker
-from tunesmith.executors.local_queue import (
+from tunesmith.executors.local.queue import (
     ENDED_STATES,
     FOLDER,
     LOCK,
@@ -23,6 +22,7 @@ from tunesmith.executors.local_queue import (
     is_working,
     read_queue,
 )
+from tunesmith.executors.local.worker import LocalWorker, launched_process, start_worker
 from tunesmith.runs.atomic import write_json
 from tunesmith.runs.control import read_wish
 from tunesmith.runs.events import last_state
@@ -34,7 +34,7 @@ _IDLE_SECONDS = 5.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Work until nothing is left to do; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tunesmith.executors.local_supervisor", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tunesmith.executors.local.supervisor", description=__doc__)
     parser.add_argument("runs", type=Path, help="folder of runs")
     runs = parser.parse_args(arguments).runs.absolute()
     supervisor = Supervisor(runs)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.errors import NetworkError, RunError, TunesmithError, UsageError
+from tunesmith.errors import NetworkError, RunError, TunesmithError, UsageError, missing_extra
 
 _GROUP, _VERSION, _PLURAL = "kaito.sh", "v1beta1", "workspaces"
 _TIMEOUT_SECONDS = 30.0
@@ -157,12 +157,7 @@ def open_cluster(namespace: str, context: str | None) -> Cluster:
         from kubernetes import client as kubernetes_client
         from kubernetes import config
     except ImportError as error:
-        raise UsageError(
-            "KAITO needs a library that is not installed",
-            code="usage.missing_extra",
-            value=error.name,
-            hint="pip install 'tunesmith[kubernetes]'",
-        ) from error
+        raise missing_extra("KAITO needs a library that is not installed", "kubernetes", value=error.name) from error
     # The client's types are those of its generator.
     loading: Any = config
     try:

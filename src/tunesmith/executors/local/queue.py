@@ -3,7 +3,7 @@
     .queue/settings.json              how many may run at once
     .queue/000012-NAME.json           a job in the order of submission: its run, its limits, how often it was tried
 
-A process of its own (:mod:`tunesmith.executors.local_supervisor`) starts them. It is started by the first submission
+A process of its own (:mod:`tunesmith.executors.local.supervisor`) starts them. It is started by the first submission
 and ends when nothing is left to do; one that died is replaced by the next command that looks, and finds the jobs'
 workers as they are, since those are processes of their own.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import RunError
-from tunesmith.executors.local import is_launched
+from tunesmith.executors.local.worker import is_launched
 from tunesmith.executors.protocol import Handle, JobStatus, Submission
 from tunesmith.recipe.executors.local import Local
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
@@ -205,7 +205,7 @@ def ensure_supervisor(runs_folder: Path) -> None:
         return
     with telling_output_errors(folder), (folder / LOG).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tunesmith.executors.local_supervisor", str(runs_folder.absolute())],
+            [sys.executable, "-P", "-m", "tunesmith.executors.local.supervisor", str(runs_folder.absolute())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

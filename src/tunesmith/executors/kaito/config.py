@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from tunesmith.executors.kaito_limits import OPTIMIZERS
-from tunesmith.executors.kaito_presets import Preset, target_modules
+from tunesmith.executors.kaito.limits import OPTIMIZERS
+from tunesmith.executors.kaito.presets import Preset, target_modules
 from tunesmith.recipe.executors.kaito import Kaito
 from tunesmith.recipe.resolve import USUAL_EPOCHS
 from tunesmith.recipe.schema import Recipe, TrainSpec
@@ -30,7 +30,7 @@ def training_config(recipe: Recipe, spec: Kaito, preset: Preset, data_path: str 
     """The configuration as plain data.
 
     Args:
-        recipe: One that :func:`tunesmith.executors.kaito_limits.require_possible` lets through.
+        recipe: One that :func:`tunesmith.executors.kaito.limits.require_possible` lets through.
         spec: The recipe's executor.
         preset: The model.
         data_path: The file of rows below ``/mnt``; None: the only one that is there.

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tunesmith.errors import RecipeError
-from tunesmith.executors.azureml_settings import TASKS, TrainerSettings, trainer_settings
+from tunesmith.executors.azureml.settings import TASKS, TrainerSettings, trainer_settings
 from tunesmith.executors.protocol import Submission
 from tunesmith.recipe.executors.azure import AzureML
 

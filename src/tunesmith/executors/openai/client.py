@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tunesmith.errors import DataError, NetworkError, RecipeError, RunError, TunesmithError, UsageError
+from tunesmith.errors import DataError, NetworkError, RecipeError, RunError, TunesmithError, UsageError, missing_extra
 from tunesmith.recipe.executors.openai import OpenAi
 
 OPENAI = "https://api.openai.com/v1"
@@ -84,12 +84,8 @@ def open_service(spec: OpenAi) -> Iterator[Any]:
     try:
         import openai
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "this needs a library that is not installed",
-            code="usage.missing_extra",
-            place="executor",
-            value="openai",
-            hint="pip install 'tunesmith[openai]'",
+        raise missing_extra(
+            "this needs a library that is not installed", "openai", place="executor", value="openai"
         ) from error
     place = spec.base_url or spec.endpoint or OPENAI
     try:

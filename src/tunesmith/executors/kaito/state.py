@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunesmith.executors.kaito_cluster import Cluster
-from tunesmith.executors.kaito_progress import last_words
+from tunesmith.executors.kaito.cluster import Cluster
+from tunesmith.executors.kaito.progress import last_words
 
 # In the order in which they come true.
 _CONDITIONS = ("ResourceReady", "JobStarted", "WorkspaceSucceeded")
