@@ -1,0 +1,1 @@
+"""Tables, connections to them, and how older databases become what is wanted now."""

@@ -1,0 +1,93 @@
+"""What a service is told when it is started; the same for each of its processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunesmith.runs.atomic import read_json, write_json
+
+
+class OpenIdSettings(BaseModel):
+    """Where people sign in; the client's secret is in an environment variable."""
+
+    model_config = ConfigDict(extra="forbid")
+    issuer: str
+    client_id: str
+    secret_variable: str = "TUNESMITH_OIDC_SECRET"  # noqa: S105  (a name, not a secret)
+    admin_emails: list[str] = []
+    allowed_domains: list[str] = []
+
+
+class Limits(BaseModel):
+    """What nobody may exceed; a project may have tighter ones."""
+
+    model_config = ConfigDict(extra="forbid")
+    file_bytes: int = 512 * 2**20
+    upload_bytes: int = 8 * 2**30
+    part_bytes: int = 64 * 2**20
+    body_bytes: int = 32 * 2**20
+    project_bytes: int = 2_500 * 2**30
+    batch_requests: int = 50_000
+    batch_bytes: int = 200 * 2**20
+    requests_per_minute: int = 3_000
+    jobs_at_once: int = 1
+    jobs_waiting: int = 1_000
+
+
+class Settings(BaseModel):
+    """A service. Nothing in it is secret: those are in the database, the environment, or files of the data folder.
+
+    ``executor`` is a recipe's section: where jobs train. ``storage`` is where files, uploads, results and runs lie; the
+    data folder unless it is said. ``allow_remote_code`` names models of a hub that may bring code along.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    data_folder: Path
+    database: str
+    storage: str
+    executor: dict[str, Any] = {"name": "local"}
+    host: str = "127.0.0.1"
+    port: int = 8321
+    public_url: str | None = None
+    organization: str = "tunesmith"
+    models: list[str] = ["smollm2-135m-instruct"]
+    limits: Limits = Field(default_factory=Limits)
+    prices: dict[str, dict[str, float]] = {}
+    currency: str = "USD"
+    file_retention_days: int | None = None
+    job_retention_days: int | None = None
+    engine_idle_seconds: float = 900.0
+    engines_at_once: int = 2
+    openid: OpenIdSettings | None = None
+    allow_remote_code: list[str] = []
+    traces: str | None = None
+    secure_cookies: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def runs_folder(self) -> Path:
+        """Where runs lie as this machine sees them."""
+        return self.data_folder / "runs"
+
+    @property
+    def registry(self) -> str:
+        """The address of the registry of tuned models."""
+        return f"{self.storage}/registry"
+
+    @property
+    def shares_runs(self) -> bool:
+        """Whether workers of other machines find their runs in the storage."""
+        return bool(self.executor.get("name", "local") != "local")
+
+
+def write_settings(settings: Settings, path: Path) -> None:
+    """Write settings for the processes of a service."""
+    write_json(path, settings.model_dump(mode="json"))
+
+
+def read_settings(path: Path) -> Settings:
+    """Settings that another process wrote."""
+    return Settings.model_validate(read_json(path))

@@ -1,0 +1,117 @@
+"""A service of this process for tests: its application, its context, and clients with keys of every kind.
+
+site = make_site(tmp_path, database)
+site.client("member").get("/v1/files")
+other = site.project("other"); other.client("member")...
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi.testclient import TestClient
+from sqlalchemy import insert, select
+
+from tunesmith.service.app import make_app
+from tunesmith.service.auth.keys import make_key
+from tunesmith.service.context import Context, open_context
+from tunesmith.service.db.migrate import upgrade
+from tunesmith.service.db.tables.accounts import API_KEYS, PROJECTS
+from tunesmith.service.first import prepare
+from tunesmith.service.ids import new_id
+from tunesmith.service.settings import Settings
+
+DATABASES = ("sqlite", "postgresql")
+
+
+def database_url(kind: str, folder: Path) -> str:
+    """An empty database of a kind."""
+    if kind == "sqlite":
+        return f"sqlite:///{folder / 'service.db'}"
+    from postgres import new_database
+
+    return new_database()
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project of a site."""
+
+    site: Site
+    id: str
+
+    def key(self, scope: str = "member", **columns: Any) -> str:
+        """A new key of the project."""
+        return self.site.new_key(scope, self.id, **columns)
+
+    def client(self, scope: str = "member") -> httpx.Client:
+        """A client with a new key."""
+        return self.site.with_key(self.key(scope))
+
+
+class Site:
+    """A service without processes of its own."""
+
+    def __init__(self, context: Context, first_key: str) -> None:
+        self.context = context
+        self.app = make_app(context)
+        self.first_key = first_key
+
+    @property
+    def default(self) -> Project:
+        """The project that every service has."""
+        with self.context.database.read() as connection:
+            found = connection.execute(select(PROJECTS.c.id).where(PROJECTS.c.name == "default")).scalar_one()
+        return Project(self, found)
+
+    @property
+    def operator(self) -> httpx.Client:
+        """Whoever runs the service."""
+        return self.with_key(self.first_key)
+
+    def client(self, scope: str = "member") -> httpx.Client:
+        """A client of the default project."""
+        return self.default.client(scope)
+
+    def with_key(self, key: str | None) -> httpx.Client:
+        """A client with a key, or with none. Errors of the application are answers, as over a network."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        client: httpx.Client = TestClient(self.app, headers=headers, raise_server_exceptions=False)
+        return client
+
+    def project(self, name: str, **columns: Any) -> Project:
+        """A new project."""
+        row = {"id": new_id("proj_"), "name": name, "created_at": self.context.now(), "priority": 0, **columns}
+        with self.context.database.write() as connection:
+            connection.execute(insert(PROJECTS).values(budget_action="stop", **row))
+        return Project(self, row["id"])
+
+    def new_key(self, scope: str, project_id: str | None, **columns: Any) -> str:
+        """A new key; without a project it is an administrator's."""
+        key = make_key()
+        row = {
+            "id": new_id("key_"),
+            "project_id": project_id,
+            "name": scope,
+            "hash": key.hash,
+            "shown": key.shown,
+            "scope": scope,
+            "created_at": self.context.now(),
+            **columns,
+        }
+        with self.context.database.write() as connection:
+            connection.execute(insert(API_KEYS).values(**row))
+        return key.secret
+
+
+def make_site(folder: Path, kind: str = "sqlite", **settings: Any) -> Site:
+    """A new service in a folder."""
+    plain = {"data_folder": folder / "data", "database": database_url(kind, folder), "storage": str(folder / "storage")}
+    context = open_context(Settings(**{**plain, **settings}))
+    upgrade(context.database)
+    first_key = prepare(context)
+    assert first_key is not None
+    return Site(context, first_key)

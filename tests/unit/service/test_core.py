@@ -1,0 +1,120 @@
+"""What every part of the service stands on: names, keys, databases, the gate and the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from service_site import DATABASES, Site, database_url, make_site
+from sqlalchemy import insert, select, update
+
+from tunesmith.errors import UsageError
+from tunesmith.service.db.database import open_database
+from tunesmith.service.db.migrate import newest, revision_of, upgrade
+from tunesmith.service.db.tables import METADATA
+from tunesmith.service.db.tables.accounts import API_KEYS, PROJECTS
+from tunesmith.service.first import prepare
+from tunesmith.service.ids import new_id
+
+
+@pytest.fixture(params=DATABASES)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    site = make_site(tmp_path, request.param)
+    yield site
+    site.context.database.close()
+
+
+def test_names_are_in_the_order_in_which_they_were_made() -> None:
+    names = [new_id("file-") for _ in range(500)]
+    assert names == sorted(set(names))
+
+
+def test_the_tables_are_those_that_the_program_names(site: Site) -> None:
+    database = site.context.database
+    assert revision_of(database) == newest()
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+    upgrade(database)
+    assert revision_of(database) == newest()
+
+
+def test_tables_of_a_newer_program_are_left_alone(site: Site) -> None:
+    with site.context.database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(UsageError, match="newer version"):
+        upgrade(site.context.database)
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_several_processes_start_at_once(kind: str, tmp_path: Path) -> None:
+    url = database_url(kind, tmp_path)
+    databases = [open_database(url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(upgrade, databases))
+    assert {revision_of(one) for one in databases} == {newest()}
+    for one in databases:
+        one.close()
+
+
+def test_the_first_key_is_given_once_and_is_nowhere(site: Site, tmp_path: Path) -> None:
+    assert site.first_key.startswith("ts-")
+    assert prepare(site.context) is None
+    with site.context.database.read() as connection:
+        (row,) = connection.execute(select(API_KEYS)).all()
+    assert site.first_key not in str(row)
+    assert row.shown.endswith(site.first_key[-4:])
+
+
+def test_an_error_undoes_what_was_written(site: Site) -> None:
+    def fail() -> None:
+        with site.context.database.write() as connection:
+            connection.execute(
+                insert(PROJECTS).values(id="proj_1", name="one", created_at=0, priority=0, budget_action="stop")
+            )
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with site.context.database.read() as connection:
+        assert connection.execute(select(PROJECTS).where(PROJECTS.c.name == "one")).first() is None
+
+
+def test_two_that_read_and_write_do_not_lose_anything(site: Site) -> None:
+    database, project = site.context.database, site.default
+
+    def count(_: int) -> None:
+        with database.write() as connection:
+            found = select(PROJECTS.c.priority).where(PROJECTS.c.id == project.id).with_for_update()
+            now = connection.execute(found).scalar_one()
+            connection.execute(update(PROJECTS).where(PROJECTS.c.id == project.id).values(priority=now + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(count, range(40)))
+    with database.read() as connection:
+        assert connection.execute(select(PROJECTS.c.priority).where(PROJECTS.c.id == project.id)).scalar_one() == 40
+
+
+def test_every_answer_has_a_name_and_keeps_browsers_safe(site: Site) -> None:
+    answer = site.client().get("/nothing")
+    assert answer.status_code == 404
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.headers["x-request-id"].startswith("req_")
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_body_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    site = make_site(tmp_path, limits={"body_bytes": 1000})
+    answer = site.client().post("/v1/chat/completions", content=b"x" * 1001)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_service_is_ready_while_its_database_answers(site: Site) -> None:
+    assert site.with_key(None).get("/ready").status_code == 200
+    site.context.database.engine.dispose()
+    assert site.with_key(None).get("/health").json() == {"status": "ok"}
