@@ -31,7 +31,7 @@ def find_file(
         ApiError: 404: there is none, or it is another project's; 400: it is for something else.
     """
     found = select(FILES).where(FILES.c.id == file_id, FILES.c.project_id == project_id, FILES.c.deleted_at.is_(None))
-    row: Row[Any] | None = connection.execute(found).first()  # type: ignore[assignment]
+    row: Row[Any] | None = connection.execute(found).first()
     if row is None:
         raise not_found("File object", file_id, param)
     if purpose is not None and row.purpose != purpose:
