@@ -220,7 +220,8 @@ def test_answers_under_way_are_finished_when_it_is_deleted(site: Site) -> None:
             data = [line.removeprefix("data: ") for line in lines if line]
             assert deleting.wait(PATIENCE_SECONDS) == 0
     assert data[-1] == "[DONE]"
-    assert json.loads(data[-2])["choices"][0]["finish_reason"] == "length"
+    # A model of chance may end its answer by itself.
+    assert json.loads(data[-2])["choices"][0]["finish_reason"] in ("length", "stop")
 
 
 def test_one_that_still_loads_holds_its_version_and_is_deleted(site: Site) -> None:

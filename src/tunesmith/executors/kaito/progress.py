@@ -7,7 +7,8 @@ Transformers prints a dictionary after each step and draws a bar meanwhile, over
 
 Numbers stand in quotes or do not, by the version. The dictionary has no number of the step: as many as there were, that
 is the step, for every one is printed. The bar tells how many there will be, and where a log begins whose start the node
-has thrown away.
+has thrown away: one that does not begin with nothing done. Bars come at once and dictionaries may not, since only the
+error stream is written without a buffer; so where the start is there, bars do not count.
 """
 
 from __future__ import annotations
@@ -41,20 +42,21 @@ class Step:
 
 def read_steps(log: str) -> Iterator[Step]:
     """Every step in a log, in order."""
-    number, shown = 0, 0
+    number, shown, begun = 0, 0, False
     total: int | None = None
     for part in re.split(r"[\r\n]+", log):
         bar = _BAR.search(part)
         # Loading a model draws bars too; the trainer's is the one that is shown when the first loss is printed.
         if bar is not None and (number == 0 or int(bar[2]) == total):
             shown, total = int(bar[1]), int(bar[2])
+            begun = begun or shown == 0
         # The dictionary may stand behind a bar in one line.
         start = part.find("{'loss'")
         if start < 0:
             continue
         values = _values(part[start:])
         if "loss" in values:
-            number = max(number + 1, shown)
+            number = number + 1 if begun else max(number + 1, shown)
             yield Step(number, total, {key: values[key] for key in _KEPT if key in values})
 
 
