@@ -1,6 +1,7 @@
 """Write the pages that are generated from the code, or check that they are current.
 
-python scripts/make_docs.py            write the command line, the recipe and its schema, and the matrix that ships
+python scripts/make_docs.py            write the command line, the recipe and its schema, paths and settings of the
+                                       hosted service, and the matrix that ships
 python scripts/make_docs.py --check    fail when one of them is not what the code says
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recipe_page import recipe_page
+from service_pages import openapi_document, settings_page
 
 from tunesmith.errors import CLASSES
 from tunesmith.jobs.advice import measured_matrix
@@ -45,6 +47,8 @@ def main() -> int:
     pages = {
         "command-line.md": command_line_page(),
         "recipe.md": recipe_page(schema, shortest.model_dump(mode="json")),
+        "service-settings.md": settings_page(),
+        "../openapi.json": openapi_document(),
         "recipe.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
     }
     measured = measured_matrix()

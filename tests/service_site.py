@@ -20,6 +20,7 @@ from tunesmith.service.auth.keys import make_key
 from tunesmith.service.context import Context, open_context
 from tunesmith.service.db.migrate import upgrade
 from tunesmith.service.db.tables.accounts import API_KEYS, PROJECTS
+from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.first import prepare
 from tunesmith.service.ids import new_id
 from tunesmith.service.settings import Settings
@@ -75,6 +76,12 @@ class Site:
     def client(self, scope: str = "member") -> httpx.Client:
         """A client of the default project."""
         return self.default.client(scope)
+
+    def file_bytes(self, file_id: str) -> bytes:
+        """What a file's row says lies in the storage."""
+        with self.context.database.read() as connection:
+            place = connection.execute(select(FILES.c.place).where(FILES.c.id == file_id)).scalar_one()
+        return self.context.storage.read(place)
 
     def with_key(self, key: str | None) -> httpx.Client:
         """A client with a key, or with none. Errors of the application are answers, as over a network."""

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
     if known is not None:
         return known
     if prepared_folder(reference) is None and reference.kind in ("catalog", "hub"):
-        return _guess(recipe, _shape_from_afar(reference))
+        return guess_facts(recipe, _shape_from_afar(reference))
     facts = {"format": _FORMAT, **audit()}
     # A model that had to be fetched is another one now.
     key = _key(recipe, reference)
@@ -134,8 +134,18 @@ def _shape_from_afar(reference: ModelReference) -> ModelShape:
     return shape_of_config(fetch_config(reference.name, _HUB_SECONDS), reference.name)
 
 
-def _guess(recipe: Recipe, shape: ModelShape) -> Known:
-    """From letters; the rows are those that the worker would read, cut where it would cut them."""
+def guess_facts(recipe: Recipe, shape: ModelShape) -> Known:
+    """What is known without the model's tokenizer, from letters.
+
+    The rows are those that the worker would read, cut where it would cut them.
+
+    Args:
+        recipe: Its data are files of this machine.
+        shape: The model.
+
+    Raises:
+        TunesmithError: Whatever is wrong with the data.
+    """
     from tunesmith.formats.inspect import inspect_source
     from tunesmith.formats.read import read_examples
     from tunesmith.recipe.resolve import longest_row_allowed
@@ -148,26 +158,46 @@ def _guess(recipe: Recipe, shape: ModelShape) -> Known:
         one.require_usable(recipe.data.on_bad_rows)
     own_validation = isinstance(recipe.data.validation, str)
     sides = (found[:-1], found[-1:]) if own_validation else (found, [])
-    train, held_out = (
-        [row for one in side for _, row in read_examples(one, on_bad_rows=recipe.data.on_bad_rows)] for side in sides
-    )
-    task = prepare_task(recipe.task, found[0], list(islice(train, _SAMPLE_ROWS)))
+    policy = recipe.data.on_bad_rows
+    train = (row for one in sides[0] for _, row in read_examples(one, on_bad_rows=policy))
+    sample = list(islice(train, _SAMPLE_ROWS))
+    task = prepare_task(recipe.task, found[0], sample)
     longest = longest_row_allowed(recipe, task=task.name, context_length=shape.context_length)
-    counts = [count for row in train for count in _guessed_tokens(task.training(row), longest)]
+    sums = _Sums()
+    for row in chain(sample, train):
+        for tokens, learned in _guessed_tokens(task.training(row), longest):
+            sums.add(tokens, learned)
+    held_out = sum(one.good_rows for one in sides[1])
     share = recipe.data.validation if isinstance(recipe.data.validation, float) else 0.0
     data = DataFacts(
         task=task.name,
         shape=found[0].shape,
-        rows=max(1, round(len(counts) * (1 - share))),
-        validation_rows=max(1, len(held_out) or round(len(counts) * share)),
-        tokens=round(sum(tokens for tokens, _ in counts) * (1 - share)),
-        trained_tokens=round(sum(learned for _, learned in counts) * (1 - share)),
-        longest_row=max(tokens for tokens, _ in counts),
+        rows=max(1, round(sums.rows * (1 - share))),
+        validation_rows=max(1, held_out or round(sums.rows * share)),
+        tokens=round(sums.tokens * (1 - share)),
+        trained_tokens=round(sums.learned * (1 - share)),
+        longest_row=sums.longest,
         labels=len(task.labels),
         default_metrics=task.metrics,
         answer_tokens=task.tokens_to_generate(lambda text: len(text) // _LETTERS_PER_TOKEN + 1),
     )
     return Known(data, shape.facts(has_chat_template=True), shape, this_machine(), guessed=True)
+
+
+@dataclass
+class _Sums:
+    """Over rows that are looked at one by one: data may be larger than memory."""
+
+    rows: int = 0
+    tokens: int = 0
+    learned: int = 0
+    longest: int = 0
+
+    def add(self, tokens: int, learned: int) -> None:
+        self.rows += 1
+        self.tokens += tokens
+        self.learned += learned
+        self.longest = max(self.longest, tokens)
 
 
 def _guessed_tokens(row: Conversation | Document, longest: int | None) -> Iterator[tuple[int, int]]:

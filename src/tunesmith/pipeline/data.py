@@ -119,7 +119,9 @@ def load_data(spec: DataSpec, seed: int) -> RunData:
         inspection.require_usable(spec.on_bad_rows)
         split = None
         if isinstance(spec.validation, float):
-            split = plan_split(inspection, fraction=spec.validation, seed=seed, on_bad_rows=spec.on_bad_rows)
+            split = plan_split(
+                inspection, fraction=spec.validation, seed=spec.seed_of_split(seed), on_bad_rows=spec.on_bad_rows
+            )
         sources.append(Source(source, inspection, split))
     validation = None
     if isinstance(spec.validation, str):

@@ -332,6 +332,20 @@ REFUSALS: tuple[Refusal, ...] = (
         ),
     ),
     Refusal(
+        "recipe.two_step_sizes",
+        "train.rows_per_step",
+        "a step has so many rows or so many tokens",
+        "leave one of train.rows_per_step and train.tokens_per_step to auto",
+        lambda recipe, _: recipe.train.rows_per_step != "auto" and recipe.train.tokens_per_step != "auto",
+    ),
+    Refusal(
+        "recipe.multiplied_rate",
+        "train.learning_rate_multiplier",
+        "it multiplies the rate that is chosen for learning_rate: auto, and a rate is given",
+        "leave one of the two out",
+        lambda recipe, _: recipe.train.learning_rate_multiplier != 1 and recipe.train.learning_rate != "auto",
+    ),
+    Refusal(
         "recipe.no_rows",
         "data.train",
         "no row is left to learn from",

@@ -220,6 +220,12 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: boo
     key = "train.tokens_per_step"
     if recipe.train.tokens_per_step != "auto":
         return int(reasons.give(key, recipe.train.tokens_per_step, ASKED))
+    if recipe.train.rows_per_step != "auto":
+        asked = recipe.train.rows_per_step
+        tokens = max(1, round(asked * data.mean_row_tokens))
+        return int(
+            reasons.give(key, tokens, f"train.rows_per_step is {asked}, of {data.mean_row_tokens:.0f} tokens each")
+        )
     own = data.own_row_tokens if share else data.mean_row_tokens
     fewest: float = FEWEST_OWN_TOKENS
     because = ""
@@ -254,6 +260,9 @@ def _learning_rate(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: 
         slower = PREFERENCE_SLOWER[objective]
         rate /= slower
         reason += f", a {slower:g}th of it since {objective} pushes answers down too"
+    if recipe.train.learning_rate_multiplier != 1:
+        rate *= recipe.train.learning_rate_multiplier
+        reason += f", times {recipe.train.learning_rate_multiplier:g} as asked"
     return float(reasons.give(key, rate, reason))
 
 

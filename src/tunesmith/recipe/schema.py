@@ -50,6 +50,9 @@ class DataSpec(Part):
     validation: Share | Annotated[str, Field(min_length=1)] = Field(
         0.1, description="Held-out data, or the share of the training rows to hold out."
     )
+    split_seed: Auto | Annotated[Whole, Field(ge=0, le=MOST_SEED)] = Field(
+        "auto", description="Of which training rows are held out; auto: train.seed."
+    )
     new_tokens: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], AfterValidator(_each_once)] = Field(
         (), description="Words of the data that become tokens of their own, with rows that train."
     )
@@ -62,16 +65,26 @@ class DataSpec(Part):
         "refuse", description="What happens with rows longer than train.max_length; nothing is cut unless asked."
     )
 
+    def seed_of_split(self, train_seed: int) -> int:
+        """The seed of which rows are held out."""
+        return train_seed if self.split_seed == "auto" else self.split_seed
+
 
 class TrainSpec(Part):
     """How the weights are trained."""
 
     epochs: Auto | Positive = Field("auto", description="How often every row is seen.")
     learning_rate: Auto | Positive = Field("auto", description="The highest learning rate.")
+    learning_rate_multiplier: Positive = Field(
+        1.0, description="How many times the learning rate that is chosen for learning_rate: auto."
+    )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "adafactor", "schedule_free_adamw"] = (
         Field("adamw", description="The optimizer: adamw, or one that needs less memory or no schedule.")
     )
     tokens_per_step: Auto | PositiveInt = Field("auto", description="Tokens of the rows of one optimizer step.")
+    rows_per_step: Auto | PositiveInt = Field(
+        "auto", description="Rows of one optimizer step on average, in place of tokens_per_step."
+    )
     devices: PositiveInt = Field(
         1, description="How many devices share the work: GPUs, or processes on a machine without one."
     )

@@ -8,9 +8,28 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import text
 
+from tunesmith.service.audit.router import audit_router
+from tunesmith.service.batches.router import batches_router
+from tunesmith.service.catalog.router import catalog_router
+from tunesmith.service.chat.router import azure_router, chat_router, classify_router
 from tunesmith.service.context import Context, InContext
+from tunesmith.service.deployments.router import deployments_router
 from tunesmith.service.edge import edge
+from tunesmith.service.engines.router import engines_router
 from tunesmith.service.errors import handle_errors
+from tunesmith.service.files.router import file_checks_router, files_router
+from tunesmith.service.fine_tuning.own_router import jobs_router
+from tunesmith.service.fine_tuning.router import fine_tuning_router, permissions_router
+from tunesmith.service.models.router import models_router
+from tunesmith.service.observing.router import observe
+from tunesmith.service.projects.people_router import members_router, users_router
+from tunesmith.service.projects.router import keys_router, projects_router
+from tunesmith.service.registry.router import registry_router
+from tunesmith.service.sessions.router import openid_router, sessions_router
+from tunesmith.service.unsupported.router import unsupported_router
+from tunesmith.service.uploads.router import uploads_router
+from tunesmith.service.usage.router import usage_router
+from tunesmith.service.webhooks.router import webhooks_router
 
 # OpenAI's clients, Azure's newer and older ones. The first is the one that is documented.
 PREFIXES = ("/v1", "/openai/v1", "/openai")
@@ -18,9 +37,37 @@ OWN_PREFIX = "/tunesmith/v1"
 
 Router = Callable[[], APIRouter]
 # Of OpenAI's contract.
-OPENAI: tuple[Router, ...] = ()
+OPENAI: tuple[Router, ...] = (
+    chat_router,
+    fine_tuning_router,
+    permissions_router,
+    unsupported_router,
+    files_router,
+    uploads_router,
+    batches_router,
+    models_router,
+)
 # Beyond it.
-OWN: tuple[Router, ...] = ()
+OWN: tuple[Router, ...] = (
+    projects_router,
+    members_router,
+    users_router,
+    keys_router,
+    sessions_router,
+    openid_router,
+    catalog_router,
+    jobs_router,
+    classify_router,
+    engines_router,
+    usage_router,
+    audit_router,
+    file_checks_router,
+    deployments_router,
+    registry_router,
+    webhooks_router,
+)
+# With prefixes of their own.
+WHOLE: tuple[Router, ...] = (azure_router,)
 
 
 def make_app(context: Context) -> FastAPI:
@@ -37,8 +84,11 @@ def make_app(context: Context) -> FastAPI:
             app.include_router(router(), prefix=prefix, include_in_schema=at == 0)
     for router in OWN:
         app.include_router(router(), prefix=OWN_PREFIX)
+    for router in WHOLE:
+        app.include_router(router())
     app.include_router(_probes())
     edge(app, context)
+    observe(app, context)
     return app
 
 

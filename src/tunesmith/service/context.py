@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from tunesmith.service.auth.rates import Rates
 from tunesmith.service.db.database import Database, open_database
 from tunesmith.service.settings import Settings
 from tunesmith.storage.address import open_store
@@ -25,12 +26,14 @@ class Context:
         database: Its database.
         storage: Where bytes lie; paths in it are made here and never taken from a request.
         now: The time in seconds since 1970, UTC.
+        rates: How often somebody asked lately.
     """
 
     settings: Settings
     database: Database
     storage: Store
     now: Callable[[], float] = field(default=time.time)
+    rates: Rates = field(default_factory=Rates)
 
     @property
     def scratch(self) -> Path:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.service.context import Context
-from tunesmith.service.errors import error_answer
+from tunesmith.service.errors import error_answer, one_line
 from tunesmith.service.ids import new_id
 from tunesmith.wire.chat import ErrorDetail
 
@@ -54,7 +54,9 @@ class _Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *self._own(message, name)]}
+                # What the gate has to say, whatever becomes of the request.
+                told = scope["state"].get("answer_headers", ())
+                message = {**message, "headers": [*message["headers"], *told, *self._own(message, name)]}
             await send(message)
 
         if self._is_too_large(scope):
@@ -68,7 +70,7 @@ class _Edge:
             await self._app(scope, self._bounded(scope, receive), answer)
         # The query may hold what is nobody's business.
         seconds = time.perf_counter() - started
-        _log.info("%s %s %s %d %.3fs", name, scope["method"], scope["path"], status, seconds)
+        _log.info("%s %s %s %d %.3fs", name, scope["method"], one_line(scope["path"]), status, seconds)
 
     def _own(self, message: Message, name: str) -> list[tuple[bytes, bytes]]:
         given = {key.lower() for key, _ in message["headers"]}

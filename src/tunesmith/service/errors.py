@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError as ValueOfDatabaseError
 from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
 
@@ -108,7 +109,13 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     async def database(request: Request, error: DBAPIError) -> JSONResponse:
-        _log.error("%s %s: the database failed: %s", request.method, request.url.path, type(error.orig).__name__)
+        _log.error(
+            "%s %s: the database failed: %s", request.method, one_line(request.url.path), type(error.orig).__name__
+        )
+        if isinstance(error, ValueOfDatabaseError):
+            # Such as a zero byte within a text.
+            detail = ErrorDetail(message="a value cannot be kept", type="invalid_request_error", code="invalid_value")
+            return error_answer(400, detail)
         status = 503 if isinstance(error, OperationalError) else 500
         detail = ErrorDetail(message="the database does not answer", type="server_error", code="database")
         return error_answer(status, detail, {"Retry-After": str(_RETRY_SECONDS)})
@@ -116,7 +123,7 @@ def handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
         # Its text may hold anything, a secret of another one too.
-        _log.exception("%s %s failed", request.method, request.url.path, exc_info=error)
+        _log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
         return error_answer(500, ErrorDetail(message=f"unexpected error: {type(error).__name__}", type="server_error"))
 
 
@@ -142,6 +149,11 @@ def status_of(error: TunesmithError) -> int:
 def words_of(error: TunesmithError) -> str:
     """All that an error says, problem by problem."""
     return "\n".join(error.lines())
+
+
+def one_line(text: str) -> str:
+    """A text of a stranger for a log: nothing in it ends the line or moves the cursor."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def error_answer(status: int, detail: ErrorDetail, headers: Mapping[str, str] | None = None) -> JSONResponse:

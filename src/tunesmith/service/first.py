@@ -6,6 +6,7 @@ from sqlalchemy import insert, select
 
 from tunesmith.service.auth.gate import DEFAULT_PROJECT
 from tunesmith.service.auth.keys import make_key
+from tunesmith.service.auth.signing import make_signing_secret
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import API_KEYS, PROJECTS
 from tunesmith.service.ids import new_id
@@ -19,6 +20,7 @@ def prepare(context: Context) -> str | None:
     """
     now = context.now()
     with context.database.write() as connection:
+        make_signing_secret(context.database, connection)
         project = {
             "id": new_id("proj_"),
             "name": DEFAULT_PROJECT,

@@ -19,6 +19,8 @@ class OpenIdSettings(BaseModel):
     secret_variable: str = "TUNESMITH_OIDC_SECRET"  # noqa: S105  (a name, not a secret)
     admin_emails: list[str] = []
     allowed_domains: list[str] = []
+    # Providers of a single company may not say of an address that it is verified.
+    require_verified_email: bool = True
 
 
 class Limits(BaseModel):
@@ -32,7 +34,11 @@ class Limits(BaseModel):
     project_bytes: int = 2_500 * 2**30
     batch_requests: int = 50_000
     batch_bytes: int = 200 * 2**20
+    # Of each key; tokens of each project.
     requests_per_minute: int = 3_000
+    tokens_per_minute: int | None = None
+    # Of one address: keys and sign-ins that were not good.
+    failures_per_minute: int = 30
     jobs_at_once: int = 1
     jobs_waiting: int = 1_000
 
@@ -41,7 +47,12 @@ class Settings(BaseModel):
     """A service. Nothing in it is secret: those are in the database, the environment, or files of the data folder.
 
     ``executor`` is a recipe's section: where jobs train. ``storage`` is where files, uploads, results and runs lie; the
-    data folder unless it is said. ``allow_remote_code`` names models of a hub that may bring code along.
+    data folder unless it is said.
+    ``models`` are ids of the catalog, or ``NAME=FOLDER``. ``engine_address`` is where the processes that answer listen,
+    and where the API reaches them; a request waits ``engine_wait_seconds`` for one that is being started.
+    ``webhook_networks`` (such as ``10.0.0.0/8``) are those inside the house to which webhooks may point.
+    ``trusted_proxies`` are addresses whose word on a request's origin is taken. ``logs`` go to the data folder, or to
+    the standard error stream, as containers want it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,6 +62,8 @@ class Settings(BaseModel):
     executor: dict[str, Any] = {"name": "local"}
     host: str = "127.0.0.1"
     port: int = 8321
+    api_processes: int = Field(default=1, ge=1, le=64)
+    trusted_proxies: list[str] = []
     public_url: str | None = None
     organization: str = "tunesmith"
     models: list[str] = ["smollm2-135m-instruct"]
@@ -61,11 +74,25 @@ class Settings(BaseModel):
     job_retention_days: int | None = None
     engine_idle_seconds: float = 900.0
     engines_at_once: int = 2
+    engine_wait_seconds: float = 120.0
+    engine_address: str = "127.0.0.1"
     openid: OpenIdSettings | None = None
-    allow_remote_code: list[str] = []
     traces: str | None = None
     secure_cookies: bool = False
+    session_hours: float = 12.0
+    webhook_networks: list[str] = []
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    logs: Literal["files", "stderr"] = "files"
+
+    @property
+    def settings_file(self) -> Path:
+        """What the processes of the service read."""
+        return settings_file(self.data_folder)
+
+    @property
+    def logs_folder(self) -> Path:
+        """Where the processes write what they do."""
+        return self.data_folder / "logs"
 
     @property
     def runs_folder(self) -> Path:
@@ -81,6 +108,11 @@ class Settings(BaseModel):
     def shares_runs(self) -> bool:
         """Whether workers of other machines find their runs in the storage."""
         return bool(self.executor.get("name", "local") != "local")
+
+
+def settings_file(data_folder: Path) -> Path:
+    """Where a data folder's settings are."""
+    return data_folder / "settings.json"
 
 
 def write_settings(settings: Settings, path: Path) -> None:

@@ -84,9 +84,10 @@ class ResponseFormat(_Wire):
 
 
 class StreamOptions(_Wire):
-    """What a stream brings beside the answer."""
+    """What a stream brings beside the answer: token counts at its end, or (not of OpenAI) so far with every chunk."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 class Sampling(_Wire):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from pydantic import ValidationError
@@ -114,7 +114,7 @@ class InferenceClient:
         """Let go of the connections."""
         self._http.close()
 
-    def __enter__(self) -> InferenceClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -29,6 +29,17 @@ FOR_WRITING = ("gguf", "onnx-adapter")
 TWO = "train.devices=2"
 CUT = ("strategy=fsdp", TWO)
 CASES: dict[str, tuple[list[Case], list[Case]]] = {
+    "recipe.two_step_sizes": (
+        [(recipe("train.rows_per_step=8", "train.tokens_per_step=600"), DATA, MODEL)],
+        [(recipe("train.rows_per_step=8"), DATA, MODEL), (recipe("train.tokens_per_step=600"), DATA, MODEL)],
+    ),
+    "recipe.multiplied_rate": (
+        [(recipe("train.learning_rate_multiplier=2", "train.learning_rate=0.1"), DATA, MODEL)],
+        [
+            (recipe("train.learning_rate_multiplier=2"), DATA, MODEL),
+            (recipe("train.learning_rate_multiplier=1", "train.learning_rate=0.1"), DATA, MODEL),
+        ],
+    ),
     "recipe.single_devices": (
         [(recipe("strategy=single", TWO), DATA, MODEL)],
         [

@@ -321,3 +321,13 @@ def test_answers_are_cut_where_a_budget_has_no_time_for_the_longest():
     assert "1024" in found.reasons["evaluate.max_new_tokens"]
     assert resolved("train.budget=1s", data=long).max_new_tokens == 32
     assert resolved("train.budget=60s", "evaluate.max_new_tokens=700", data=long).max_new_tokens == 700
+
+
+def test_rows_of_a_step_become_tokens_by_the_mean_row() -> None:
+    found = resolved("train.rows_per_step=7")
+    assert found.tokens_per_step == round(7 * DATA.mean_row_tokens)
+    assert "train.rows_per_step is 7" in found.reasons["train.tokens_per_step"]
+
+
+def test_the_chosen_rate_is_multiplied() -> None:
+    assert resolved("train.learning_rate_multiplier=0.5").learning_rate == resolved().learning_rate / 2

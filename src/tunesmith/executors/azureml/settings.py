@@ -37,9 +37,11 @@ _OPENAI = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor"}
 # Parts of a recipe that the trainer has no counterpart of: they must stay at their defaults.
 _NOT_THERE = {
-    "data": ("new_tokens", "columns", "shape", "on_bad_rows"),
+    "data": ("split_seed", "new_tokens", "columns", "shape", "on_bad_rows"),
     "train": (
         "tokens_per_step",
+        "rows_per_step",
+        "learning_rate_multiplier",
         "tokens_per_micro_batch",
         "address",
         "offload",
@@ -121,7 +123,7 @@ def _absent(recipe: Recipe) -> Iterator[Problem]:
     for part, keys in _NOT_THERE.items():
         section: BaseModel = getattr(recipe, part)
         for key in _changed(section, keys):
-            hint = _BATCH_HINT if key.startswith("tokens_per") else "leave it out, or use kind: command"
+            hint = _BATCH_HINT if key.startswith(("tokens_per", "rows_per")) else "leave it out, or use kind: command"
             yield _problem(f"{part}.{key}", "the trainer has no such setting", getattr(section, key), hint)
     for key in ("fit", "export"):
         if _changed(recipe, (key,)):

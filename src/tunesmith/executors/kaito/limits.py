@@ -16,6 +16,8 @@ from tunesmith.recipe.techniques import Lora, Qlora
 # Keys of `train` that its trainer has no counterpart of, and why; they are refused where they differ from the default.
 _NO_COUNTERPART = {
     "tokens_per_step": "its steps are counted in rows; see executor.rows_per_step",
+    "rows_per_step": "see executor.rows_per_step",
+    "learning_rate_multiplier": "it chooses no rate; give train.learning_rate",
     "tokens_per_micro_batch": "its batches are counted in rows; see executor.rows_per_micro_batch",
     "address": "it tunes on one node",
     "offload": "it keeps all on the GPUs",

@@ -85,7 +85,8 @@ def _split(recipe: Recipe, source: Inspection) -> Split | None:
     share = recipe.data.validation
     if isinstance(share, str):
         return None
-    return plan_split(source, fraction=share, seed=recipe.train.seed, on_bad_rows=recipe.data.on_bad_rows)
+    seed = recipe.data.seed_of_split(recipe.train.seed)
+    return plan_split(source, fraction=share, seed=seed, on_bad_rows=recipe.data.on_bad_rows)
 
 
 def _task(recipe: Recipe, sources: Sequence[Inspection]) -> PreparedTask:

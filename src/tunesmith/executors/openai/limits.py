@@ -26,6 +26,7 @@ HONOURED = frozenset(
     {
         "data.train",
         "data.validation",
+        "data.split_seed",
         "data.columns",
         "data.shape",
         "data.on_bad_rows",
@@ -44,6 +45,8 @@ REFUSED: Mapping[str, str] = {
     "data.new_tokens": "the service has a vocabulary of its own",
     "train.learning_rate": "set executor.learning_rate_multiplier",
     "train.tokens_per_step": "set executor.batch_size, which counts rows",
+    "train.rows_per_step": "set executor.batch_size",
+    "train.learning_rate_multiplier": "set executor.learning_rate_multiplier",
     "train.optimizer": _CHOOSES,
     "train.sampler": _CHOOSES,
     "train.max_length": "the service cuts long rows by limits of its own",

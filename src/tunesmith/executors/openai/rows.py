@@ -114,7 +114,9 @@ def read_data(recipe: Recipe, inputs: Mapping[str, Path]) -> Data:
     for one in named:
         inspection, split = inspected(one.path), None
         if isinstance(spec.validation, float):
-            split = plan_split(inspection, fraction=spec.validation, seed=seed, on_bad_rows=spec.on_bad_rows)
+            split = plan_split(
+                inspection, fraction=spec.validation, seed=spec.seed_of_split(seed), on_bad_rows=spec.on_bad_rows
+            )
         sources.append(Source(inspection, one.weight, split))
     validation = inspected(spec.validation) if isinstance(spec.validation, str) else None
     found = [*(source.inspection for source in sources), *([validation] if validation else [])]

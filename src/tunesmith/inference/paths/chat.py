@@ -149,6 +149,7 @@ class _Stream:
             "created": int(time.time()),
             "model": body.model,
         }
+        self._counts_always = body.stream_options is not None and body.stream_options.continuous_usage_stats
         self._written = 0
         self._said = [""] * request.answers
         self._held = [""] * request.answers
@@ -165,8 +166,7 @@ class _Stream:
             yield event(ErrorBody(error=detail_of(error)).model_dump_json().encode())
             return
         if self._body.stream_options is not None and self._body.stream_options.include_usage:
-            usage = usage_of(len(self._request.prompt), self._written)
-            yield self._dumped(ChatChunk(**self._common, choices=[], usage=usage))
+            yield self._dumped(ChatChunk(**self._common, choices=[], usage=self._usage()))
         yield event(b"[DONE]")
 
     def _choices(self, piece: Piece) -> list[ChunkChoice]:
@@ -192,8 +192,12 @@ class _Stream:
             found.append(ChunkChoice(index=index, delta=Delta(), finish_reason=reason))
         return found
 
+    def _usage(self) -> Usage:
+        return usage_of(len(self._request.prompt), self._written)
+
     def _chunk(self, choice: ChunkChoice) -> bytes:
-        return self._dumped(ChatChunk(**self._common, choices=[choice]))
+        usage = self._usage() if self._counts_always else None
+        return self._dumped(ChatChunk(**self._common, choices=[choice], usage=usage))
 
     def _dumped(self, chunk: ChatChunk) -> bytes:
         data = chunk.model_dump()

@@ -116,6 +116,8 @@ async def _events(
     pieces: AsyncIterator[tuple[int, Piece]],
 ) -> AsyncIterator[bytes]:
     name, written = f"cmpl-{uuid.uuid4().hex}", 0
+    prompts = sum(len(request.prompt) for request in requests)
+    counts_always = body.stream_options is not None and body.stream_options.continuous_usage_stats
     offsets: dict[int, int] = {}
     try:
         async for number, piece in pieces:
@@ -127,13 +129,15 @@ async def _events(
             offsets[index] = offsets.get(index, 0) + len(text)
             if text or piece.finish_reason is not None or logprobs is not None:
                 choice = CompletionChoice(index=index, text=text, logprobs=logprobs, finish_reason=piece.finish_reason)
-                yield event(_completion(body, [choice], name).model_dump_json(exclude={"usage"}).encode())
+                chunk = _completion(body, [choice], name)
+                if counts_always:
+                    chunk = chunk.model_copy(update={"usage": usage_of(prompts, written)})
+                yield event(chunk.model_dump_json(exclude=None if counts_always else {"usage"}).encode())
     except Exception as error:
         yield event(ErrorBody(error=detail_of(error)).model_dump_json().encode())
         return
     if body.stream_options is not None and body.stream_options.include_usage:
-        usage = usage_of(sum(len(request.prompt) for request in requests), written)
-        last = _completion(body, [], name).model_copy(update={"usage": usage})
+        last = _completion(body, [], name).model_copy(update={"usage": usage_of(prompts, written)})
         yield event(last.model_dump_json().encode())
     yield event(b"[DONE]")
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from tunesmith.service.auth.caller import Caller, Scope
 from tunesmith.service.auth.keys import hash_of
+from tunesmith.service.auth.pace import count_failure, pace_requests, require_few_failures
+from tunesmith.service.auth.signing import signed
 from tunesmith.service.context import Context, context_of
 from tunesmith.service.db.tables.accounts import API_KEYS, MEMBERS, PROJECTS, SESSIONS, USERS
 from tunesmith.service.errors import ApiError
@@ -24,14 +26,14 @@ DEFAULT_PROJECT = "default"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # That a key was used is written down so often at most.
 _USED_SECONDS = 60.0
-_SCOPE_OF_ROLE: dict[str, Scope] = {"owner": "admin", "member": "member", "inference": "inference"}
+SCOPE_OF_ROLE: dict[str, Scope] = {"owner": "admin", "member": "member", "inference": "inference"}
 
 
 def find_caller(request: Request) -> Caller:
     """The caller of a request.
 
     Raises:
-        ApiError: 401: no key, or none that is good; 403: the project is not theirs.
+        ApiError: 401: no key, or none that is good; 403: the project is not theirs; 429: too many requests.
     """
     known: Caller | None = getattr(request.state, "caller", None)
     if known is not None:
@@ -44,6 +46,7 @@ def find_caller(request: Request) -> Caller:
         caller = _by_session(context, request, request.cookies[COOKIE])
     else:
         raise _unknown("You didn't provide an API key: send it as `Authorization: Bearer ts-...`")
+    pace_requests(context, request, caller)
     request.state.caller = caller
     return caller
 
@@ -88,12 +91,8 @@ def _secret(request: Request) -> str | None:
 
 def _by_key(context: Context, request: Request, secret: str) -> Caller:
     now = context.now()
+    row = find_key(context, secret, client_of(request))
     with context.database.read() as connection:
-        row = connection.execute(select(API_KEYS).where(API_KEYS.c.hash == hash_of(secret))).first()
-        if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-            raise _unknown("Incorrect API key provided")
-        if row.user_id is not None and _is_disabled(connection, row.user_id):
-            raise _unknown("Incorrect API key provided")
         operator = row.project_id is None
         project_id = _project(connection, request, None if operator else row.project_id)
     if row.used_at is None or now - row.used_at > _USED_SECONDS:
@@ -104,10 +103,46 @@ def _by_key(context: Context, request: Request, secret: str) -> Caller:
     )
 
 
+def find_key(context: Context, secret: str, client: str | None) -> Row[Any]:
+    """The row of a key that is good now.
+
+    Whoever sends too many that are not is refused before anybody looks; a key that was good a moment ago still is let
+    in from there, since many may share an address.
+
+    Raises:
+        ApiError: 401: it is not good; 429: too many from this address were not.
+    """
+    now, hashed = context.now(), hash_of(secret)
+    if not context.rates.was_good(hashed, now):
+        require_few_failures(context, client)
+    with context.database.read() as connection:
+        row = _good_key(connection, API_KEYS.c.hash == hashed, now)
+    if row is None:
+        count_failure(context, client)
+        raise _unknown("Incorrect API key provided")
+    context.rates.note_good(hashed, now)
+    return row
+
+
+def find_session(connection: Connection, cookie: str, now: float) -> Row[Any] | None:
+    """The session of a cookie; None where it has ended or was never begun here."""
+    secret = signed(connection, cookie)
+    if secret is None:
+        return None
+    found = select(SESSIONS).where(SESSIONS.c.hash == hash_of(secret), SESSIONS.c.expires_at > now)
+    return connection.execute(found).first()
+
+
+def _good_key(connection: Connection, which: ColumnElement[bool], now: float) -> Row[Any] | None:
+    row = connection.execute(select(API_KEYS).where(which)).first()
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        return None
+    return None if row.user_id is not None and _is_disabled(connection, row.user_id) else row
+
+
 def _by_session(context: Context, request: Request, cookie: str) -> Caller:
     with context.database.read() as connection:
-        found = select(SESSIONS).where(SESSIONS.c.hash == hash_of(cookie), SESSIONS.c.expires_at > context.now())
-        row = connection.execute(found).first()
+        row = find_session(connection, cookie, context.now())
         if row is None:
             raise _unknown("Your session has ended; sign in again")
         given = request.headers.get(CSRF_HEADER, "")
@@ -120,9 +155,8 @@ def _by_session(context: Context, request: Request, cookie: str) -> Caller:
 
 def _of_key_session(connection: Connection, context: Context, request: Request, key_id: str) -> Caller:
     """Somebody who signed in with a key; the session is worth as much as the key is now."""
-    row = connection.execute(select(API_KEYS).where(API_KEYS.c.id == key_id)).first()
-    gone = row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= context.now())
-    if row is None or gone:
+    row = _good_key(connection, API_KEYS.c.id == key_id, context.now())
+    if row is None:
         raise _unknown("The key of this session is no longer good")
     operator = row.project_id is None
     project_id = _project(connection, request, None if operator else row.project_id)
@@ -145,7 +179,7 @@ def _of_user(connection: Connection, request: Request, user_id: str) -> Caller:
     project_id = _project(connection, request, next(iter(roles)) if wanted is None else None)
     if project_id not in roles:
         raise ApiError(403, "You are not in this project", code="not_in_project")
-    return Caller(_SCOPE_OF_ROLE[roles[project_id]], False, project_id, user.email, None, user.id, *where)
+    return Caller(SCOPE_OF_ROLE[roles[project_id]], False, project_id, user.email, None, user.id, *where)
 
 
 def _roles(connection: Connection, user_id: str) -> dict[str, str]:

@@ -44,10 +44,14 @@ def newest() -> str:
     return found
 
 
+def revisions() -> frozenset[str]:
+    """All versions of tables that this program knows."""
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions())
+
+
 def _require_known(connection: Connection) -> None:
     current = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(_config(None)).walk_revisions()}
-    if current is not None and current not in known:
+    if current is not None and current not in revisions():
         raise UsageError(
             "a newer version of Tunesmith has changed this database",
             code="service.newer_database",

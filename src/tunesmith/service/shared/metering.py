@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from tunesmith.service.context import Context
-from tunesmith.service.db.database import Database
 from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS, UPLOADS
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.errors import ApiError
 
-Kind = Literal["input_tokens", "output_tokens", "trained_tokens", "requests"]
+Kind = Literal["input_tokens", "output_tokens", "trained_tokens", "requests", "stored_byte_hours"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 HOUR_SECONDS = 3600
 _MILLION = 1_000_000
+_KEY = ("project_id", "hour", "kind", "model", "key_id")
 _ANY_MODEL = "*"
 
 
@@ -60,7 +62,7 @@ def count_use(
             "cost": cost,
         }
         added = {"quantity": USAGE.c.quantity + quantity, "cost": USAGE.c.cost + cost}
-        _upsert(context.database, connection, row, added)
+        context.database.upsert(connection, USAGE, row, _KEY, added)
 
 
 def price(context: Context, model: str, kind: Kind, price_of: str | None = None) -> float:
@@ -78,6 +80,48 @@ def spent(connection: Connection, project_id: str, since: float) -> float:
         USAGE.c.project_id == project_id, USAGE.c.hour >= int(since // HOUR_SECONDS)
     )
     return float(connection.execute(total).scalar_one())
+
+
+def stored_bytes(connection: Connection, project_id: str) -> int:
+    """Bytes of a project's files, and of parts of uploads that are under way."""
+    files = select(func.coalesce(func.sum(FILES.c.bytes), 0)).where(
+        FILES.c.project_id == project_id, FILES.c.deleted_at.is_(None)
+    )
+    parts = (
+        select(func.coalesce(func.sum(UPLOAD_PARTS.c.bytes), 0))
+        .join(UPLOADS, UPLOADS.c.id == UPLOAD_PARTS.c.upload_id)
+        .where(UPLOADS.c.project_id == project_id, UPLOADS.c.status == "pending")
+    )
+    return int(connection.execute(files).scalar_one()) + int(connection.execute(parts).scalar_one())
+
+
+def count_stored(context: Context, connection: Connection, project_id: str) -> None:
+    """Count the bytes that a project keeps in this hour; a second time in the hour changes nothing."""
+    quantity = stored_bytes(connection, project_id)
+    row = {
+        "project_id": project_id,
+        "hour": int(context.now() // HOUR_SECONDS),
+        "kind": "stored_byte_hours",
+        "model": "",
+        "key_id": "",
+        "quantity": quantity,
+        "cost": price(context, "", "stored_byte_hours") * quantity / _MILLION,
+    }
+    if quantity:
+        context.database.upsert(connection, USAGE, row, _KEY)
+
+
+def is_over_budget(context: Context, connection: Connection, project: Row[Any]) -> bool:
+    """Whether a project has spent its budget of this month.
+
+    Args:
+        context: The service.
+        connection: To the database.
+        project: The project's row.
+    """
+    if project.budget is None:
+        return False
+    return spent(connection, project.id, month_of(context.now())) >= float(project.budget)
 
 
 def require_budget(context: Context, connection: Connection, project_id: str, coming: float = 0.0) -> None:
@@ -110,7 +154,3 @@ def month_of(moment: float) -> float:
     """The first second of a moment's month, UTC."""
     day = datetime.fromtimestamp(moment, UTC)
     return day.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()
-
-
-def _upsert(database: Database, connection: Connection, row: dict[str, object], added: Mapping[str, object]) -> None:
-    database.upsert(connection, USAGE, row, ["project_id", "hour", "kind", "model", "key_id"], added)

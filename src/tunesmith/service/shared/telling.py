@@ -10,6 +10,7 @@ from sqlalchemy import Connection, insert, select
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.keeping import AUDIT, DELIVERIES, WEBHOOKS
+from tunesmith.service.errors import one_line
 from tunesmith.service.ids import new_id
 
 # What a webhook may want to hear of; the names are OpenAI's where OpenAI has them.
@@ -34,6 +35,7 @@ def note_action(
     *,
     target: str,
     detail: Mapping[str, Any] | None = None,
+    project_id: str | None = None,
 ) -> None:
     """Write into the audit log.
 
@@ -44,14 +46,15 @@ def note_action(
         action: What, such as ``api_key.create``.
         target: To which thing, by its id.
         detail: More of it, without secrets.
+        project_id: Whose thing it is, where that is not the caller's.
     """
     connection.execute(
         insert(AUDIT).values(
             id=new_id("audit_"),
-            project_id=caller.project_id,
-            actor=caller.name,
+            project_id=project_id or caller.project_id,
+            actor=one_line(caller.name),
             action=action,
-            target=target,
+            target=one_line(target),
             detail=None if detail is None else dict(detail),
             request_id=caller.request_id,
             client=caller.client,

@@ -31,6 +31,8 @@ PROJECTS = Table(
     Column("budget", Double),
     Column("budget_action", String(16), nullable=False, default="stop"),
     Column("retention_days", Integer),
+    # The month, by its first second, of which was told that the budget is gone.
+    time_column("budget_told"),
 )
 
 USERS = Table(
@@ -45,7 +47,7 @@ USERS = Table(
     time_column("disabled_at"),
 )
 
-# role: owner | member | viewer
+# role: owner | member | inference
 MEMBERS = Table(
     "members",
     METADATA,
@@ -66,6 +68,7 @@ API_KEYS = Table(
     Column("hash", String(64), nullable=False, unique=True),
     Column("shown", String(16), nullable=False),
     Column("scope", String(16), nullable=False),
+    Column("created_by", LONG_NAME),
     time_column("created_at", nullable=False),
     time_column("expires_at"),
     time_column("revoked_at"),
@@ -83,6 +86,33 @@ SESSIONS = Table(
     Column("csrf", String(64), nullable=False),
     time_column("created_at", nullable=False),
     time_column("expires_at", nullable=False),
+)
+
+# Somebody is on the way to the provider and back: what the answer has to fit. id: hash of the state.
+SIGN_INS = Table(
+    "sign_ins",
+    METADATA,
+    Column("id", String(64), primary_key=True),
+    Column("nonce", String(64), nullable=False),
+    Column("verifier", String(128), nullable=False),
+    time_column("expires_at", nullable=False),
+)
+
+# What the service made for itself at its first start, and all of its processes share.
+SECRETS = Table(
+    "secrets",
+    METADATA,
+    Column("name", NAME, primary_key=True),
+    Column("value", String(128), nullable=False),
+)
+
+# What was counted in a minute, of all processes. subject: whose, and of what. minute: minutes since 1970.
+RATES = Table(
+    "rates",
+    METADATA,
+    Column("subject", LONG_NAME, primary_key=True),
+    Column("minute", BigInteger, primary_key=True, autoincrement=False),
+    Column("quantity", BigInteger, nullable=False),
 )
 
 # What somebody agreed to for a project: the licence of a model.

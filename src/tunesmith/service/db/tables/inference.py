@@ -32,7 +32,7 @@ ENGINES = Table(
     UniqueConstraint("base"),
 )
 
-# kind: real-time | batch. state: starting | ready | asleep | failed | deleted.
+# kind: real-time | batch. How it is, its engines say.
 # traffic: parts by model name, such as {"ft:a": 90, "ft:b": 10}.
 DEPLOYMENTS = Table(
     "deployments",
@@ -41,14 +41,11 @@ DEPLOYMENTS = Table(
     project_column(),
     Column("name", LONG_NAME, nullable=False),
     Column("kind", String(16), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("reason", String(1024)),
     json_column("traffic", nullable=False),
     # Of engines that stay though nobody asks; 0 lets them sleep.
     Column("least_replicas", Integer, nullable=False, default=0),
     Column("idle_seconds", Double),
     time_column("created_at", nullable=False),
-    time_column("deleted_at"),
     UniqueConstraint("project_id", "name"),
 )
 

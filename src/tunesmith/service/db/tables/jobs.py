@@ -15,6 +15,7 @@ from tunesmith.service.db.tables.columns import (
 )
 
 # state: validating_files | queued | running | paused | succeeded | failed | cancelled. wish: run | pause | cancel.
+# base: what the model stands on at last. counted_step: up to where the steps' tokens are counted as used.
 # lock_*: which dispatcher works for the job, and until when; whoever writes names the lock it holds.
 JOBS = Table(
     "jobs",
@@ -24,6 +25,7 @@ JOBS = Table(
     time_column("created_at", nullable=False),
     Column("created_by", LONG_NAME, nullable=False),
     Column("model", LONG_NAME, nullable=False),
+    Column("base", LONG_NAME, nullable=False, server_default=""),
     Column("suffix", String(64)),
     Column("training_file", NAME, nullable=False),
     Column("validation_file", NAME),
@@ -48,6 +50,7 @@ JOBS = Table(
     json_column("result_files", nullable=False),
     Column("run", LONG_NAME),
     Column("told_seq", BigInteger, nullable=False, default=0),
+    Column("counted_step", BigInteger, nullable=False, default=0, server_default="0"),
     Column("tries", Integer, nullable=False, default=0),
     Column("lock_token", String(64)),
     time_column("lock_expires_at"),

@@ -1,0 +1,1 @@
+"""Questions to models: conversations, completions, vectors, labels."""

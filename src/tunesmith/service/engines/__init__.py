@@ -1,0 +1,1 @@
+"""The processes that answer: started when somebody asks, ended when nobody does."""

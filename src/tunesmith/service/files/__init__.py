@@ -1,0 +1,1 @@
+"""Files: taken in, listed, read, deleted, checked, and removed in time."""

@@ -1,0 +1,131 @@
+"""What a job would take, before it is made: tokens, steps, memory, time, price, and what its data are."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from tunesmith.errors import TunesmithError
+from tunesmith.jobs import stages
+from tunesmith.jobs.planning import Known, known_facts
+from tunesmith.planner import calibration
+from tunesmith.planner.hardware import this_machine
+from tunesmith.planner.plan import Plan, make_plan
+from tunesmith.recipe.load import dump_recipe
+from tunesmith.recipe.resolve import resolve
+from tunesmith.runs.events import Event
+from tunesmith.service.context import Context
+from tunesmith.service.fine_tuning.create import Asked, files_of
+from tunesmith.service.fine_tuning.examine import Examined, cost_of, examine, shape_of
+from tunesmith.service.fine_tuning.options import EXACT, flag
+from tunesmith.service.shared.naming import offered
+
+# A worker that counts tokens is waited for so long; then letters have to do.
+EXACT_SECONDS = 40.0
+# It loads a tokenizer and much else: one at a time.
+_one_audit = threading.Lock()
+
+
+class _TooLongError(Exception):
+    """The worker took more time than there is."""
+
+
+def full_estimate(context: Context, asked: Asked) -> dict[str, Any]:
+    """Estimate a job without making it.
+
+    Raises:
+        ApiError: Whatever would be refused.
+    """
+    with files_of(context, asked.training, asked.validation) as files:
+        found = examine(context, asked.question, files)
+        known, warnings = found.known, [line for report in found.reports.values() for line in report.warnings]
+        if flag(asked.wanted.tunesmith, EXACT):
+            known, told = _counted(context, found)
+            warnings += told
+    plan, told = _plan(context, asked.named.base, found, known)
+    resolved = found.resolved if known.host is None else resolve(found.recipe, known.data, known.model, known.host)
+    tokens = round(resolved.epochs * known.data.tokens)
+    return {
+        "object": "fine_tuning.estimate",
+        "model": asked.named.name,
+        "method": asked.wanted.kind,
+        "hyperparameters": found.hyperparameters,
+        "guessed": known.guessed,
+        "epochs": resolved.epochs,
+        "steps": max(1, round(tokens / resolved.tokens_per_step)),
+        "tokens_per_epoch": known.data.tokens,
+        "trained_tokens": tokens,
+        "longest_row_tokens": known.data.longest_row,
+        "training_rows": known.data.rows,
+        "validation_rows": known.data.validation_rows,
+        "task": known.data.task,
+        "objective": resolved.objective.name,
+        "technique": resolved.technique.model_dump(mode="json"),
+        "price": {"amount": cost_of(context, asked.named.base, tokens), "currency": context.settings.currency},
+        "plan": None if plan is None else _plan_json(plan),
+        "values": _values(resolved.to_json()),
+        "data": {param: report.to_json() for param, report in found.reports.items()},
+        "warnings": [*warnings, *told],
+    }
+
+
+def _counted(context: Context, found: Examined) -> tuple[Known, list[str]]:
+    """Tokens as the model's tokenizer counts them, where that is done soon enough."""
+    ends = time.monotonic() + EXACT_SECONDS
+
+    def watch(_event: Event) -> None:
+        if time.monotonic() > ends:
+            raise _TooLongError
+
+    def audit() -> Mapping[str, Any]:
+        result = stages.audit(dump_recipe(found.recipe), watch, runs_folder=context.settings.runs_folder)
+        if result.error is not None:
+            raise result.error
+        return result.facts
+
+    with ExitStack() as stack:
+        if not _one_audit.acquire(timeout=EXACT_SECONDS):
+            return found.known, ["the service counts tokens for others at this moment: they are guessed from letters"]
+        stack.callback(_one_audit.release)
+        try:
+            return known_facts(found.recipe, context.settings.runs_folder, audit), []
+        except _TooLongError:
+            return found.known, ["counting tokens takes too long here: they are guessed from letters"]
+
+
+def _plan(context: Context, base: str, found: Examined, known: Known) -> tuple[Plan | None, list[str]]:
+    """Memory and time on this machine, if jobs are trained here and it was ever measured."""
+    if context.settings.shares_runs:
+        return None, ["jobs train on other machines: their memory and time are not known here"]
+    if known.host is None:
+        return None, ["this machine was not measured yet: memory and time are known once a first job has run"]
+    place = calibration.apply(this_machine(known.host), calibration.read_calibration())
+    try:
+        resolved = resolve(found.recipe, known.data, known.model, known.host)
+        plan = make_plan(shape_of(offered(context)[base]), resolved, known.data, place, estimated_tokens=known.guessed)
+    except TunesmithError as error:
+        return None, error.lines()
+    return plan, list(plan.notes)
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "fits": plan.fits,
+        "headroom_bytes": plan.headroom,
+        "memory": {**plan.memory.parts, "host": plan.memory.host},
+        "parameters": plan.parameters,
+        "trained_parameters": plan.memory.trained_parameters,
+        "seconds": {
+            "training": plan.time.training_seconds,
+            "evaluation": plan.time.evaluation_seconds,
+            "total": plan.time.total_seconds,
+        },
+    }
+
+
+def _values(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Every value with its reason, but for where things lie here."""
+    return {key: entry for key, entry in resolved["portable"].items() if key != "model"}

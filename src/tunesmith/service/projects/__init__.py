@@ -1,0 +1,1 @@
+"""Projects, the people in them, their keys, and what they may use."""

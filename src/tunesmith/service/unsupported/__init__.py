@@ -1,0 +1,1 @@
+"""Parts of OpenAI's and Azure's contract that this service does not have; each says so."""

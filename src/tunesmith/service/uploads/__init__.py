@@ -1,0 +1,1 @@
+"""Uploads: a large file that comes in parts."""

@@ -1,0 +1,1 @@
+"""What a project has used, and what it costs."""

@@ -1,0 +1,87 @@
+"""Stands in for `python -m tunesmith.inference` where only its coming and going matters; it is there at once.
+
+It answers with how it was called. A model whose name begins with ``broken`` cannot be loaded. A request's ``user`` may
+be ``die``, ``die midway`` of a stream, or ``slow``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tunesmith.runs.parent import watch_parent
+
+
+class _Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    token = ""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] != f"Bearer {self.token}":
+            self._say(401, {"error": {"message": "no", "type": "authentication_error", "param": None, "code": None}})
+            return
+        if body.get("user") == "die":
+            os._exit(9)
+        if body.get("stream"):
+            self._stream(body)
+            return
+        if body.get("user") == "slow":
+            time.sleep(0.2)
+        words = f"{body['model']} says {len(body.get('messages', []))}"
+        choice = {"index": 0, "message": {"role": "assistant", "content": words}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        self._say(200, {"id": "chatcmpl-1", "model": body["model"], "choices": [choice], "usage": usage})
+
+    def _stream(self, body: dict[str, object]) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for at in range(100):
+            usage = {"prompt_tokens": 3, "completion_tokens": at + 1, "total_tokens": at + 4}
+            chunk = {"id": "c", "model": body["model"], "choices": [{"index": 0, "delta": {"content": "x"}}]}
+            self.wfile.write(b"data: " + json.dumps({**chunk, "usage": usage}).encode() + b"\n\n")
+            self.wfile.flush()
+            if body.get("user") == "die midway" and at == 5:
+                os._exit(9)
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _say(self, status: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--service", type=Path)
+    parser.add_argument("--ready-file", type=Path)
+    parser.add_argument("--host")
+    parser.add_argument("--parent-pid", type=int)
+    options = parser.parse_args()
+    watch_parent(options.parent_pid, lambda: os._exit(0))
+    service = json.loads(options.service.read_text())
+    name = service["models"][0]["name"]
+    if name.startswith("broken"):
+        sys.exit("the weights are torn")
+    _Answers.token = service["keys"]["service"]
+    server = ThreadingHTTPServer((options.host, 0), _Answers)
+    ready = options.ready_file.with_suffix(".part")
+    ready.write_text(json.dumps({"port": server.server_port, "pid": os.getpid()}))
+    ready.rename(options.ready_file)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

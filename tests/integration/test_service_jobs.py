@@ -1,0 +1,188 @@
+"""Jobs of the service that really train: with the worker, the queue of this machine and the dispatcher's process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openapi import load_contract
+from service_jobs import QUICK, chat_rows, create, jobs_site, upload
+from service_site import Site
+from tiny_models import tiny_model_folder
+
+from tunesmith.catalog.registered import find_registered
+from tunesmith.executors.local.worker import launched_process
+from tunesmith.runs.events import read_events
+from tunesmith.service.dispatcher.keeping import registry_of
+from tunesmith.service.fine_tuning.places import run_of
+from tunesmith.service.settings import write_settings
+
+_PATIENCE_SECONDS = 240.0
+_PROGRAM = """
+import sys, threading
+from pathlib import Path
+from tunesmith.service.context import open_context
+from tunesmith.service.dispatcher.loop import run
+from tunesmith.service.settings import read_settings
+run(open_context(read_settings(Path(sys.argv[1]))), threading.Event())
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = jobs_site(tmp_path, "sqlite", tiny_model_folder("llama", tmp_path / "tiny"))
+    yield site
+    site.context.database.close()
+
+
+def start_dispatcher(site: Site) -> subprocess.Popen[bytes]:
+    path = site.context.settings.data_folder / "settings.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_settings(site.context.settings, path)
+    with (path.parent / "dispatcher.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, str(path)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+@contextmanager
+def dispatching(site: Site) -> Iterator[None]:
+    process = start_dispatcher(site)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(found: Callable[[], Any], site: Site) -> Any:
+    """What is found at last."""
+    ends = time.monotonic() + _PATIENCE_SECONDS
+    while not (value := found()):
+        assert time.monotonic() < ends, (site.context.settings.data_folder / "dispatcher.log").read_text()[-3000:]
+        time.sleep(0.3)
+    return value
+
+
+def ended(site: Site, job_id: str) -> dict[str, Any]:
+    def look() -> dict[str, Any] | None:
+        job: dict[str, Any] = site.client().get(f"/v1/fine_tuning/jobs/{job_id}").json()
+        return job if job["status"] in ("succeeded", "failed", "cancelled") else None
+
+    job: dict[str, Any] = until(look, site)
+    return job
+
+
+@pytest.mark.slow
+def test_a_job_trains_and_leaves_what_the_contract_promises(site: Site) -> None:
+    client, file_id = site.client(), upload(site.default, chat_rows(40))
+    numbers = {"n_epochs": 2, "batch_size": 4}
+    options = {**QUICK, "checkpoint_every_steps": 6}
+    with dispatching(site):
+        made = create(client, file_id, suffix="mine", hyperparameters=numbers, tunesmith=options)
+        job = ended(site, made["id"])
+        assert job["status"] == "succeeded", job["error"]
+        name = f"ft:tiny:tunesmith:mine:{job['id'][-8:]}"
+        assert job["fine_tuned_model"] == name
+        contract = load_contract()
+        for path in ("", "/checkpoints", "/events"):
+            operation = contract.find("GET", f"/fine_tuning/jobs/x{path}")
+            assert operation is not None
+            answer = client.get(f"/v1/fine_tuning/jobs/{job['id']}{path}", params={"limit": 100} if path else {}).json()
+            assert contract.problems_of_answer(operation.answer, answer) == []
+            if path == "/checkpoints":
+                checkpoints = answer["data"]
+            elif path == "/events":
+                messages = [event["message"] for event in answer["data"]]
+        assert [one["step_number"] for one in checkpoints] == [18, 12, 6]
+        assert checkpoints[-1]["fine_tuned_model_checkpoint"] == f"{name}:ckpt-step-6"
+        assert messages[:2] == ["The job has successfully completed", f"New fine-tuned model created: {name}"]
+        # An epoch of 36 rows, 4 a step: 9 steps.
+        assert sum(message.startswith("Step") and "/18" in message for message in messages) == 18
+        for step in (6, 12, 18):
+            found = find_registered(f"{job['id']}:1@{step}", registry_of(site.context))
+            assert not found.needs_checkpoint
+        table = site.file_bytes(job["result_files"][0]).decode().splitlines()
+        assert table[0].startswith("step,train_loss,train_mean_token_accuracy,valid_loss")
+        assert len(table) == 19
+        report = client.get(f"/tunesmith/v1/jobs/{job['id']}/report").text
+        assert json.loads(report)["cost"]["steps"] == 18
+        assert str(site.context.settings.data_folder) not in report
+        again = create(client, file_id, model=f"{name}:ckpt-step-6", hyperparameters=numbers, tunesmith=options)
+        further = ended(site, again["id"])
+        assert further["status"] == "succeeded", further["error"]
+        assert further["fine_tuned_model"].startswith("ft:tiny:tunesmith::")
+
+
+@pytest.mark.slow
+def test_a_dispatcher_and_a_worker_that_are_killed_lose_nothing(site: Site) -> None:
+    client, file_id = site.client(), upload(site.default, chat_rows(40))
+    options = {**QUICK, "checkpoint_every_steps": 40}
+    numbers = {"n_epochs": 50, "batch_size": 1}
+    job_id = create(client, file_id, hyperparameters=numbers, tunesmith=options)["id"]
+    run = run_of(site.context, job_id)
+
+    def saved() -> bool:
+        return any(event.type == "checkpoint" for event in read_events(run.events))
+
+    dispatcher = start_dispatcher(site)
+    until(saved, site)
+    dispatcher.send_signal(signal.SIGKILL)
+    dispatcher.wait()
+    worker = launched_process(run.path)
+    if worker is not None:
+        worker.kill()
+    with dispatching(site):
+        job = ended(site, job_id)
+    assert job["status"] == "succeeded", job["error"]
+    events = list(read_events(run.events))
+    steps = [event.step for event in events if event.type == "step"]
+    assert sorted(set(steps)) == list(range(1, 1801))
+    told = site.context.database
+    with told.read() as connection:
+        rows = connection.exec_driver_sql(
+            "SELECT COUNT(*), COUNT(DISTINCT source) FROM job_events WHERE source IS NOT NULL"
+        ).one()
+    assert rows[0] == rows[1]
+    tokens = {event.step: event.data["tokens"] for event in events if event.type == "step"}
+    assert job["trained_tokens"] == sum(tokens.values())
+    assert [path.name for path in site.context.settings.runs_folder.glob("ftjob-*")] == [job_id]
+
+
+@pytest.mark.slow
+def test_a_pause_leaves_a_checkpoint_that_can_be_used_and_the_job_goes_on(site: Site) -> None:
+    client, file_id = site.client(), upload(site.default, chat_rows(40))
+    body = {"hyperparameters": {"n_epochs": 50, "batch_size": 1}, "tunesmith": {**QUICK, "checkpoint_every_steps": 900}}
+    job_id = create(client, file_id, **body)["id"]
+    run = run_of(site.context, job_id)
+
+    def trains() -> bool:
+        return any(event.type == "step" for event in read_events(run.events))
+
+    def state(wanted: str) -> Callable[[], bool]:
+        return lambda: client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["status"] == wanted
+
+    with dispatching(site):
+        until(trains, site)
+        client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+        until(state("paused"), site)
+        checkpoint = client.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints").json()["data"][0]
+        address = f"{job_id}:1@{checkpoint['step_number']}"
+        assert not find_registered(address, registry_of(site.context)).needs_checkpoint
+        estimate = {"model": "tiny", "training_file": file_id, "tunesmith": {"exact": True}}
+        found = client.post("/tunesmith/v1/estimates", json=estimate).json()
+        assert (found["guessed"], found["plan"]["fits"]) == (False, True), found["warnings"]
+        client.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
+        assert ended(site, job_id)["status"] == "succeeded"

@@ -1,0 +1,133 @@
+"""Numbers for Prometheus, and traces sent to a receiver."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+from service_site import DATABASES, Site, make_site
+from sqlalchemy import insert
+
+from tunesmith.service.db.tables.jobs import JOBS
+from tunesmith.service.ids import new_id
+from tunesmith.service.shared.traces import span, start_traces, stop_traces
+
+OWN = "/tunesmith/v1"
+
+
+@pytest.fixture(params=DATABASES)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    site = make_site(tmp_path, request.param)
+    yield site
+    site.context.database.close()
+
+
+def numbers(answer: httpx.Response) -> dict[tuple[str, ...], float]:
+    assert answer.status_code == 200, answer.text
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_route_and_never_by_name(site: Site) -> None:
+    client = site.client()
+    for name in ("proj_a", "proj_b", site.default.id):
+        client.get(f"{OWN}/projects/{name}")
+    client.get("/nowhere/secret-name")
+    answer = site.operator.get("/metrics")
+    found = numbers(answer)
+    route = f"{OWN}/projects/{{project_id}}"
+    assert found["tunesmith_requests_total", "GET", route, "404"] == 2
+    assert found["tunesmith_requests_total", "GET", route, "200"] == 1
+    assert found["tunesmith_requests_total", "GET", "none", "404"] == 1
+    assert found["tunesmith_request_seconds_count", "GET", route] == 3
+    assert not re.search("proj_a|secret-name", answer.text)
+
+
+def test_jobs_and_their_queue_are_told(site: Site) -> None:
+    empty: dict[str, Any] = {name: {} for name in ("method", "hyperparameters", "options", "recipe")}
+    row = {"project_id": site.default.id, "created_by": "x", "model": "m", "training_file": "f", "seed": 0, **empty}
+    with site.context.database.write() as connection:
+        for state, age in (("queued", 100), ("queued", 20), ("running", 500)):
+            more = {"id": new_id("ftjob-"), "state": state, "created_at": site.context.now() - age}
+            rest = {"reason": "none", "wish": "run", "priority": 0, "result_files": []}
+            connection.execute(insert(JOBS).values(**row, **more, **rest))
+    found = numbers(site.operator.get("/metrics"))
+    assert found["tunesmith_jobs", "queued"] == 2
+    assert found["tunesmith_jobs", "running"] == 1
+    assert found["tunesmith_jobs", "failed"] == 0
+    assert 100 <= found["tunesmith_queue_age_seconds",] < 110
+
+
+def test_numbers_are_for_operators_and_this_machine(site: Site) -> None:
+    assert site.with_key(None).get("/metrics").status_code == 401
+    assert site.client("admin").get("/metrics").status_code == 403
+    here = TestClient(site.app, client=("127.0.0.1", 5), raise_server_exceptions=False)
+    assert here.get("/metrics").status_code == 200
+    assert here.get("/metrics", headers={"x-forwarded-for": "9.9.9.9"}).status_code == 401
+
+
+class Collector(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Collecting)
+        self.spans: list[Any] = []
+
+
+class _Collecting(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        sent = ExportTraceServiceRequest.FromString(body)
+        self.server.spans += [one for group in sent.resource_spans for part in group.scope_spans for one in part.spans]
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_traces_arrive_and_hold_no_secret(tmp_path: Path) -> None:
+    collector = Collector()
+    thread = threading.Thread(target=collector.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        site = make_site(tmp_path, traces=f"http://127.0.0.1:{collector.server_port}/v1/traces")
+        key = site.default.key()
+        site.with_key(key).get(f"{OWN}/projects/{site.default.id}")
+        site.with_key(None).get(f"{OWN}/openid/callback?code=secret-code&state=x")
+        with span("job.submit", {"job": "ftjob-1"}):
+            pass
+        stop_traces()
+        site.context.database.close()
+    finally:
+        collector.shutdown()
+        thread.join()
+        collector.server_close()
+    names = {one.name for one in collector.spans}
+    assert f"GET {OWN}/projects/{{project_id}}" in names
+    assert "job.submit" in names
+    assert key not in str(collector.spans)
+    assert "secret-code" not in str(collector.spans)
+
+
+def test_without_a_place_nothing_is_traced(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    start_traces(site.context.settings, "api")
+    with span("job.submit"):
+        assert site.client().get(f"{OWN}/projects").status_code == 200

@@ -1,0 +1,78 @@
+"""What an operator asks for and cannot have is told before anything is kept of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunesmith.cli import hosted
+from tunesmith.cli.main import run
+from tunesmith.errors import TunesmithError
+from tunesmith.service.__main__ import CHOICES_VARIABLE
+from tunesmith.service.up import up
+
+
+@pytest.mark.parametrize(
+    ("choices", "code"),
+    [
+        ({"prot": 5}, "service.settings"),
+        ({"executor": {"name": "moon"}}, "service.settings"),
+        ({"database": "mysql://x"}, "service.database"),
+        ({"database": "postgresql://nobody@127.0.0.1:9/none"}, "service.database"),
+        ({"storage": "ftp://x"}, "storage.url"),
+        ({"host": "203.0.113.1"}, "service.address"),
+    ],
+)
+def test_what_cannot_be(tmp_path: Path, choices: dict[str, Any], code: str) -> None:
+    with pytest.raises(TunesmithError) as caught:
+        up(tmp_path / "data", {"port": 0, **choices}, as_json=True)
+    assert caught.value.code == code
+    assert not (tmp_path / "data" / "choices.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "code"),
+    [
+        ("- 5", (), "usage.config"),
+        ("a: [", (), "usage.config"),
+        ("port: 0", ("--executor", "ray,address"), "recipe.setting"),
+        ("port: 0", ("--executor", "nowhere.yaml"), "usage.config"),
+    ],
+)
+def test_what_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: str, options: tuple[str, ...], code: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    run(["up", "--config", str(tmp_path / "config.yaml"), *options, "--json"])
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == code
+
+
+def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(hosted.os, "execve", lambda program, line, environment: found.append((line, environment)))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("port: 1\nlimits: {jobs_at_once: 3}\n")
+    options = ("--port", "2", "--executor", "local,threads=2", "--models", "a, b", "--storage", "here", "--config")
+    run(["up", *options, "config.yaml", "--data-dir", "data", "--database", "postgresql://me:secret@host/x"])
+    ((line, environment),) = found
+    assert line[-2:] == ["--data-dir", str(tmp_path / "data")]
+    assert "secret" not in " ".join(line)
+    assert json.loads(environment[CHOICES_VARIABLE]) == {
+        "port": 2,
+        "limits": {"jobs_at_once": 3},
+        "database": "postgresql://me:secret@host/x",
+        "storage": str(tmp_path / "here"),
+        "executor": {"name": "local", "threads": 2},
+        "models": ["a", "b"],
+    }
+
+
+def test_without_the_extra_its_name_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hosted, "find_spec", lambda name: None if name == "alembic" else object())
+    assert run(["up"]) == 2
+    assert "pip install 'tunesmith[server]'" in capsys.readouterr().err
