@@ -77,6 +77,14 @@ def test_every_sibling_is_kept_from_the_others(room):
     assert members - {f"tunesmith.{room}.base", "tunesmith.techniques.peft_methods"} == set(contract["modules"])
 
 
+def test_every_resource_of_the_service_is_kept_from_the_others():
+    rooms = {f"tunesmith.service.{path.name}" for path in (PACKAGE / "service").iterdir() if path.is_dir()}
+    below = set(CONTRACTS["What resources share knows none of them"]["source_modules"])
+    resources = set(CONTRACTS["Resources of the service do not know each other"]["modules"])
+    # The dispatcher works for all of them.
+    assert rooms - {"tunesmith.service.__pycache__", "tunesmith.service.dispatcher"} == below | resources
+
+
 def test_no_module_of_base_or_control_loads_anything_heavy():
     folders = [PACKAGE / room.partition(".")[2] for room in sorted((BASE | CONTROL) - {"tunesmith.service"})]
     modules = [name for folder in folders for name in modules_below(folder)]
