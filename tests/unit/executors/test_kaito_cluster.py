@@ -195,7 +195,7 @@ def layer_of(files: dict[str, bytes], folder: Path) -> Path:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         archive.addfile(link)
     place = folder / "layer.tar.gz"
-    place.write_bytes(gzip.compress(packed.getvalue()))
+    place.write_bytes(gzip.compress(packed.getvalue(), mtime=0))
     return place
 
 
