@@ -7,6 +7,7 @@ the processes that tests start as well.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,14 @@ hypothesis.settings.register_profile("new", deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("TUNESMITH_HYPOTHESIS_PROFILE", "same"))
 
 network_guard.install()
+
+
+@pytest.fixture(autouse=True)
+def _service_portal() -> Iterator[None]:
+    """The loop in which clients of a service of this process run it ends with the test."""
+    yield
+    if "service_site" in sys.modules:
+        sys.modules["service_site"].close_portal()
 
 
 @pytest.fixture(autouse=True)

@@ -17,13 +17,17 @@ import pytest
 _USER = "postgres"
 
 
-def new_database() -> str:
-    """The address of an empty database of the server; skips, loudly, where PostgreSQL is not installed."""
+def new_database(pattern: str = "template1") -> str:
+    """The address of a new database of the server; skips, loudly, where PostgreSQL is not installed.
+
+    Args:
+        pattern: The name of the database that it is a copy of; as it is, an empty one.
+    """
     port = server_port()
     with psycopg.connect(f"host=127.0.0.1 port={port} user={_USER} dbname=postgres", autocommit=True) as connection:
         (number,) = connection.execute("SELECT count(*) FROM pg_database").fetchone() or (0,)
         name = f"test_{number}_{os.getpid()}"
-        connection.execute(f'CREATE DATABASE "{name}"')  # type: ignore[arg-type]
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{pattern}"')  # type: ignore[arg-type]
     return f"postgresql://{_USER}@127.0.0.1:{port}/{name}"
 
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import fake_engine
+import pytest
 import uvicorn
 from service_site import Site, make_site
 from sqlalchemy import select
 
+from tunesmith.service.batches import beat, work
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.inference import ENGINES
-from tunesmith.service.engines import host
+from tunesmith.service.engines import host, wishes
 
 NAMES = ("one", "two", "three", "broken")
 
@@ -39,6 +41,16 @@ def stand_in_site(folder: Path, kind: str, **settings: Any) -> Site:
     (folder / "model" / "config.json").write_text("{}")
     models = [f"{name}={folder / 'model'}" for name in NAMES]
     return make_site(folder, kind, **{"models": models, "engine_wait_seconds": 30.0, **settings})
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look more often than a service does, so that tests wait for processes and not for the next look."""
+    monkeypatch.setattr(host, "_TURN_SECONDS", 0.05)
+    monkeypatch.setattr(host, "TOUCH_SECONDS", 0.1)
+    monkeypatch.setattr(wishes, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(beat, "_BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(work, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(work, "_BREAK_SECONDS", 0.5)
 
 
 @contextmanager

@@ -7,11 +7,18 @@ other = site.project("other"); other.client("member")...
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, select
 
@@ -26,6 +33,8 @@ from tunesmith.service.ids import new_id
 from tunesmith.service.settings import Settings
 
 DATABASES = ("sqlite", "postgresql")
+# Of a test whose fixture `site` is made for each: it is about something else, and one is enough.
+ANY_DATABASE = pytest.mark.parametrize("site", ["sqlite"], indirect=True)
 
 
 def database_url(kind: str, folder: Path) -> str:
@@ -35,6 +44,47 @@ def database_url(kind: str, folder: Path) -> str:
     from postgres import new_database
 
     return new_database()
+
+
+def _database_with_tables(kind: str, folder: Path) -> str:
+    """A database with the tables of this program and nothing in them: a copy, since the steps to them take longer."""
+    pattern = _pattern(kind)
+    if kind == "sqlite":
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(pattern.removeprefix("sqlite:///"), folder / "service.db")
+        return database_url(kind, folder)
+    from postgres import new_database
+
+    return new_database(pattern.rpartition("/")[2])
+
+
+@cache
+def _pattern(kind: str) -> str:
+    """The address of the database that is copied; nothing is connected to it any more."""
+    folder = Path(tempfile.mkdtemp(prefix="tunesmith-tables-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    url = database_url(kind, folder)
+    context = open_context(Settings(data_folder=folder / "data", database=url, storage=str(folder / "storage")))
+    upgrade(context.database)
+    context.database.close()
+    return url
+
+
+_opened = ExitStack()
+_portals: list[BlockingPortal] = []
+
+
+def _portal() -> BlockingPortal:
+    """Where clients of this test run applications: one loop for all of them, since each costs more than a request."""
+    if not _portals:
+        _portals.append(_opened.enter_context(start_blocking_portal("asyncio")))
+    return _portals[0]
+
+
+def close_portal() -> None:
+    """End the loop of a test; its clients are of no use any more."""
+    _portals.clear()
+    _opened.close()
 
 
 @dataclass(frozen=True)
@@ -86,7 +136,8 @@ class Site:
     def with_key(self, key: str | None) -> httpx.Client:
         """A client with a key, or with none. Errors of the application are answers, as over a network."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        client: httpx.Client = TestClient(self.app, headers=headers, raise_server_exceptions=False)
+        client = TestClient(self.app, headers=headers, raise_server_exceptions=False)
+        client.portal = _portal()
         return client
 
     def project(self, name: str, **columns: Any) -> Project:
@@ -116,9 +167,12 @@ class Site:
 
 def make_site(folder: Path, kind: str = "sqlite", **settings: Any) -> Site:
     """A new service in a folder."""
-    plain = {"data_folder": folder / "data", "database": database_url(kind, folder), "storage": str(folder / "storage")}
-    context = open_context(Settings(**{**plain, **settings}))
-    upgrade(context.database)
+    plain = {"data_folder": folder / "data", "storage": str(folder / "storage"), **settings}
+    if "database" in plain:
+        context = open_context(Settings(**plain))
+        upgrade(context.database)
+    else:
+        context = open_context(Settings(database=_database_with_tables(kind, folder), **plain))
     first_key = prepare(context)
     assert first_key is not None
     return Site(context, first_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from urllib.parse import quote
 
 import pytest
 from fastapi.routing import iter_route_contexts
+from service_jobs import chat_rows
 from service_rows import BASE, plant
-from service_site import make_site
+from service_site import Site, make_site
 
 from tunesmith.service.app import OWN_PREFIX
+from tunesmith.service.shared.files import keep_file
 
 MARK = "planted-model"
 NAMES = (
@@ -39,6 +42,8 @@ NAMES = (
     "",
 )
 MESSAGES = [{"role": "user", "content": "hello"}]
+# It is there, so that only the model can be wrong.
+FILE = "file-of-the-caller"
 # By path: a body that names a model.
 PLACES: dict[str, Any] = {
     "/v1/chat/completions": lambda name: {"model": name, "messages": MESSAGES},
@@ -46,8 +51,11 @@ PLACES: dict[str, Any] = {
     "/v1/embeddings": lambda name: {"model": name, "input": "hello"},
     f"{OWN_PREFIX}/classify": lambda name: {"model": name, "input": "hello"},
     f"{OWN_PREFIX}/deployments": lambda name: {"name": "mine", "model": name},
+    "/v1/fine_tuning/jobs": lambda name: {"model": name, "training_file": FILE},
+    f"{OWN_PREFIX}/estimates": lambda name: {"model": name, "training_file": FILE},
     f"{OWN_PREFIX}/projects": lambda name: {"name": "more", "allowed_models": [name]},
 }
+TUNING = ("/v1/fine_tuning/jobs", f"{OWN_PREFIX}/estimates")
 PATHS = ("/v1/models/{}", f"{OWN_PREFIX}/catalog/{{}}", f"{OWN_PREFIX}/registry/{{}}")
 _watched: list[str] | None = None
 
@@ -80,20 +88,34 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
             _watched = None
 
 
+def keep_rows(site: Site, folder: Path) -> None:
+    """Rows that can be trained on, as a file of the operator's project."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in chat_rows(20)))
+    keep_file(site.context, site.default.id, "fine-tune", "rows.jsonl", path, file_id=FILE)
+
+
 def test_no_name_of_a_model_reaches_a_disk_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = make_site(tmp_path, limits={"requests_per_minute": 1_000_000})
     known = {one.path for one in iter_route_contexts(site.app.routes)}
     other = plant(site, site.project("other")).by_parameter
     # Where the registry keeps what is another project's.
-    names = (*NAMES, f"{other['job_id']}:1", other["model"])
+    names = (*NAMES, f"{other['job_id']}:1", f"{other['job_id']}:1@1", other["model"], f"{other['model']}:ckpt-step-1")
+    keep_rows(site, tmp_path)
     places = {path: body for path, body in PLACES.items() if path in known}
-    assert f"{OWN_PREFIX}/projects" in places
+    assert set(places) == set(PLACES)
     wrong = []
+    with site.operator as client:
+        # With a model that is offered, both do something.
+        for path in TUNING:
+            answer = client.post(path, json=PLACES[path](BASE))
+            assert answer.status_code == 200, answer.text
     with site.operator as client, watching(monkeypatch) as seen:
         for name in names:
             for path, body in places.items():
                 answer = client.post(path, json=body(name))
-                if answer.status_code not in (400, 404):
+                blamed = path not in TUNING or answer.json()["error"]["param"] == "model"
+                if answer.status_code not in (400, 404) or not blamed:
                     wrong.append(f"{path} {name!r}: {answer.status_code} {answer.text[:200]}")
             for path in PATHS:
                 answer = client.get(path.format(quote(name, safe=""))) if name else None

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("export", "Write a model for another program, and check it there"),
     "serve": ("serve", "Answer requests over HTTP in OpenAI's form"),
     "deployments": ("deployments", "Create, list, show and delete deployments"),
-    "up": ("up", "Start the hosted service: OpenAI's contract, on your own machines"),
+    "up": ("up", "Start the hosted service, for OpenAI's clients"),
     "service": ("service", "Operate the hosted service: tables, keys, backups"),
     "batch": ("batch", "Answer a file of requests in OpenAI's batch format"),
     "recipe": ("recipe", "Show a recipe, or the JSON schema for editors"),

@@ -17,6 +17,7 @@ from tunesmith.runs.parent import watch_parent
 from tunesmith.service.context import Context, open_context
 from tunesmith.service.db.migrate import newest, revision_of
 from tunesmith.service.settings import Settings
+from tunesmith.service.shared.traces import start_traces, stop_traces
 
 # What a role does, each in a thread: ``MODULE:FUNCTION``, called with the context and an event; it returns soon after
 # the event is set. Modules are named and not imported, so that no role loads what another one needs.
@@ -51,9 +52,11 @@ def run_work(role: str, settings: Settings, *, name: str, parent_pid: int | None
         signal.signal(number, ask)
     end_with(parent_pid)
     context = open_current(settings)
+    start_traces(settings, role)
     try:
         run_together([_function(place) for place in WORK[role]], context, stop)
     finally:
+        stop_traces()
         context.database.close()
 
 

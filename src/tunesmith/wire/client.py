@@ -25,14 +25,17 @@ class InferenceClient:
         base_url: Such as ``http://127.0.0.1:4321``; the paths begin with ``/v1`` below it.
         token: Sent as the bearer token.
         timeout_seconds: The longest silence of the server that is waited for.
+        headers: More headers of every request.
     """
 
-    def __init__(self, base_url: str, token: str, *, timeout_seconds: float = 600.0) -> None:
+    def __init__(
+        self, base_url: str, token: str, *, timeout_seconds: float = 600.0, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.base_url = base_url
         # Proxy settings of the environment are not for a server that is named by its address.
         self._http = httpx.Client(
             base_url=base_url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={**(headers or {}), "Authorization": f"Bearer {token}"},
             timeout=httpx.Timeout(timeout_seconds, connect=10.0),
             # As many as the user asks at once.
             limits=httpx.Limits(max_connections=None),

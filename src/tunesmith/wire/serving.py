@@ -8,6 +8,10 @@ from typing import Any, Literal
 
 from tunesmith.runs.atomic import read_json
 
+# Who has the key of this name asks for others, and says for whom in this header: they are served in turn.
+SERVICE_KEY = "service"
+TENANT_HEADER = "x-tunesmith-tenant"
+
 Runtime = Literal["torch", "onnx", "llama.cpp", "vllm"]
 
 

@@ -35,6 +35,10 @@ def lines_of(mapping) -> list[str]:
         ("data.validation=0", "data.validation: must be a number above 0 or text: 0"),
         ("data.validation=20", "data.validation: must be a number below 1 or text: 20"),
         ("data.validation=true", "data.validation: must be a number or text: true"),
+        ("data.split_seed=-1", "data.split_seed: must be 'auto' or a number of at least 0: -1"),
+        ("data.split_seed=1.5", "data.split_seed: must be 'auto' or a whole number: 1.5"),
+        ("data.split_seed=true", "data.split_seed: must be 'auto' or a number: true"),
+        ("data.split_seed=4294967296", "data.split_seed: must be 'auto' or a number of at most 4294967295: 4294967296"),
         ("data.columns={text: 3}", "data.columns.text: must be text: 3"),
         ("data.on_bad_rows=drop", "data.on_bad_rows: must be 'refuse' or 'skip': 'drop'"),
         ("technique=", "technique: must be a name or a mapping of keys: null"),
@@ -193,3 +197,12 @@ def test_an_unknown_objective_names_the_nearest_one(setting):
         "objective: no such variant: dpoo",
         "  hint: did you mean dpo?",
     ]
+
+
+def test_the_seed_of_the_split_is_the_training_s_unless_it_is_given() -> None:
+    usual, given, zero = (
+        recipe("train.seed=7"),
+        recipe("train.seed=7", "data.split_seed=3"),
+        recipe("data.split_seed=0"),
+    )
+    assert [one.data.seed_of_split(7) for one in (usual, given, zero)] == [7, 3, 0]

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from openapi import load_contract
-from service_engines import hosted, serving_command, stand_in_site, until
+from service_engines import hosted, hurry, serving_command, stand_in_site, until
 from service_site import Site
 from sqlalchemy import select, update
 
@@ -22,12 +22,14 @@ from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.db.tables.inference import BATCHES, ENGINES
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.engines import process
+from tunesmith.service.shared.engines import ensure_engine
 from tunesmith.service.shared.files import keep_file
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(process, "serving_command", serving_command)
+    hurry(monkeypatch)
     site = stand_in_site(tmp_path, "sqlite", prices={"one": {"input_tokens": 1e6, "output_tokens": 2e6}})
     with hosted(site.context):
         yield site
@@ -86,7 +88,7 @@ def test_a_batch_is_answered_to_its_end(site: Site, tmp_path: Path) -> None:
     batch = look(site, name)
     assert batch["request_counts"] == {"total": 30, "completed": 30, "failed": 0}
     assert batch["usage"]["total_tokens"] == 150
-    assert batch["error_file_id"] is None
+    assert "error_file_id" not in batch
     assert batch["in_progress_at"] <= batch["finalizing_at"] <= batch["completed_at"]
     told = lines_of(site, batch["output_file_id"])
     assert {one["custom_id"] for one in told} == {f"r{at}" for at in range(30)}
@@ -130,6 +132,23 @@ def test_a_killed_engine_holds_a_batch_up_and_spoils_nothing(site: Site, tmp_pat
         kill_listener(row.address)
         until(lambda: look(site, name)["status"] == "completed")
     assert look(site, name)["request_counts"] == {"total": 60, "completed": 60, "failed": 0}
+
+
+def test_a_stranger_at_an_engines_address_spoils_no_line(site: Site, tmp_path: Path) -> None:
+    engine = ensure_engine(site.context, "one", 30)
+    write(site, token="of-an-engine-that-died")
+    name = create(site, tmp_path, 3)
+    mended = threading.Timer(0.5, write, (site,), {"token": engine.token})
+    with working(site):
+        mended.start()
+        until(lambda: look(site, name)["status"] == "completed")
+        mended.join()
+    assert look(site, name)["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+
+
+def write(site: Site, **values: Any) -> None:
+    with site.context.database.write() as connection:
+        connection.execute(update(ENGINES).values(**values))
 
 
 def test_a_cancelled_batch_keeps_what_was_answered(site: Site, tmp_path: Path) -> None:

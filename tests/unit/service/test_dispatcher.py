@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from service_jobs import chat_rows, create, jobs_site, pair_rows, status, upload
 from service_site import DATABASES, Site
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from tunesmith.errors import OutputError
 from tunesmith.executors.protocol import Handle, JobStatus, Submission
@@ -29,6 +29,7 @@ from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOB_EVENTS, JOBS
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.dispatcher import tending
+from tunesmith.service.dispatcher.budgets import keep_running_jobs
 from tunesmith.service.dispatcher.claims import LOCK_SECONDS, claim_due, release, renew, start_next
 from tunesmith.service.dispatcher.keeping import tuned_name
 from tunesmith.service.dispatcher.reading import read_progress
@@ -347,9 +348,81 @@ def test_a_spent_budget_ends_or_pauses_what_runs(tmp_path: Path, monkeypatch: py
     for _ in range(3):
         world.turn()
     assert status(client, job_id) == {"stop": "cancelled", "pause": "paused"}[action]
-    assert world.row(job_id).reason in (Reason.CANCELLED_BY_BUDGET, Reason.PAUSED_BY_BUDGET)
-    if action == "pause":
-        assert client.post(f"/v1/fine_tuning/jobs/{job_id}/resume").json()["error"]["code"] == "insufficient_quota"
+    wanted = {"stop": Reason.CANCELLED_BY_BUDGET, "pause": Reason.PAUSED_BY_BUDGET}[action]
+    assert world.row(job_id).reason == wanted
+    job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert job["error"]["code"] == "insufficient_quota"
+    assert len([one for one in world.messages(job_id) if one.startswith("The project's budget of 0.15 ")]) == 1
+    if action == "stop":
+        assert world.platform.entries[job_id] == "cancelled"
+        return
+    path = f"/v1/fine_tuning/jobs/{job_id}/resume"
+    assert client.post(path).json()["error"]["code"] == "insufficient_quota"
+    with world.context.database.write() as connection:
+        connection.execute(update(PROJECTS).values(budget=100))
+    assert client.post(path).json()["error"] is None
+    world.turn()
+    client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+    world.turn()
+    assert world.row(job_id).reason == Reason.PAUSED_BY_USER
+
+
+@pytest.mark.parametrize(("action", "end"), [("stop", "cancelled"), ("pause", "paused")])
+def test_a_job_that_tells_nothing_is_held_to_a_budget_that_something_else_spends(
+    both: World, action: str, end: str
+) -> None:
+    world, other = both, both.site.project("other", budget=1.0)
+    (job_id,), (others,) = jobs(world, 1), jobs(world, 1, other)
+    with world.context.database.write() as connection:
+        mine = PROJECTS.c.id == world.site.default.id
+        connection.execute(update(PROJECTS).where(mine).values(budget=1.0, budget_action=action))
+    world.turn()
+    keep_running_jobs(world.context)
+    assert world.row(job_id).wish == Wish.RUN
+    waits = jobs(world, 1)[0]
+    spend(world, world.site.default.id, 1.0)
+    keep_running_jobs(world.context)
+    world.turn(most=None)
+    assert (world.row(job_id).state, world.row(others).state) == (end, State.RUNNING)
+    assert world.row(waits).state == State.QUEUED, "jobs that wait begin when there is budget again"
+    with world.context.database.write() as connection:
+        connection.execute(update(PROJECTS).values(budget=2.0))
+    world.turn(most=None)
+    assert world.row(waits).state == State.RUNNING
+
+
+def spend(world: World, project_id: str, cost: float) -> None:
+    """Let a project have used something of a price in this hour."""
+    row = {"project_id": project_id, "kind": "input_tokens", "model": "tiny", "key_id": "", "quantity": 1, "cost": cost}
+    with world.context.database.write() as connection:
+        connection.execute(insert(USAGE).values(hour=int(world.time // 3600), **row))
+
+
+def test_an_error_that_nobody_foresaw_holds_a_place_for_a_while_only(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: Any, **_named: Any) -> None:
+        raise KeyError("secret place")
+
+    (job_id,) = jobs(world, 1)
+    monkeypatch.setattr(tending, "read_progress", broken)
+    for _ in range(30):
+        world.turn()
+        world.time += 61
+    row = world.row(job_id)
+    assert (row.state, row.error["code"]) == (State.FAILED, "internal_error")
+    assert "secret" not in row.error["message"]
+
+
+def test_a_base_that_is_offered_no_more_ends_a_job_whose_files_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(creating, "READ_AT_ONCE_BYTES", 10)
+    (job_id,) = jobs(world, 1)
+    with world.context.database.write() as connection:
+        connection.execute(update(JOBS).values(base="gone"))
+    world.turn()
+    assert (world.row(job_id).state, world.row(job_id).error["code"]) == (State.FAILED, "model_not_found")
 
 
 def test_what_the_worker_says_is_told_without_places_of_this_machine(world: World) -> None:

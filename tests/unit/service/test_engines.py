@@ -9,13 +9,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from service_engines import engine_states, hosted, served, serving_command, stand_in_site, until
+from service_engines import engine_states, hosted, hurry, served, serving_command, stand_in_site, until
 from service_site import DATABASES, Site
 from sqlalchemy import select, update
 
@@ -37,6 +38,7 @@ def kind() -> str:
 @pytest.fixture
 def make(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(process, "serving_command", serving_command)
+    hurry(monkeypatch)
     sites = []
 
     def make(**settings: Any) -> Site:
@@ -52,7 +54,6 @@ def chat(http: httpx.Client, model: str, **body: Any) -> httpx.Response:
     return http.post("/v1/chat/completions", json={"model": model, **CHAT, **body})
 
 
-@pytest.mark.parametrize("kind", DATABASES)
 def test_an_engine_sleeps_when_nobody_asks_and_wakes_when_somebody_does(make: Any) -> None:
     site = make(engine_idle_seconds=0.5)
     http = site.client("inference")
@@ -82,6 +83,20 @@ def test_the_least_recently_used_leaves_when_there_are_too_many(make: Any) -> No
         assert engine_states(site.context) == {"one": "stopped", "two": "ready", "three": "ready"}
 
 
+def test_deployments_that_stay_leave_room_for_others(make: Any) -> None:
+    site = make(engines_at_once=2, engine_idle_seconds=1.5)
+    http = site.client("inference")
+    with hosted(site.context):
+        for name in ("one", "two"):
+            body = {"name": f"door-{name}", "model": name, "min_replicas": 1}
+            assert site.client().post("/tunesmith/v1/deployments", json=body).status_code == 200
+        until(lambda: engine_states(site.context) == {"one": "ready", "two": "ready"})
+        assert chat(http, "three").status_code == 200
+        assert engine_states(site.context) == {"one": "ready", "two": "stopped", "three": "ready"}
+        # It comes back by itself once there is room again.
+        until(lambda: engine_states(site.context) == {"one": "ready", "two": "ready", "three": "stopped"})
+
+
 def test_an_engine_that_died_is_started_again_and_a_broken_one_is_not(make: Any) -> None:
     site = make()
     http = site.client("inference")
@@ -90,8 +105,8 @@ def test_an_engine_that_died_is_started_again_and_a_broken_one_is_not(make: Any)
         died = chat(http, "one", user="die")
         assert died.status_code == 503
         assert died.headers["x-should-retry"] == "true"
-        # The next one waits for the next engine.
-        assert chat(http, "one").status_code == 200
+        # The next one waits for the next engine, unless it still met the end of this one.
+        until(lambda: chat(http, "one").status_code == 200)
         failed = chat(http, "broken")
         assert failed.status_code == 503
         assert failed.json()["error"]["code"] == "model_unavailable"
@@ -124,6 +139,34 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_paid_so_far(make: An
 
         until(used)
         assert used() == {"input_tokens": 3, "output_tokens": 6, "requests": 1}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_a_project_has_so_many_tokens_a_minute(make: Any, path: str) -> None:
+    """An answer of the stand-in takes five; what came before is told, and whoever is beyond the limit is refused."""
+    site = make()
+    http = site.project("small", tokens_per_minute=8).client("inference")
+    with hosted(site.context):
+        answers = [http.post(path, json={"model": "one", **CHAT}) for _ in range(3)]
+        assert chat(site.client("inference"), "one").status_code == 200
+    assert [one.status_code for one in answers] == [200, 200, 429]
+    assert [one.headers["x-ratelimit-remaining-tokens"] for one in answers] == ["8", "3", "0"]
+    assert {one.headers["x-ratelimit-limit-tokens"] for one in answers} == {"8"}
+    refused = answers[-1]
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-ratelimit-reset-tokens"].endswith("s")
+
+
+def test_tokens_of_a_stream_count_for_the_minute(make: Any) -> None:
+    site = make()
+    http = site.project("small", tokens_per_minute=50).client("inference")
+    with hosted(site.context):
+        # 103, told at its end.
+        streamed = chat(http, "one", stream=True)
+        assert streamed.headers["x-ratelimit-limit-tokens"] == "50"
+        assert streamed.text.endswith("data: [DONE]\n\n")
+        assert chat(http, "one", stream=True).status_code == 429
 
 
 def test_a_deployment_answers_with_both_of_its_models(make: Any) -> None:
@@ -176,6 +219,25 @@ def answers(address: str) -> bool:
     except httpx.TransportError:
         return False
     return True
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stranger_at_an_engines_address_is_no_wrong_key_of_the_asker(make: Any, stream: bool) -> None:
+    """Another process has got the port of an engine that died; a moment later the next engine is there."""
+    site = make()
+    http = site.client("inference")
+    with hosted(site.context):
+        engine = ensure_engine(site.context, "one", 30)
+        write(site, token="of-an-engine-that-died")
+        mended = threading.Timer(0.5, write, (site,), {"token": engine.token})
+        mended.start()
+        assert chat(http, "one", stream=stream).status_code == 200
+        mended.join()
+
+
+def write(site: Site, **values: Any) -> None:
+    with site.context.database.write() as connection:
+        connection.execute(update(ENGINES).values(**values))
 
 
 def test_an_engine_of_a_machine_that_is_gone_is_forgotten(make: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from openapi import load_contract
 from service_jobs import chat_rows, create, jobs_site, pair_rows, status, upload
 from service_site import DATABASES, Site
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
@@ -304,3 +304,37 @@ def test_what_is_not_built_says_so(one: Site, method: str, path: str) -> None:
     assert answer.status_code == 501
     assert answer.json()["error"]["code"] == "unsupported"
     assert answer.headers["x-should-retry"] == "false"
+
+
+def test_what_is_done_with_jobs_and_checkpoints_is_in_the_audit_log(site: Site) -> None:
+    client, admin = site.client(), site.client("admin")
+    job_id = create(client, upload(site.default, chat_rows(20)))["id"]
+    path = f"/v1/fine_tuning/jobs/{job_id}"
+    for action in ("pause", "resume", "cancel"):
+        assert client.post(f"{path}/{action}").status_code == 200
+    assert client.post(f"{path}/pause").status_code == 400
+    name = "ft:tiny:tunesmith::abcdefgh:ckpt-step-2"
+    row = {"project_id": site.default.id, "job_id": job_id, "base": "tiny", "address": f"{job_id}:1@2"}
+    with site.context.database.write() as connection:
+        connection.execute(insert(TUNED_MODELS).values(id=name, created_at=site.context.now(), **row))
+    other = site.project("other").id
+    permissions = f"/v1/fine_tuning/checkpoints/{name}/permissions"
+    (made,) = admin.post(permissions, json={"project_ids": [other]}).json()["data"]
+    assert admin.post(permissions, json={"project_ids": ["proj_nothing"]}).status_code == 404
+    assert admin.delete(f"{permissions}/{made['id']}").status_code == 200
+
+    lines = admin.get("/tunesmith/v1/audit").json()["data"][::-1]
+    assert [(line["action"], line["target"]) for line in lines] == [
+        ("job.create", job_id),
+        ("job.pause", job_id),
+        ("job.resume", job_id),
+        ("job.cancel", job_id),
+        ("checkpoint.permit", name),
+        ("checkpoint.withdraw", name),
+    ], "what was refused is not there"
+    actors = [line["actor"] for line in lines]
+    assert actors == [actors[0]] * 4 + [actors[4]] * 2
+    assert actors[0] != actors[4]
+    assert lines[0]["detail"] == {"model": "tiny"}
+    assert lines[4]["detail"] == {"projects": [other]}
+    assert other in str(lines[5]["detail"]), "whose permission is gone"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,16 @@ from registry_cases import add_small
 from service_site import DATABASES, Project, Site, make_site
 from sqlalchemy import insert, select
 
+from tunesmith.errors import ModelError
 from tunesmith.registry.record import Base, Value
-from tunesmith.registry.references import add_reference
+from tunesmith.registry.references import add_reference, drop_reference, read_references, remove_version
 from tunesmith.registry.versions import read_version
 from tunesmith.service.db.tables.accounts import LICENCES
 from tunesmith.service.db.tables.inference import ENGINES
 from tunesmith.service.db.tables.jobs import CHECKPOINT_PERMISSIONS
 from tunesmith.service.db.tables.keeping import AUDIT
 from tunesmith.service.db.tables.models import TUNED_MODELS
+from tunesmith.service.deployments.references import reconcile
 from tunesmith.service.shared.choosing import drawn
 from tunesmith.storage.address import open_store
 from tunesmith.storage.store import Store
@@ -219,6 +223,67 @@ def test_a_deployment_is_made_changed_and_deleted(site: Site, tmp_path: Path) ->
     assert [one["name"] for one in client.get("/tunesmith/v1/deployments").json()["data"]] == ["door"]
     assert client.delete("/tunesmith/v1/deployments/door").status_code == 200
     assert deploy(site.default, "door", model=second)["traffic"] == {second: 100}
+
+
+def used_by(site: Site, name: str) -> list[str]:
+    return [one.who for one in read_references(store_of(site), name, 1)]
+
+
+def test_a_deployed_version_cannot_be_removed(site: Site, tmp_path: Path) -> None:
+    first, second = (add_tuned(site.default, tmp_path, name) for name in ("one", "two"))
+    checkpoint = add_row(site.default, f"{first}:ckpt-step-8", "ftjob-one:1@8")
+    client, store = site.client(), store_of(site)
+    who = f"the service's deployment {deploy(site.default, 'door', traffic={first: 50, 'org/tiny': 50})['id']}"
+    assert used_by(site, "ftjob-one") == [who]
+    with pytest.raises(ModelError) as caught:
+        remove_version(store, "ftjob-one", 1, with_labels=True)
+    assert [problem.value for problem in caught.value.problems] == [who]
+    # One that could not be made holds nothing.
+    again = client.post("/tunesmith/v1/deployments", json={"name": "door", "model": second})
+    assert (again.status_code, used_by(site, "ftjob-two")) == (409, [])
+    change = "/tunesmith/v1/deployments/door"
+    # A checkpoint lies in the version that it is of.
+    assert client.patch(change, json={"traffic": {checkpoint: 50, second: 50}}).status_code == 200
+    assert (used_by(site, "ftjob-one"), used_by(site, "ftjob-two")) == ([who], [who])
+    assert client.patch(change, json={"idle_seconds": 7}).status_code == 200
+    assert client.patch(change, json={"traffic": {second: 100}}).status_code == 200
+    assert (used_by(site, "ftjob-one"), used_by(site, "ftjob-two")) == ([], [who])
+    assert client.delete(change).status_code == 200
+    assert used_by(site, "ftjob-two") == []
+    remove_version(store, "ftjob-one", 1)
+    gone = client.post("/tunesmith/v1/deployments", json={"name": "door", "model": first})
+    assert (gone.status_code, gone.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_references_that_a_crash_left_wrong_are_put_right(site: Site, tmp_path: Path) -> None:
+    own, _ = (add_tuned(site.default, tmp_path, name) for name in ("one", "two"))
+    store = store_of(site)
+    who = f"the service's deployment {deploy(site.default, 'door', model=own)['id']}"
+    drop_reference(store, "ftjob-one", 1, "deployment", who)
+    left, engine = "the service's deployment deploy_gone", "tunesmith serve --registered, process 7 on a machine"
+    for one in (left, engine):
+        add_reference(store, "ftjob-two", 1, "deployment", one)
+    reconcile(site.context)
+    # It may be of a deployment that is made at this moment.
+    assert (used_by(site, "ftjob-one"), set(used_by(site, "ftjob-two"))) == ([who], {left, engine})
+    later = replace(site.context, now=lambda: time.time() + 1000)
+    for _ in range(2):
+        reconcile(later)
+        assert (used_by(site, "ftjob-one"), used_by(site, "ftjob-two")) == ([who], [engine])
+
+
+def test_a_shared_model_that_is_deleted_is_let_go_of(site: Site, tmp_path: Path) -> None:
+    own = add_tuned(site.default, tmp_path, "own")
+    guest = site.project("guest")
+    permission = {"id": "cp_1", "checkpoint": own, "project_id": guest.id, "created_at": 0}
+    with site.context.database.write() as connection:
+        connection.execute(insert(CHECKPOINT_PERMISSIONS).values(**permission))
+    deploy(guest, "door", model=own)
+    assert site.client().delete(f"/v1/models/{own}").status_code == 200
+    version = read_version(store_of(site), "ftjob-own", 1)
+    assert version is not None
+    assert version.state == "removed"
+    assert guest.client().get("/tunesmith/v1/deployments/door").json()["state"] == "failed"
 
 
 def test_what_cannot_be_a_deployment(site: Site, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from service_site import DATABASES, Project, Site, make_site
+from service_site import ANY_DATABASE, DATABASES, Project, Site, make_site
 from sqlalchemy import insert, select
 
 from tunesmith.service.auth.caller import Caller
@@ -42,6 +42,7 @@ def use(site: Site, project: Project, model: str, *, day: str = "2026-11-29", **
         count_use(context, connection, project.id, model, quantities, key_id="key_1")  # type: ignore[arg-type]
 
 
+@ANY_DATABASE
 def test_the_catalog_tells_what_a_project_may_use(site: Site, tmp_path: Path) -> None:
     client = site.project("shop", allowed_models=[BASE, GATED]).client("inference")
     answer = client.get(f"{OWN}/catalog")
@@ -115,6 +116,7 @@ def test_use_is_summed_by_day_model_key_and_kind(site: Site) -> None:
     assert prices[BASE]["output_tokens"] == 4.0
 
 
+@ANY_DATABASE
 def test_use_is_exported_for_spreadsheets(site: Site) -> None:
     project = site.project("users")
     use(site, project, "=HYPERLINK(1)", input_tokens=7)
@@ -196,6 +198,7 @@ def test_the_audit_log_is_read_by_those_whom_it_concerns(site: Site) -> None:
     assert (first["has_more"], rest["has_more"], len(rest["data"])) == (True, False, 1)
 
 
+@ANY_DATABASE
 def test_nobody_writes_lines_into_logs_by_what_they_send(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="tunesmith.service.access")
     site.client().get("/v1/x%0Areq_fake%20GET%20/admin%20200%1b[2J")

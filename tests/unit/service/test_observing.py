@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
-from service_site import DATABASES, Site, make_site
+from service_site import ANY_DATABASE, DATABASES, Site, make_site
 from sqlalchemy import insert
+from trace_receiver import receiver
 
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.ids import new_id
@@ -41,6 +38,7 @@ def numbers(answer: httpx.Response) -> dict[tuple[str, ...], float]:
     }
 
 
+@ANY_DATABASE
 def test_requests_are_counted_by_route_and_never_by_name(site: Site) -> None:
     client = site.client()
     for name in ("proj_a", "proj_b", site.default.id):
@@ -71,6 +69,7 @@ def test_jobs_and_their_queue_are_told(site: Site) -> None:
     assert 100 <= found["tunesmith_queue_age_seconds",] < 110
 
 
+@ANY_DATABASE
 def test_numbers_are_for_operators_and_this_machine(site: Site) -> None:
     assert site.with_key(None).get("/metrics").status_code == 401
     assert site.client("admin").get("/metrics").status_code == 403
@@ -79,35 +78,9 @@ def test_numbers_are_for_operators_and_this_machine(site: Site) -> None:
     assert here.get("/metrics", headers={"x-forwarded-for": "9.9.9.9"}).status_code == 401
 
 
-class Collector(ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Collecting)
-        self.spans: list[Any] = []
-
-
-class _Collecting(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        sent = ExportTraceServiceRequest.FromString(body)
-        self.server.spans += [one for group in sent.resource_spans for part in group.scope_spans for one in part.spans]
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
 def test_traces_arrive_and_hold_no_secret(tmp_path: Path) -> None:
-    collector = Collector()
-    thread = threading.Thread(target=collector.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        site = make_site(tmp_path, traces=f"http://127.0.0.1:{collector.server_port}/v1/traces")
+    with receiver() as traces:
+        site = make_site(tmp_path, traces=traces.address)
         key = site.default.key()
         site.with_key(key).get(f"{OWN}/projects/{site.default.id}")
         site.with_key(None).get(f"{OWN}/openid/callback?code=secret-code&state=x")
@@ -115,15 +88,11 @@ def test_traces_arrive_and_hold_no_secret(tmp_path: Path) -> None:
             pass
         stop_traces()
         site.context.database.close()
-    finally:
-        collector.shutdown()
-        thread.join()
-        collector.server_close()
-    names = {one.name for one in collector.spans}
+    names = {one.name for one in traces.spans}
     assert f"GET {OWN}/projects/{{project_id}}" in names
     assert "job.submit" in names
-    assert key not in str(collector.spans)
-    assert "secret-code" not in str(collector.spans)
+    assert key not in str(traces.spans)
+    assert "secret-code" not in str(traces.spans)
 
 
 def test_without_a_place_nothing_is_traced(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from joserfc.jwk import OctKey, RSAKey
 from openid_provider import CLIENT, SECRET, Provider, running_provider
-from service_site import DATABASES, Site, make_site
+from service_site import ANY_DATABASE, DATABASES, Site, make_site
 from sqlalchemy import insert, select, update
 
 from tunesmith.service.app import make_app
@@ -71,6 +71,7 @@ def through_provider(site: Site) -> tuple[httpx.Client, httpx.Response]:
     return client, client.get(back, follow_redirects=False)
 
 
+@ANY_DATABASE
 def test_a_browser_signs_in_with_a_key_and_out_again(site: Site) -> None:
     key = site.default.key("member")
     client, csrf = sign_in(site, key)
@@ -128,6 +129,7 @@ def test_cookies_are_signed_with_a_secret_of_this_service_that_its_processes_sha
         assert second.get(f"{OWN}/session").status_code == 401
 
 
+@ANY_DATABASE
 def test_bad_keys_and_other_sites_do_not_sign_in(site: Site) -> None:
     client = browser(site)
     assert client.post(f"{OWN}/sessions", json={"key": "ts-wrong"}).status_code == 401
@@ -138,6 +140,7 @@ def test_bad_keys_and_other_sites_do_not_sign_in(site: Site) -> None:
     assert client.post(f"{OWN}/sessions", content=b'{"key": "a"}', headers={"content-type": "text/plain"}).is_error
 
 
+@ANY_DATABASE
 def test_a_service_without_a_provider_has_no_such_way(site: Site) -> None:
     assert browser(site).get(f"{OWN}/openid/login").status_code == 404
 

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.inference.failures import error_answer
 from tunesmith.wire.chat import ErrorDetail
+from tunesmith.wire.serving import SERVICE_KEY, TENANT_HEADER
 
 # Probes and load balancers have no key.
 OPEN_PATHS = frozenset({"/health", "/ready"})
@@ -21,7 +22,8 @@ def guarded(app: ASGIApp, keys: Mapping[str, str]) -> ASGIApp:
     Args:
         app: What is guarded.
         keys: The secrets, by the name of whom each is for, which later stands in the scope as
-            ``tunesmith.tenant``. Without any, everybody is let in.
+            ``tunesmith.tenant``. Without any, everybody is let in. Whoever has the key of the name ``service`` asks
+            for many others: the header ``x-tunesmith-tenant`` says for whom, and counts from nobody else.
     """
     expected = [(name, f"Bearer {key}".encode()) for name, key in keys.items()]
 
@@ -39,7 +41,8 @@ def guarded(app: ASGIApp, keys: Mapping[str, str]) -> ASGIApp:
                 )
                 await error_answer(401, detail)(scope, receive, send)
                 return
-            scope = {**scope, "tunesmith.tenant": found[0] if len(expected) > 1 else ""}
+            told = _told_tenant(scope) if found[0] == SERVICE_KEY else ""
+            scope = {**scope, "tunesmith.tenant": told or (found[0] if len(expected) > 1 else "")}
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > _MOST_BODY_BYTES:
             await _too_large()(scope, receive, send)
@@ -47,6 +50,12 @@ def guarded(app: ASGIApp, keys: Mapping[str, str]) -> ASGIApp:
         await app(scope, _bounded(receive), send)
 
     return guard
+
+
+def _told_tenant(scope: Scope) -> str:
+    """For whom a service asks; empty where it does not say."""
+    told: bytes = dict(scope["headers"]).get(TENANT_HEADER.encode(), b"")
+    return told.decode("latin-1")
 
 
 def _bounded(receive: Receive) -> Receive:

@@ -66,6 +66,10 @@ class Beat:
             return "lost"
         return self._why
 
+    def pause(self, seconds: float) -> None:
+        """Wait, but not beyond the end of the process."""
+        self._stop.wait(seconds)
+
     def _run(self) -> None:
         while not self._over.wait(_BEAT_SECONDS):
             try:

@@ -41,6 +41,7 @@ _LATER_SECONDS = 30.0
 _BUDGET_SECONDS = 30.0
 # An engine that breaks off so often without one more answer is left alone for a while.
 _MOST_BREAKS = 3
+_BREAK_SECONDS = 1.0
 
 
 def run_batches(context: Context, stop: threading.Event) -> None:
@@ -174,12 +175,14 @@ def _ask_all(context: Context, row: Row[Any], named: Named, files: BatchFiles, b
         engine = ensure_engine(context, place.base, context.settings.engine_wait_seconds)
         before = len(done)
         try:
-            with Asker(engine, place, beat) as asker:
+            with Asker(engine, place, beat, row.project_id) as asker:
                 _ask_some(context, row, named, files, done=done, asker=asker, beat=beat)
         except StoppedError:
             continue
         except NetworkError as error:
             _log.warning("batch %s: %s", row.id, error.message)
+            # Whoever keeps engines has to see first that this one is gone.
+            beat.pause(_BREAK_SECONDS * 2**breaks)
         done = begin_batch(files, (named.name,))
         breaks = 0 if len(done) > before else breaks + 1
         if breaks >= _MOST_BREAKS:

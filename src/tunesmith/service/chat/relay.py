@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -23,6 +23,7 @@ from tunesmith.service.errors import ApiError
 from tunesmith.service.shared.choosing import Chosen
 from tunesmith.service.shared.engines import TOUCH_SECONDS, Engine, Place, await_engine, touch
 from tunesmith.wire.chat import ErrorBody, ErrorDetail
+from tunesmith.wire.serving import TENANT_HEADER
 
 # Says which model of a deployment has answered.
 MODEL_HEADER = "x-tunesmith-model"
@@ -43,9 +44,21 @@ class Relay:
         chosen: Who answers.
         place: Where.
         count: Writes down what was used.
+        project_id: For whom the engine is asked: projects are served in turn.
+        headers: More headers of the answer.
     """
 
-    def __init__(self, context: Context, question: Question, chosen: Chosen, place: Place, count: Count) -> None:
+    def __init__(
+        self,
+        context: Context,
+        question: Question,
+        chosen: Chosen,
+        place: Place,
+        count: Count,
+        *,
+        project_id: str,
+        headers: Mapping[str, str],
+    ) -> None:
         self._context = context
         self._question = question
         self._chosen = chosen
@@ -53,7 +66,8 @@ class Relay:
         self._count = count
         self._used = Used()
         self._touched = context.now()
-        self._headers = {MODEL_HEADER: chosen.named.name}
+        self._project_id = project_id
+        self._headers = {**headers, MODEL_HEADER: chosen.named.name}
 
     async def answer(self, request: Request) -> Response:
         """The answer; one that is streamed has only begun.
@@ -86,13 +100,13 @@ class Relay:
         engine = await await_engine(self._context, self._place.base, wait)
         try:
             return await self._asked(client, engine)
-        except httpx.ConnectError:
+        except (httpx.ConnectError, _StrangerError):
             engine = await await_engine(self._context, self._place.base, wait, lost=engine)
         except httpx.TransportError as error:
             raise _no_answer(self._chosen) from error
         try:
             return await self._asked(client, engine)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, _StrangerError) as error:
             raise _no_answer(self._chosen) from error
 
     async def _asked(self, client: httpx.AsyncClient, engine: Engine) -> httpx.Response:
@@ -100,9 +114,17 @@ class Relay:
             "POST",
             engine.address + self._question.path,
             content=orjson.dumps(self._question.for_engine(self._place.model)),
-            headers={"Authorization": f"Bearer {engine.token}", "Content-Type": "application/json"},
+            headers={
+                "Authorization": f"Bearer {engine.token}",
+                "Content-Type": "application/json",
+                TENANT_HEADER: self._project_id,
+            },
         )
-        return await client.send(request, stream=True)
+        answer = await client.send(request, stream=True)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            await answer.aclose()
+            raise _StrangerError
+        return answer
 
     async def _until_gone(self, request: Request, asking: Coroutine[Any, Any, httpx.Response]) -> httpx.Response | None:
         """What comes of asking; None, and it is stopped, when the client goes away first."""
@@ -182,6 +204,10 @@ class Relay:
     def _kept(self, upstream: httpx.Response) -> dict[str, str]:
         again = upstream.headers.get("retry-after")
         return self._headers if again is None else {**self._headers, "Retry-After": again}
+
+
+class _StrangerError(Exception):
+    """Another process has got the address of an engine that died: it does not know the engine's key."""
 
 
 class _Events(StreamingResponse):

@@ -70,5 +70,14 @@ async def _answer(
     request: Request, caller: Caller, context: Context, path: Path, deployment: str | None = None
 ) -> Response:
     question = read_question(path, await request.body(), deployment)
-    chosen, place = await find(context, caller, question)
-    return await Relay(context, question, chosen, place, partial(count, context, caller, chosen)).answer(request)
+    found = await find(context, caller, question)
+    relay = Relay(
+        context,
+        question,
+        found.chosen,
+        found.place,
+        partial(count, context, caller, found.chosen),
+        project_id=caller.project_id,
+        headers=found.headers,
+    )
+    return await relay.answer(request)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from tunesmith.service.auth.caller import Caller
+from tunesmith.service.auth.pace import count_tokens, require_tokens
 from tunesmith.service.chat.schema import Question
 from tunesmith.service.context import Context
 from tunesmith.service.shared.choosing import Chosen, choose
@@ -29,18 +31,28 @@ class Used:
             self.output_tokens = int(usage.get("completion_tokens") or 0)
 
 
-async def find(context: Context, caller: Caller, question: Question) -> tuple[Chosen, Place]:
+@dataclass(frozen=True)
+class Found:
+    """Who answers, where, and headers that tell how many tokens the project has left in this minute."""
+
+    chosen: Chosen
+    place: Place
+    headers: Mapping[str, str]
+
+
+async def find(context: Context, caller: Caller, question: Question) -> Found:
     """Who answers, and where.
 
     Raises:
-        ApiError: The budget is spent, there is no such model, or the project may not use it.
+        ApiError: The budget or the minute's tokens are spent, there is no such model, or the project may not use it.
     """
 
-    def now() -> tuple[Chosen, Place]:
+    def now() -> Found:
+        headers = require_tokens(context, caller)
         with context.database.read() as connection:
             require_budget(context, connection, caller.project_id)
             chosen = choose(context, connection, caller, question.model)
-        return chosen, place_of(context, chosen.named)
+        return Found(chosen, place_of(context, chosen.named), headers)
 
     return await run_in_threadpool(now)
 
@@ -49,6 +61,7 @@ async def count(context: Context, caller: Caller, chosen: Chosen, used: Used) ->
     """Write down what a request has used."""
 
     def now() -> None:
+        count_tokens(context, caller, used.input_tokens + used.output_tokens)
         quantities: dict[Kind, int] = {
             "input_tokens": used.input_tokens,
             "output_tokens": used.output_tokens,

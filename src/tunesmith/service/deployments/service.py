@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
@@ -11,6 +11,8 @@ from tunesmith.errors import TunesmithError
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.inference import DEPLOYMENTS, ENGINES
+from tunesmith.service.db.tables.models import TUNED_MODELS
+from tunesmith.service.deployments.references import hold, settle
 from tunesmith.service.deployments.schema import ChangeDeployment, CreateDeployment, checked, shown
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
@@ -33,8 +35,9 @@ def create(context: Context, caller: Caller, asked: CreateDeployment) -> dict[st
     parts = asked.parts()
     if asked.name in offered(context):
         raise ApiError(400, f"{asked.name} is the name of a model; choose another", code="invalid_value", param="name")
+    deployment_id = new_id("deploy_")
     row = {
-        "id": new_id("deploy_"),
+        "id": deployment_id,
         "project_id": caller.project_id,
         "name": asked.name,
         "kind": asked.kind,
@@ -43,14 +46,18 @@ def create(context: Context, caller: Caller, asked: CreateDeployment) -> dict[st
         "idle_seconds": asked.idle_seconds,
         "created_at": context.now(),
     }
-    with context.database.write() as connection:
-        named = [require_model(context, connection, caller, name) for name in parts]
-        if find_deployment(connection, caller.project_id, asked.name) is not None:
-            raise ApiError(
-                409, f"The project has a deployment {asked.name} already", code="deployment_exists", retry=False
-            )
-        connection.execute(insert(DEPLOYMENTS).values(**row))
-        note_action(context, connection, caller, "deployment.create", target=asked.name, detail={"traffic": parts})
+    try:
+        _hold(context, caller, deployment_id, parts)
+        with context.database.write() as connection:
+            named = _require_models(context, connection, caller, parts)
+            if find_deployment(connection, caller.project_id, asked.name) is not None:
+                raise ApiError(
+                    409, f"The project has a deployment {asked.name} already", code="deployment_exists", retry=False
+                )
+            connection.execute(insert(DEPLOYMENTS).values(**row))
+            note_action(context, connection, caller, "deployment.create", target=asked.name, detail={"traffic": parts})
+    finally:
+        settle(context, deployment_id, parts)
     _wake(context, named, asked.min_replicas)
     return view(context, caller, asked.name)
 
@@ -69,16 +76,25 @@ def change(context: Context, caller: Caller, name: str, asked: ChangeDeployment)
         values["least_replicas"] = asked.min_replicas
     if "idle_seconds" in given:
         values["idle_seconds"] = asked.idle_seconds
-    with context.database.write() as connection:
-        row = _require(connection, caller, name)
-        if row.kind == "batch" and asked.min_replicas:
-            raise ApiError(
-                400, "a deployment for batches is started by them", code="invalid_value", param="min_replicas"
-            )
-        named = [require_model(context, connection, caller, one) for one in values.get("traffic", row.traffic)]
-        if values:
-            connection.execute(update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == row.id).values(**values))
-            note_action(context, connection, caller, "deployment.change", target=name, detail=values)
+    with context.database.read() as connection:
+        before = _require(connection, caller, name)
+    parts = values.get("traffic", {})
+    try:
+        _hold(context, caller, before.id, parts)
+        with context.database.write() as connection:
+            row = _require(connection, caller, name)
+            if row.id != before.id:
+                raise ApiError(409, f"The deployment {name} was made anew meanwhile; try again", code="conflict")
+            if row.kind == "batch" and asked.min_replicas:
+                raise ApiError(
+                    400, "a deployment for batches is started by them", code="invalid_value", param="min_replicas"
+                )
+            named = _require_models(context, connection, caller, parts or row.traffic)
+            if values:
+                connection.execute(update(DEPLOYMENTS).where(DEPLOYMENTS.c.id == row.id).values(**values))
+                note_action(context, connection, caller, "deployment.change", target=name, detail=values)
+    finally:
+        settle(context, before.id, [*before.traffic, *parts])
     _wake(context, named, int(values.get("least_replicas", row.least_replicas)))
     return view(context, caller, name)
 
@@ -93,6 +109,7 @@ def remove(context: Context, caller: Caller, name: str) -> str:
         row = _require(connection, caller, name)
         connection.execute(delete(DEPLOYMENTS).where(DEPLOYMENTS.c.id == row.id))
         note_action(context, connection, caller, "deployment.delete", target=name)
+    settle(context, row.id, row.traffic)
     return str(row.id)
 
 
@@ -117,6 +134,20 @@ def view_all(context: Context, caller: Caller) -> list[dict[str, Any]]:
         named = [_named(context, connection, caller, row.traffic) for row in rows]
         engines = _engines(connection)
     return [_view(context, row, models, engines) for row, models in zip(rows, named, strict=True)]
+
+
+def _hold(context: Context, caller: Caller, deployment_id: str, parts: Mapping[str, int]) -> None:
+    """Keep the versions of models from being taken out of use, before they are deployed."""
+    with context.database.read() as connection:
+        named = [require_model(context, connection, caller, name) for name in parts]
+    hold(context, deployment_id, named)
+
+
+def _require_models(context: Context, connection: Connection, caller: Caller, names: Collection[str]) -> list[Named]:
+    """The models of names; whoever deletes one of them waits for the transaction, and so does this for them."""
+    locked = select(TUNED_MODELS.c.id).where(TUNED_MODELS.c.id.in_(list(names))).order_by(TUNED_MODELS.c.id)
+    connection.execute(locked.with_for_update()).all()
+    return [require_model(context, connection, caller, name) for name in names]
 
 
 def _require(connection: Connection, caller: Caller, name: str) -> Row[Any]:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, or_, select, text, update
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
+from tunesmith.service.dispatcher.budgets import spent_projects
 from tunesmith.service.fine_tuning.states import Reason, State, Step, Wish, is_free, take
 
 LOCK_SECONDS = 20.0
@@ -80,7 +81,8 @@ def _claim(context: Context, job_id: str) -> str | None:
 def start_next(context: Context, most_at_once: int | None) -> tuple[str, str] | None:
     """Let the next job that waits run: its id and its lock; None where none may.
 
-    Priority goes first, then the project with the fewest jobs that run, then the oldest job.
+    Priority goes first, then the project with the fewest jobs that run, then the oldest job. Jobs of projects that
+    have spent their budget wait.
 
     Args:
         context: The service.
@@ -89,12 +91,12 @@ def start_next(context: Context, most_at_once: int | None) -> tuple[str, str] | 
     now = context.now()
     with context.database.read() as connection:
         # Nearly every turn ends here.
-        if _next(connection, now, most_at_once) is None:
+        if _next(context, connection, now, most_at_once) is None:
             return None
     with context.database.write() as connection:
         if context.database.is_postgresql:
             connection.execute(text(f"SELECT pg_advisory_xact_lock({_TURN})"))
-        row = _next(connection, now, most_at_once)
+        row = _next(context, connection, now, most_at_once)
         if row is None:
             return None
         lock = secrets.token_hex(16)
@@ -108,7 +110,7 @@ def start_next(context: Context, most_at_once: int | None) -> tuple[str, str] | 
         return (row.id, lock) if take(connection, row.id, step, now) else None
 
 
-def _next(connection: Connection, now: float, most_at_once: int | None) -> Row[Any, Any] | None:
+def _next(context: Context, connection: Connection, now: float, most_at_once: int | None) -> Row[Any, Any] | None:
     running = (
         select(JOBS.c.project_id, func.count().label("count"))
         .where(JOBS.c.state == State.RUNNING)
@@ -129,6 +131,7 @@ def _next(connection: Connection, now: float, most_at_once: int | None) -> Row[A
             JOBS.c.wish == Wish.RUN,
             is_free(now),
             JOBS.c.look_at.is_(None) | (JOBS.c.look_at <= now),
+            PROJECTS.c.id.not_in(spent_projects(context, connection, State.QUEUED)),
             PROJECTS.c.jobs_at_once.is_(None) | (count < PROJECTS.c.jobs_at_once),
         )
         .order_by((PROJECTS.c.priority + JOBS.c.priority).desc(), count, JOBS.c.id)

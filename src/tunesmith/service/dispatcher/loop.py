@@ -15,6 +15,7 @@ from tunesmith.service.dispatcher.chores import CHORES
 from tunesmith.service.dispatcher.claims import claim_due, release, renew, start_next
 from tunesmith.service.dispatcher.tending import LockLostError, Tended, tend
 from tunesmith.service.shared.chores import Chore
+from tunesmith.service.shared.traces import span
 
 _log = logging.getLogger(__name__)
 TURN_SECONDS = 0.5
@@ -77,7 +78,7 @@ class Dispatcher:
         now = time.monotonic()
         for job_id, tended in self._tended.items():
             if job_id not in self._working and now >= self._look_at[job_id]:
-                self._working[job_id] = self._pool.submit(tend, self._context, tended)
+                self._working[job_id] = self._pool.submit(_traced, self._context, tended)
 
     def close(self) -> None:
         """Give back all jobs; nobody looks at one any more."""
@@ -114,6 +115,16 @@ class Dispatcher:
                 del self._tended[job_id], self._look_at[job_id]
 
 
+def _traced(context: Context, tended: Tended) -> bool:
+    with span("job.tend", {"job": tended.id}):
+        return tend(context, tended)
+
+
+def _do(chore: Chore, context: Context) -> None:
+    with span("chore.do", {"chore": chore.name}):
+        chore.do(context)
+
+
 class _Due:
     """Chores, each when its time has come and while it is not under way."""
 
@@ -135,4 +146,4 @@ class _Due:
                     _log.error("the chore %s failed", chore.name, exc_info=error)
             if chore.name not in self._working and now >= self._next_at[chore.name]:
                 self._next_at[chore.name] = now + chore.every_seconds
-                self._working[chore.name] = self._pool.submit(chore.do, self._context)
+                self._working[chore.name] = self._pool.submit(_do, chore, self._context)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunesmith.errors import OutputError, RunError, TunesmithError, WorkerError, from_json
 from tunesmith.jobs import submitted
@@ -81,9 +82,19 @@ def tend(context: Context, tended: Tended) -> bool:
         # A disk that is full now may have room later, and what was trained is not thrown away for it.
         passes = error.retryable or isinstance(error, OutputError)
         if passes and job.tries < _MOST_TRIES:
-            _try_later(context, tended, job, error)
+            _log.warning("job %s: %s; another try follows", job.id, "; ".join(error.lines()))
+            _try_later(context, tended, job)
         else:
             _fail(context, tended, job, error_of(context, job.id, error))
+    except (LockLostError, SQLAlchemyError):
+        raise
+    except Exception as error:
+        # A job that nobody foresaw must not hold its place for ever.
+        _log.exception("job %s could not be looked at", job.id)
+        if job.tries < _MOST_TRIES:
+            _try_later(context, tended, job)
+        else:
+            _fail(context, tended, job, error_json("internal_error", f"The service failed: {type(error).__name__}"))
     return False
 
 
@@ -210,8 +221,9 @@ def _conclude(context: Context, tended: Tended, job: Row[Any], view: JobView, pr
     if state == "succeeded":
         _succeed(context, tended, job, view.job)
     elif state == "cancelled":
-        reason = Reason.CANCELLED_BY_BUDGET if job.reason == Reason.CANCELLED_BY_BUDGET else Reason.CANCELLED_BY_USER
-        _ended(context, tended, job, Step((State.RUNNING,), State.CANCELLED, reason, (CANCELLED,)))
+        reason = _reason(context, job, Reason.CANCELLED_BY_BUDGET, Reason.CANCELLED_BY_USER)
+        values = {"error": budgets.error_of_budget(reason)}
+        _ended(context, tended, job, Step((State.RUNNING,), State.CANCELLED, reason, (CANCELLED,), values))
     elif state == "paused":
         return _rest(context, tended, job)
     else:
@@ -227,9 +239,17 @@ def _rest(context: Context, tended: Tended, job: Row[Any]) -> bool:
     if wish != Wish.PAUSE:
         # It is to go on, or to end: the next look sees to that.
         return True
-    reason = Reason.PAUSED_BY_BUDGET if job.reason == Reason.PAUSED_BY_BUDGET else Reason.PAUSED_BY_USER
-    _step(context, tended, Step((State.RUNNING,), State.PAUSED, reason, (PAUSED,), {"estimated_finish": None}))
+    reason = _reason(context, job, Reason.PAUSED_BY_BUDGET, Reason.PAUSED_BY_USER)
+    values = {"estimated_finish": None, "error": budgets.error_of_budget(reason)}
+    _step(context, tended, Step((State.RUNNING,), State.PAUSED, reason, (PAUSED,), values))
     return False
+
+
+def _reason(context: Context, job: Row[Any], by_budget: Reason, by_user: Reason) -> Reason:
+    """Why a job was paused or cancelled: its budget writes that down with the wish, people do not."""
+    with context.database.read() as connection:
+        reason = connection.execute(select(JOBS.c.reason).where(JOBS.c.id == job.id)).scalar_one()
+    return by_budget if reason == by_budget else by_user
 
 
 def _succeed(context: Context, tended: Tended, job: Row[Any], run: Job) -> None:
@@ -288,9 +308,8 @@ def _step(context: Context, tended: Tended, step: Step) -> None:
             tell(context, connection, connection.execute(query).scalar_one(), told, {"id": tended.id})
 
 
-def _try_later(context: Context, tended: Tended, job: Row[Any], error: TunesmithError) -> None:
-    """Let go of a job for a while, since something outside did not answer; its state stays."""
-    _log.warning("job %s: %s; another try follows", job.id, "; ".join(error.lines()))
+def _try_later(context: Context, tended: Tended, job: Row[Any]) -> None:
+    """Let go of a job for a while, since something did not work; its state stays."""
     wait = _RETRY_SECONDS * min(12, job.tries + 1)
     with context.database.write() as connection:
         _hold(

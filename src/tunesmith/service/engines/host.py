@@ -89,7 +89,7 @@ class Host:
                 self._follow(engine)
         self._beat()
         wanted = self._wishes.wanted()
-        for base in wanted - rows.keys():
+        for base in set(wanted) - rows.keys():
             look(self._context, base)
         idle = self._wishes.idle_seconds
         now = self._context.now()
@@ -192,17 +192,20 @@ class Host:
             return True
         return self._context.now() - (row.beat_at or 0) > SILENT_SECONDS
 
-    def _start_wanted(self, rows: dict[str, Row[Any]], kept: frozenset[str]) -> None:
-        waiting = [row for row in rows.values() if row.state == "wanted" or self._sleeps(row, kept)]
+    def _start_wanted(self, rows: dict[str, Row[Any]], wanted: tuple[str, ...]) -> None:
+        most = self._context.settings.engines_at_once
+        # Deployments that stay never fill the host, or nobody else would be answered.
+        kept = frozenset(wanted[: max(1, most - 1)])
+        waiting = [row for row in rows.values() if row.state == "wanted" or self._sleeps(row, wanted)]
         for row in sorted(waiting, key=lambda row: float(row.used_at)):
-            if len(self._engines) >= self._context.settings.engines_at_once and not self._made_room(rows, kept):
-                return
-            self._start(row)
+            may_end_another = row.state == "wanted" or row.base in kept
+            if len(self._engines) < most or (may_end_another and self._made_room(rows, kept)):
+                self._start(row)
 
-    def _sleeps(self, row: Row[Any], kept: frozenset[str]) -> bool:
+    def _sleeps(self, row: Row[Any], wanted: tuple[str, ...]) -> bool:
         """Whether an engine that shall always be there is not."""
         has_rested = self._context.now() - (row.beat_at or 0) > FAILED_SECONDS
-        return row.base in kept and (row.state == "stopped" or (row.state == "failed" and has_rested))
+        return row.base in wanted and (row.state == "stopped" or (row.state == "failed" and has_rested))
 
     def _made_room(self, rows: dict[str, Row[Any]], kept: frozenset[str]) -> bool:
         """End the least recently used engine that may go; False where none may."""

@@ -14,11 +14,9 @@ from tunesmith.runs.events import Event
 from tunesmith.service.context import Context
 from tunesmith.service.shared.naming import offered
 from tunesmith.storage.address import open_store
-from tunesmith.wire.serving import ServedModel, Service
+from tunesmith.wire.serving import SERVICE_KEY, ServedModel, Service
 
 _log = logging.getLogger(__name__)
-# The name in the engine's own list of keys.
-WHO = "service"
 
 
 def service_of(context: Context, base: str, token: str) -> Service:
@@ -36,8 +34,8 @@ def service_of(context: Context, base: str, token: str) -> Service:
     if base in offered(context):
         # Versions that stand on this base are answered for when they are asked for.
         served = ServedModel(base, _folder_of(context, base))
-        return Service((served,), {WHO: token}, registry=context.settings.registry)
-    return Service((_version(context, base),), {WHO: token})
+        return Service((served,), {SERVICE_KEY: token}, registry=context.settings.registry)
+    return Service((_version(context, base),), {SERVICE_KEY: token})
 
 
 def _folder_of(context: Context, name: str) -> Path:

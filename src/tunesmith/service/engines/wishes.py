@@ -29,11 +29,11 @@ class Wishes:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._looked: float | None = None
-        self._wanted: frozenset[str] = frozenset()
+        self._wanted: tuple[str, ...] = ()
         self._idle: dict[str, float] = {}
 
-    def wanted(self) -> frozenset[str]:
-        """Bases that stay though nobody asks."""
+    def wanted(self) -> tuple[str, ...]:
+        """Bases that stay though nobody asks, those first whose deployments are oldest."""
         if self._looked is None or time.monotonic() - self._looked > _LOOK_SECONDS:
             self._look()
         return self._wanted
@@ -44,13 +44,13 @@ class Wishes:
 
     def _look(self) -> None:
         with self._context.database.read() as connection:
-            deployments = connection.execute(select(DEPLOYMENTS)).all()
+            deployments = connection.execute(select(DEPLOYMENTS).order_by(DEPLOYMENTS.c.id)).all()
             names = {name for row in deployments for name in row.traffic}
             tuned = {
                 row.id: Named("tuned", row.id, row.base, row.address, row.project_id)
                 for row in connection.execute(select(TUNED_MODELS).where(TUNED_MODELS.c.id.in_(names)))
             }
-        wanted: set[str] = set()
+        wanted: dict[str, None] = {}
         idle: dict[str, float] = {}
         usual = self._context.settings.engine_idle_seconds
         for row in deployments:
@@ -58,19 +58,19 @@ class Wishes:
                 seconds = usual if row.idle_seconds is None else row.idle_seconds
                 idle[base] = max(idle.get(base, 0.0), seconds)
                 if row.least_replicas:
-                    wanted.add(base)
-        self._wanted, self._idle = frozenset(wanted), idle
+                    wanted[base] = None
+        self._wanted, self._idle = tuple(wanted), idle
         self._looked = time.monotonic()
 
-    def _bases(self, traffic: dict[str, int], tuned: dict[str, Named]) -> set[str]:
-        found = set()
+    def _bases(self, traffic: dict[str, int], tuned: dict[str, Named]) -> list[str]:
+        found = []
         offers = offered(self._context)
         for name in traffic:
             named = Named("base", name, name) if name in offers else tuned.get(name)
             if named is None or named.base not in offers:
                 continue
             try:
-                found.add(place_of(self._context, named).base)
+                found.append(place_of(self._context, named).base)
             except (ApiError, TunesmithError) as error:
                 # Its deployment says so to who asks; this is looked at every moment.
                 _log.debug("deployed model %s: %s", name, error)

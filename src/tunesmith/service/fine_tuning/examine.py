@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import ModelError, RecipeError
 from tunesmith.jobs.planning import Known, guess_facts, this_machine
 from tunesmith.planner.shape import ModelShape, shape_of_config, shape_of_entry
 from tunesmith.recipe.facts import HostFacts
@@ -99,9 +99,12 @@ def examine(context: Context, question: Question, files: Files) -> Examined:
         files: Where the rows are.
 
     Raises:
+        ModelError: ``model_not_found``: the base is offered no more.
         ApiError: 400 ``invalid_training_file`` with lines; or the recipe's own code with the parameter.
     """
-    offer = offered(context)[question.base]
+    offer = offered(context).get(question.base)
+    if offer is None:
+        raise ModelError("the service offers this model no more", code="model_not_found", value=question.base)
     shape = shape_of(offer)
     recipe = whole_recipe(
         dict(question.plain),

@@ -77,14 +77,12 @@ def withdraw(context: Context, caller: Caller, checkpoint: str, permission_id: s
     """
     with context.database.write() as connection:
         _require_own(connection, caller, checkpoint)
-        gone = connection.execute(
-            delete(CHECKPOINT_PERMISSIONS).where(
-                CHECKPOINT_PERMISSIONS.c.id == permission_id, CHECKPOINT_PERMISSIONS.c.checkpoint == checkpoint
-            )
-        )
-        if gone.rowcount != 1:
+        this = (CHECKPOINT_PERMISSIONS.c.id == permission_id) & (CHECKPOINT_PERMISSIONS.c.checkpoint == checkpoint)
+        row = connection.execute(select(CHECKPOINT_PERMISSIONS.c.project_id).where(this)).first()
+        if row is None or connection.execute(delete(CHECKPOINT_PERMISSIONS).where(this)).rowcount != 1:
             raise not_found("checkpoint permission", permission_id, "permission_id")
-        note_action(context, connection, caller, "checkpoint.withdraw", target=checkpoint)
+        detail = {"projects": [row.project_id]}
+        note_action(context, connection, caller, "checkpoint.withdraw", target=checkpoint, detail=detail)
     return {"id": permission_id, "object": "checkpoint.permission", "deleted": True}
 
 

@@ -117,9 +117,8 @@ def resume(context: Context, caller: Caller, job_id: str) -> dict[str, Any]:
     """
     with context.database.read() as connection:
         require_budget(context, connection, caller.project_id)
-    step = Step(
-        (State.PAUSED,), State.QUEUED, Reason.RESUMED, (Line("Fine-tuning job resumed, moving it to queued state"),)
-    )
+    line = Line("Fine-tuning job resumed, moving it to queued state")
+    step = Step((State.PAUSED,), State.QUEUED, Reason.RESUMED, (line,), {"error": None})
     return _wish(context, caller, job_id, Wish.RUN, step)
 
 
@@ -148,8 +147,13 @@ def _wish(context: Context, caller: Caller, job_id: str, wish: Wish, step: Step)
         is_begun = row.run is not None and wish == Wish.CANCEL
         done = not is_begun and take(connection, job_id, _with(step, wish), now)
         if not done:
-            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(wish=wish, look_at=None))
-            if row.state == State.RUNNING and row.wish != wish:
+            values: dict[str, Any] = {"wish": wish, "look_at": None}
+            is_new = row.state == State.RUNNING and row.wish != wish
+            if is_new:
+                # A budget may have wished something before.
+                values["reason"] = Reason.STARTED
+            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(**values))
+            if is_new:
                 say(connection, job_id, Line(f"The job is to be {_WORDS[wish]}"), now)
         note_action(context, connection, caller, f"job.{_ACTIONS[wish]}", target=job_id)
         if done and step.target in (State.CANCELLED, State.PAUSED):

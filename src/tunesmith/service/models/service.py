@@ -18,12 +18,14 @@ from tunesmith.service.db.tables.models import TUNED_MODELS
 from tunesmith.service.errors import ApiError
 from tunesmith.service.models.schema import shown
 from tunesmith.service.shared.naming import allowed_bases, find_tuned, no_model, offered
+from tunesmith.service.shared.references import OF_DEPLOYMENTS
 from tunesmith.service.shared.telling import note_action
 from tunesmith.storage.address import open_store
 
 _log = logging.getLogger(__name__)
 _CHECKPOINT = ":ckpt-"
-# Engines say so of themselves while they have an adapter loaded; one that was killed cannot take it back.
+# Engines say so of themselves while they have an adapter loaded; one that was killed cannot take it back. Nor can
+# deployments of other projects answer with a model whose last name is gone.
 _OF_ENGINES = "tunesmith serve "
 
 
@@ -64,6 +66,8 @@ def delete_model(context: Context, caller: Caller, name: str) -> None:
         ApiError: 404; 403: a base is not the project's; 409 ``model_in_use``: a deployment has it.
     """
     with context.database.write() as connection:
+        # Whoever deploys it at this moment waits for the end of this, or has been waited for.
+        connection.execute(select(TUNED_MODELS.c.id).where(TUNED_MODELS.c.id == name).with_for_update()).all()
         row = find_tuned(connection, caller.project_id, name)
         if name in offered(context) or (row is not None and row.project_id != caller.project_id):
             raise ApiError(
@@ -114,7 +118,7 @@ def _remove(context: Context, row: Row[Any]) -> None:
     store = open_store(context.settings.registry)
     try:
         for one in read_references(store, address.name, address.version):
-            if one.kind == "deployment" and one.who.startswith(_OF_ENGINES):
+            if one.kind == "deployment" and one.who.startswith((_OF_ENGINES, OF_DEPLOYMENTS)):
                 drop_reference(store, address.name, address.version, one.kind, one.who)
         remove_version(store, address.name, address.version, with_labels=True)
     except ModelError as error:

@@ -176,6 +176,43 @@ def test_without_several_keys_models_are_the_tenants(make: Any) -> None:
     assert [request.tenant for request in place.requests] == ["base"]
 
 
+def test_a_service_says_for_whom_it_asks_and_nobody_else_does(make: Any) -> None:
+    told = {"x-tunesmith-tenant": "proj_a"}
+    place = make({**KEYS, "service": "secret-of-the-service"})
+    for key in ("secret-of-the-service", KEYS["alice"]):
+        assert place.run(place.ask(SHORT, key, headers=told)).status_code == 200
+    assert place.run(place.ask(SHORT, "secret-of-the-service")).status_code == 200
+    assert [request.tenant for request in place.requests] == ["proj_a", "alice", "service"]
+
+
+def test_a_services_project_with_many_requests_does_not_hold_up_another(make: Any) -> None:
+    key = "secret-of-the-service"
+    place = make({"service": key}, rows_at_once=1)
+
+    async def work() -> list[str]:
+        ended: list[str] = []
+
+        async def ask(project: str, body: dict[str, Any]) -> None:
+            prompt = {"model": "base", "prompt": "a", "max_tokens": 2, "temperature": 0}
+            answer = await place.ask(body or prompt, key, "/v1/completions", headers={"x-tunesmith-tenant": project})
+            ended.append(project if answer.status_code == 200 else "refused")
+
+        first = asyncio.create_task(place.ask(ENDLESS, key, headers={"x-tunesmith-tenant": "flood"}))
+        await place.until("tunesmith_requests_running", 1)
+        flood = [asyncio.create_task(ask("flood", {})) for _ in range(12)]
+        await place.until("tunesmith_requests_waiting", 12)
+        other = asyncio.create_task(ask("other", {}))
+        await place.until("tunesmith_requests_waiting", 13)
+        place.requests[0].cancelled.set()
+        await asyncio.gather(first, *flood, other, return_exceptions=True)
+        return ended
+
+    ended = place.run(work())
+    assert sorted(set(ended)) == ["flood", "other"]
+    # It came last and waits for none of those that were there before.
+    assert ended.index("other") <= 1
+
+
 def test_a_wrong_key_is_told_in_openais_shape(make: Any) -> None:
     place = make(KEYS)
     answer = place.run(place.ask(SHORT, "secret-of-mallory"))
