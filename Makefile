@@ -9,7 +9,7 @@ IN_PARTS := -n logical --maxprocesses 4 --dist loadfile
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test quickstart test test-full test-gpu lint types walls format docs docs-check build bench clean
+.PHONY: help setup setup-test quickstart test test-full test-gpu lint types walls format docs docs-check web pictures build bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,13 @@ docs: setup-test ## write the generated pages anew
 docs-check: setup-test ## fail when a generated file is not current
 	@$(RUN)/python scripts/make_docs.py --check
 	@$(RUN)/python scripts/make_constraints.py --check
+
+web: ## fetch the files of others that the pages of the service want, by npm and its lock file
+	@cd web && npm ci --ignore-scripts --no-audit --no-fund
+	@$(PYTHON) scripts/web_files.py
+
+pictures: setup-test ## take pictures of the pages for docs/; needs chromium and `make web`
+	@$(RUN)/python scripts/screenshots.py
 
 build: setup-test ## wheel and source archive in dist/
 	@$(RUN)/python -m hatchling build

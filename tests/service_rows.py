@@ -56,7 +56,9 @@ def plant(site: Site, project: Project) -> Rows:
     batch_file = put(FILES, "file-", purpose="batch", status="processed", filename=f"{PLANTED}.jsonl")
     upload = put(UPLOADS, "upload_", purpose="fine-tune", status="pending", expires_at=4e9)
     part = put(UPLOAD_PARTS, "part_", upload_id=upload)
-    job = put(JOBS, "ftjob-", state="succeeded", wish="run", model=BASE, training_file=file, fine_tuned_model=tuned)
+    method = {"type": "supervised"}
+    done = {"state": "succeeded", "wish": "run", "fine_tuned_model": tuned}
+    job = put(JOBS, "ftjob-", model=BASE, training_file=file, method=method, **done)
     put(JOB_EVENTS, "ftevent-", job_id=job, level="info", type="message")
     checkpoint = f"{tuned}:ckpt-step-1"
     put(JOB_CHECKPOINTS, "ftckpt_", job_id=job, step=1, name=checkpoint)
@@ -92,6 +94,8 @@ def plant(site: Site, project: Project) -> Rows:
         "webhook_id": webhook,
         # Of paths of the contract that the service does not have.
         "rest": "eval_1",
+        # Of the pages, which have no such file.
+        "asset": "nothing.css",
     }
     return Rows(names, part, batch_file, [secret, key.secret])
 

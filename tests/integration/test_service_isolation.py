@@ -34,7 +34,12 @@ OPEN = {
     ("POST", f"{OWN_PREFIX}/sessions"),
     ("GET", f"{OWN_PREFIX}/openid/login"),
     ("GET", f"{OWN_PREFIX}/openid/callback"),
+    ("GET", "/"),
+    ("GET", "/ui/sign-in"),
+    ("GET", "/ui/static/{asset:path}"),
 }
+# Addresses that begin so are pages: their refusals are too.
+PAGES = "/ui"
 # For keys that may only ask models; without the prefixes.
 FOR_INFERENCE = {
     ("POST", "/chat/completions"),
@@ -58,6 +63,12 @@ FOR_INFERENCE = {
     ("GET", "/registry"),
     ("GET", "/registry/{model}"),
     ("GET", "/registry/{model}/card"),
+    ("GET", "/ui"),
+    ("GET", "/ui/catalog"),
+    ("GET", "/ui/models"),
+    ("GET", "/ui/playground"),
+    ("GET", "/ui/deployments"),
+    ("GET", "/ui/deployments/{name}"),
 }
 MESSAGES = [{"role": "user", "content": "hello"}]
 # What is read before the thing is looked for.
@@ -209,7 +220,8 @@ def test_nobody_comes_in_without_a_key(site: Site, rows: Rows, walker: Walker) -
             if (method, path) in OPEN:
                 continue
             answer = walker.ask(client, method, filled(path, rows))
-            if answer.status_code != 401 or answer.json()["error"]["code"] != "invalid_api_key":
+            told = PAGES if path.startswith(PAGES) else answer.json()["error"]["code"]
+            if answer.status_code != 401 or told not in (PAGES, "invalid_api_key"):
                 wrong.append(f"{method} {path}: {answer.status_code} {answer.text[:200]}")
     assert not wrong, "\n".join(wrong)
     assert {route for route in OPEN if route not in routes_of(site)} == set()

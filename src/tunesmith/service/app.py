@@ -29,6 +29,7 @@ from tunesmith.service.sessions.router import openid_router, sessions_router
 from tunesmith.service.unsupported.router import unsupported_router
 from tunesmith.service.uploads.router import uploads_router
 from tunesmith.service.usage.router import usage_router
+from tunesmith.service.web.router import web_router
 from tunesmith.service.webhooks.router import webhooks_router
 
 # OpenAI's clients, Azure's newer and older ones. The first is the one that is documented.
@@ -67,7 +68,7 @@ OWN: tuple[Router, ...] = (
     webhooks_router,
 )
 # With prefixes of their own.
-WHOLE: tuple[Router, ...] = (azure_router,)
+WHOLE: tuple[Router, ...] = (azure_router, web_router)
 
 
 def make_app(context: Context) -> FastAPI:

@@ -26,6 +26,7 @@ from tunesmith.service.keeper import Keeper, Program
 from tunesmith.service.operate import prepare_tables
 from tunesmith.service.process import WORK, begin_log
 from tunesmith.service.settings import Settings, write_settings
+from tunesmith.service.web.rendering import missing_files
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
@@ -208,6 +209,7 @@ def _tell_start(settings: Settings, first_key: str | None, *, as_json: bool) -> 
         print(json.dumps(told, indent=2), flush=True)
         return
     print(f"{base_url} answers, data is in {settings.data_folder}")
+    print(f"The web page is {base_url.removesuffix('/v1')}/ui{_lack()}")
     if first_key is not None:
         print("The first administrator's key, shown this once:")
         print(f"\n  {first_key}\n")
@@ -215,6 +217,11 @@ def _tell_start(settings: Settings, first_key: str | None, *, as_json: bool) -> 
         print(f'client = OpenAI(base_url="{base_url}", api_key="{first_key}")')
         print("print([model.id for model in client.models.list()])")
     sys.stdout.flush()
+
+
+def _lack() -> str:
+    """What is told of files of others that the web page wants, where they are not there."""
+    return " (its charts and live lists are missing: run `make web`; the API works without)" if missing_files() else ""
 
 
 def _note(text: str) -> None:

@@ -129,6 +129,8 @@ def _step(event: Event, metrics: Mapping[str, Any], source: str) -> Line:
         "total_steps": total,
         "learning_rate": event.data.get("learning_rate"),
         "tokens_per_second": event.data.get("tokens_per_second"),
+        "memory_bytes": event.data.get("memory_bytes"),
+        "seconds_left": event.data.get("eta_seconds"),
     }
     message = f"Step {event.step}/{total}: training loss={_number(metrics.get('train_loss'))}"
     return Line(message, data=data, source=source, metrics=True)

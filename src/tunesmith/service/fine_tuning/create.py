@@ -17,7 +17,7 @@ from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.errors import ApiError, unsupported
 from tunesmith.service.fine_tuning.examine import Examined, Files, Question, cost_of, examine
 from tunesmith.service.fine_tuning.mapping import plain_recipe
-from tunesmith.service.fine_tuning.options import DRY_RUN, EXACT, flag
+from tunesmith.service.fine_tuning.options import DRY_RUN, EXACT, PREVIEW, flag
 from tunesmith.service.fine_tuning.schema import CreateJob
 from tunesmith.service.fine_tuning.states import Reason, State, Wish
 from tunesmith.service.fine_tuning.telling import Line, say
@@ -73,7 +73,7 @@ def look_up(context: Context, caller: Caller, wanted: CreateJob) -> Asked:
             code="unsupported_integration",
             param="integrations",
         )
-    flag(wanted.tunesmith, DRY_RUN), flag(wanted.tunesmith, EXACT)
+    flag(wanted.tunesmith, DRY_RUN), flag(wanted.tunesmith, EXACT), flag(wanted.tunesmith, PREVIEW)
     with context.database.read() as connection:
         named = require_model(context, connection, caller, wanted.model, use="tune")
         training = find_file(

@@ -20,11 +20,12 @@ from tunesmith.runs.events import Event
 from tunesmith.service.context import Context
 from tunesmith.service.fine_tuning.create import Asked, files_of
 from tunesmith.service.fine_tuning.examine import Examined, cost_of, examine, shape_of
-from tunesmith.service.fine_tuning.options import EXACT, flag
+from tunesmith.service.fine_tuning.options import EXACT, PREVIEW, flag
 from tunesmith.service.shared.naming import offered
 
 # A worker that counts tokens is waited for so long; then letters have to do.
 EXACT_SECONDS = 40.0
+_PREVIEW_ROWS = 5
 # It loads a tokenizer and much else: one at a time.
 _one_audit = threading.Lock()
 
@@ -42,8 +43,10 @@ def full_estimate(context: Context, asked: Asked) -> dict[str, Any]:
     with files_of(context, asked.training, asked.validation) as files:
         found = examine(context, asked.question, files)
         known, warnings = found.known, [line for report in found.reports.values() for line in report.warnings]
-        if flag(asked.wanted.tunesmith, EXACT):
-            known, told = _counted(context, found)
+        rows: list[dict[str, Any]] = []
+        previews = flag(asked.wanted.tunesmith, PREVIEW)
+        if previews or flag(asked.wanted.tunesmith, EXACT):
+            known, told = _counted(context, found, rows if previews else None)
             warnings += told
     plan, told = _plan(context, asked.named.base, found, known)
     resolved = found.resolved if known.host is None else resolve(found.recipe, known.data, known.model, known.host)
@@ -68,12 +71,13 @@ def full_estimate(context: Context, asked: Asked) -> dict[str, Any]:
         "plan": None if plan is None else _plan_json(plan),
         "values": _values(resolved.to_json()),
         "data": {param: report.to_json() for param, report in found.reports.items()},
+        "rows": rows,
         "warnings": [*warnings, *told],
     }
 
 
-def _counted(context: Context, found: Examined) -> tuple[Known, list[str]]:
-    """Tokens as the model's tokenizer counts them, where that is done soon enough."""
+def _counted(context: Context, found: Examined, rows: list[dict[str, Any]] | None) -> tuple[Known, list[str]]:
+    """Tokens as the model's tokenizer counts them, where that is done soon enough; ``rows`` gets the first rows."""
     ends = time.monotonic() + EXACT_SECONDS
 
     def watch(_event: Event) -> None:
@@ -81,9 +85,12 @@ def _counted(context: Context, found: Examined) -> tuple[Known, list[str]]:
             raise _TooLongError
 
     def audit() -> Mapping[str, Any]:
-        result = stages.audit(dump_recipe(found.recipe), watch, runs_folder=context.settings.runs_folder)
+        show = 0 if rows is None else _PREVIEW_ROWS
+        result = stages.audit(dump_recipe(found.recipe), watch, show=show, runs_folder=context.settings.runs_folder)
         if result.error is not None:
             raise result.error
+        if rows is not None:
+            rows[:] = [_row_json(row) for row in result.audit["shown"]]
         return result.facts
 
     with ExitStack() as stack:
@@ -91,9 +98,20 @@ def _counted(context: Context, found: Examined) -> tuple[Known, list[str]]:
             return found.known, ["the service counts tokens for others at this moment: they are guessed from letters"]
         stack.callback(_one_audit.release)
         try:
-            return known_facts(found.recipe, context.settings.runs_folder, audit), []
+            known = known_facts(found.recipe, context.settings.runs_folder, audit)
+            if rows == [] and not known.guessed:
+                # They were counted before; how rows are cut is not remembered.
+                audit()
+            return known, []
         except _TooLongError:
             return found.known, ["counting tokens takes too long here: they are guessed from letters"]
+
+
+def _row_json(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as tokens; of its place the line alone, since files lie where nobody needs to know."""
+    line = str(row["place"]).rpartition(":")[2]
+    pieces = [{"text": piece["text"], "trained": piece["trained"]} for piece in row["pieces"]]
+    return {"line": int(line) if line.isdigit() else None, "tokens": pieces}
 
 
 def _plan(context: Context, base: str, found: Examined, known: Known) -> tuple[Plan | None, list[str]]:

@@ -17,6 +17,8 @@ from tunesmith.service.errors import ApiError, words_of
 DRY_RUN = "dry_run"
 # Counted by the model's own tokenizer, which takes seconds, in place of a guess from letters.
 EXACT = "exact"
+# The first rows are wanted as that tokenizer cuts them; it counts exactly then as well.
+PREVIEW = "preview"
 KEYS: Mapping[str, str] = {
     "task": "task",
     "objective": "objective",
@@ -56,7 +58,7 @@ KEYS: Mapping[str, str] = {
     "few_shot": "evaluate.few_shot",
     "max_new_tokens": "evaluate.max_new_tokens",
 }
-_FLAGS = (DRY_RUN, EXACT)
+_FLAGS = (DRY_RUN, EXACT, PREVIEW)
 _OF_REQUEST = {
     "train.epochs": "hyperparameters.n_epochs",
     "train.rows_per_step": "hyperparameters.batch_size",

@@ -1,0 +1,68 @@
+"""What becomes of a page that the API does not give: the way to sign in, or a page that says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.routing import APIRoute
+
+from tunesmith.service.context import context_of
+from tunesmith.service.web.asking import PROJECT_COOKIE, RefusedError
+from tunesmith.service.web.rendering import page
+
+_TITLES = {
+    400: "That cannot be",
+    403: "You may not see this",
+    404: "There is no such page",
+    429: "Too many requests",
+    503: "The service is busy",
+}
+
+
+class PageRoute(APIRoute):
+    """A route whose failures are pages too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler that FastAPI makes, with refusals caught."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except RefusedError as refused:
+                return refused_page(request, refused)
+            except RequestValidationError:
+                return refused_page(request, RefusedError(400, "The page's address has a value that is not valid."))
+
+        return handle
+
+
+def refused_page(request: Request, refused: RefusedError) -> Response:
+    """The page of a refusal; at 401 the one to sign in."""
+    if refused.status == 401:
+        answer: Response = sign_in_page(request, status=401)
+    else:
+        answer = page(
+            request,
+            None,
+            "error.html",
+            status=refused.status,
+            title=_TITLES.get(refused.status, "Something went wrong"),
+            message=refused.message,
+        )
+    answer.headers.update(refused.headers)
+    if refused.status in (401, 403) and PROJECT_COOKIE in request.cookies:
+        # The project that was chosen last may be what is refused.
+        answer.delete_cookie(PROJECT_COOKIE, path="/")
+    return answer
+
+
+def sign_in_page(request: Request, *, status: int = 200) -> Response:
+    """The page to sign in."""
+    return page(
+        request, None, "sign_in.html", status=status, has_openid=context_of(request).settings.openid is not None
+    )
