@@ -140,7 +140,7 @@ def _talk(looker: Looker) -> None:
     page.get_by_label("Instruction").fill("Answer with the queue of the message.")
     page.get_by_label("Most new tokens").fill("24")
     page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("Your message").fill("My parcel has not arrived. Order 2044.")
+    page.get_by_label("Your message").fill("Where is my parcel? Order 2044.")
     page.get_by_role("button", name="Send").click()
     for side in ("left", "right"):
         page.locator(f"[data-pane={side}][data-answered='1']").wait_for(timeout=180_000)
@@ -153,6 +153,7 @@ def _picture(looker: Looker, name: str) -> None:
     assert size is not None
     height = min(_HIGHEST, max(size["height"], page.evaluate("document.documentElement.scrollHeight")))
     page.set_viewport_size({"width": size["width"], "height": height})
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(400)
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")

@@ -121,6 +121,7 @@ def test_a_paused_job_goes_on_from_its_checkpoint(site: Site) -> None:
         pause(job)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_goes_on(site: Site) -> None:
     job = site.submit("killed", epochs=100, checkpoint_every_steps=5)
     until(lambda: told(job, "checkpoint") or look(job) is None)

@@ -116,6 +116,7 @@ def made(place: Place) -> Made:
     return Made(place.folder, first, again, wider, ran_to)
 
 
+@pytest.mark.slow
 def test_every_command_runs_what_is_missing_alone(made: Made) -> None:
     assert made.first == ["text with full tuning, seed 0"]
     assert made.again == []

@@ -14,7 +14,7 @@ from service_rows import plant
 from service_site import DATABASES, Site, make_site
 
 from tunesmith.service.web.asking import PROJECT_COOKIE
-from tunesmith.service.web.rendering import STATIC, VENDOR, environment
+from tunesmith.service.web.rendering import STATIC, VENDOR, count, duration, environment, moment, money, short, size
 from tunesmith.service.web.snippets import snippets
 
 HOSTILE = "<script>alert('x')</script>\"&"
@@ -261,3 +261,24 @@ def test_snippets_are_programs() -> None:
         for one in found[1:]:
             compile(one.text, one.name, "exec")
         assert found[0].text.count("'") % 2 == 0
+
+
+def test_numbers_for_people() -> None:
+    assert [money(value, "USD") for value in (None, 0, 0.000007, 0.0192, 1234.5)] == [
+        "–",
+        "0.00 USD",
+        "0.000007 USD",
+        "0.0192 USD",
+        "1,234.50 USD",
+    ]
+    assert [size(value) for value in (None, 0, 1023, 1536, 5 * 2**30, 3 * 2**40)] == [
+        "–",
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "5.0 GiB",
+        "3.0 TiB",
+    ]
+    assert [duration(value) for value in (None, 5, 90, 5400, 200_000)] == ["–", "5 s", "2 min", "1.5 h", "2.3 days"]
+    assert (count(None), count(12345.4), short(0.123456), short(None)) == ("–", "12,345", "0.1235", "–")
+    assert (moment(None), moment(0)) == ("–", "1970-01-01 00:00")

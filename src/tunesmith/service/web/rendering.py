@@ -21,6 +21,7 @@ STATIC = _HERE / "static"
 VENDOR = ("vendor/htmx.min.js", "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css")
 _HASH_LETTERS = 12
 _BYTES_A_STEP = 1024
+_SMALL = 0.001
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 
@@ -120,7 +121,8 @@ def money(value: float | None, currency: str) -> str:
     """An amount; small ones keep their digits."""
     if value is None:
         return "–"
-    return f"{value:,.2f} {currency}" if value == 0 or value >= 1 else f"{value:.4f} {currency}"
+    digits = 2 if value == 0 or value >= 1 else 4 if value >= _SMALL else 6
+    return f"{value:,.{digits}f} {currency}"
 
 
 def short(value: float | None) -> str:

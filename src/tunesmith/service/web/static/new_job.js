@@ -132,6 +132,8 @@ function showTokens(rows) {
 }
 
 async function estimate(exact = false) {
+  // What was typed last is in this one.
+  clearTimeout(waiting);
   const turn = ++asked;
   const place = at("plan");
   tunesmith.show(null, at("error-2"));
@@ -214,7 +216,11 @@ at("job").addEventListener("click", (event) => {
   const step = event.target.dataset.go;
   if (step) go(Number(step));
 });
-at("exact").addEventListener("click", () => estimate(true));
+at("exact").addEventListener("click", async () => {
+  at("exact").disabled = true;
+  await estimate(true);
+  at("exact").disabled = false;
+});
 at("new-file").addEventListener("change", async (event) => {
   if (!event.target.files.length) return;
   tunesmith.show(null, at("error-1"));

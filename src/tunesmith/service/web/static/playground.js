@@ -78,7 +78,8 @@
 
   function count(pane, usage, started, first) {
     const now = performance.now();
-    const speed = first && now > first ? `, ${(usage.completion_tokens / ((now - first) / 1000)).toFixed(0)} tokens a second` : "";
+    const rate = first && now > first ? usage.completion_tokens / ((now - first) / 1000) : null;
+    const speed = rate === null ? "" : `, ${rate.toFixed(rate < 10 ? 1 : 0)} tokens a second`;
     pane.count.textContent = `${usage.prompt_tokens} tokens read, ${usage.completion_tokens} written, ${((now - started) / 1000).toFixed(1)} s${speed}`;
   }
 
