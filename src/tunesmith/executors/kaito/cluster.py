@@ -56,6 +56,25 @@ class Cluster:
             )
         return False
 
+    def create_of_key(self, workspace: Mapping[str, Any], config_maps: Sequence[Mapping[str, Any]], label: str) -> bool:
+        """Make a Workspace and the ConfigMaps that it reads; False where one of its name has another ``label``.
+
+        A Workspace with the same label is what an earlier try made, and stays.
+
+        Raises:
+            UsageError: As :meth:`create_workspace`; its ConfigMap is then gone again.
+        """
+        name, mine = workspace["metadata"]["name"], workspace["metadata"]["labels"][label]
+        for config_map in config_maps:
+            self.create_config_map(config_map)
+        try:
+            made = self.create_workspace(workspace)
+        except UsageError:
+            self.delete_config_map(name)
+            raise
+        there = {} if made else self.workspace(name) or {}
+        return made or there.get("metadata", {}).get("labels", {}).get(label) == mine
+
     def delete_workspace(self, name: str) -> None:
         """Take a Workspace away, with the Job and pods that are made for it."""
         with _telling(self.namespace):

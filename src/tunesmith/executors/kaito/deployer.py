@@ -52,18 +52,9 @@ class KaitoDeployer:
             NetworkError: The cluster does not answer.
         """
         *config_maps, workspace = serving_objects(endpoint, self._spec)
-        cluster, name = self._cluster, workspace["metadata"]["name"]
-        for config_map in config_maps:
-            cluster.create_config_map(config_map)
-        try:
-            made = cluster.create_workspace(workspace)
-        except UsageError:
-            cluster.delete_config_map(name)
-            raise
-        if not made:
-            labels = (cluster.workspace(name) or {}).get("metadata", {}).get("labels", {})
-            if labels.get(KEY_LABEL) != key_label(endpoint.key):
-                raise RunError("another Workspace has this name", code="deployment.exists", place=name)
+        name = workspace["metadata"]["name"]
+        if not self._cluster.create_of_key(workspace, config_maps, KEY_LABEL):
+            raise RunError("another Workspace has this name", code="deployment.exists", place=name)
         return {"name": name, "namespace": self._spec.namespace, "context": self._spec.context}
 
     def status(self, handle: Handle) -> EndpointStatus:

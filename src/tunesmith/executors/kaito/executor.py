@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import RunError, UsageError, WorkerError
+from tunesmith.errors import RunError, WorkerError
 from tunesmith.executors.kaito.adapter import adapter_manifest, pull_adapter
 from tunesmith.executors.kaito.cluster import Cluster, open_cluster
 from tunesmith.executors.kaito.limits import warnings_for
@@ -73,18 +73,10 @@ class KaitoExecutor:
             if _is_cancelled(known) or found != name or cluster.workspace(found) is not None:
                 return self._handle(submission, found)
         self._put_rows(submission)
-        cluster.create_config_map(config_map)
-        try:
-            made = cluster.create_workspace(workspace)
-        except UsageError:
-            cluster.delete_config_map(name)
-            raise
-        if not made:
-            labels = (cluster.workspace(name) or {}).get("metadata", {}).get("labels", {})
-            if labels.get(KEY_LABEL) != key_label(submission.key):
-                raise RunError(
-                    "another Workspace has this name", code="run.exists", place=name, hint="choose another --name"
-                )
+        if not cluster.create_of_key(workspace, [config_map], KEY_LABEL):
+            raise RunError(
+                "another Workspace has this name", code="run.exists", place=name, hint="choose another --name"
+            )
         return self._handle(submission, name)
 
     def status(self, handle: Handle) -> JobStatus:
