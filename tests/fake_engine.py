@@ -34,9 +34,8 @@ class _Answers(BaseHTTPRequestHandler):
         if body.get("user") == "slow":
             time.sleep(0.2)
         words = f"{body['model']} says {len(body.get('messages', []))}"
-        choice = {"index": 0, "message": {"role": "assistant", "content": words}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-        self._say(200, {"id": "chatcmpl-1", "model": body["model"], "choices": [choice], "usage": usage})
+        self._say(200, {**_said(self.path, words), "model": body["model"], "usage": usage})
 
     def _stream(self, body: dict[str, object]) -> None:
         self.send_response(200)
@@ -61,6 +60,17 @@ class _Answers(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def _said(path: str, words: str) -> dict[str, object]:
+    """An answer of a path in OpenAI's form, but for its model and use."""
+    if path == "/v1/embeddings":
+        return {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}]}
+    told: dict[str, object] = {"index": 0, "finish_reason": "stop", "logprobs": None}
+    if path == "/v1/completions":
+        return {"id": "cmpl-1", "object": "text_completion", "created": 1, "choices": [{**told, "text": words}]}
+    message = {"role": "assistant", "content": words, "refusal": None}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "choices": [{**told, "message": message}]}
 
 
 def main() -> None:

@@ -44,6 +44,11 @@ class Contract:
         self._loose = {"components": {"schemas": _plain(schemas, strict=False)}}
         self._strict = {"components": {"schemas": _plain(schemas, strict=True)}}
 
+    def operations(self) -> set[tuple[str, str]]:
+        """Every method of every path."""
+        methods = {"get", "post", "put", "patch", "delete"}
+        return {(method.upper(), path) for path, found in self._paths.items() for method in found if method in methods}
+
     def find(self, method: str, path: str) -> Operation | None:
         """The operation of a path without the query; None where the contract has none."""
         for template, operations in self._paths.items():

@@ -60,6 +60,39 @@ async def until(ask: Callable[[], Any], ended: tuple[str, ...]) -> Any:
         await asyncio.sleep(POLL_SECONDS)
 
 
+async def steer(client: Any, seen: dict[str, Any]) -> None:
+    """Preferences are to be learned, and the job is paused, resumed and cancelled; it is found by its metadata."""
+    pairs = [
+        {
+            "input": {"messages": [{"role": "user", "content": f"{ASKED[0]['content']} {number}"}]},
+            "preferred_output": [{"role": "assistant", "content": "On its way."}],
+            "non_preferred_output": [{"role": "assistant", "content": "Ask somebody else."}],
+        }
+        for number in range(10)
+    ]
+    data = "\n".join(json.dumps(pair) for pair in pairs).encode()
+    file = await got(client.files.create(file=("pairs.jsonl", data), purpose="fine-tune"))
+    metadata = {"of": file.id, "kind": "dpo"}
+    asked = {
+        "model": BASE,
+        "training_file": file.id,
+        "metadata": metadata,
+        "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": 50}}},
+    }
+    jobs = client.fine_tuning.jobs
+    job = await got(jobs.create(**asked, extra_body={"tunesmith": OPTIONS}))
+    await got(jobs.pause(job.id))
+    seen["method"] = [job.method.type, job.method.dpo.hyperparameters.beta]
+    paused = await until(lambda: jobs.retrieve(job.id), ("paused", "failed", "succeeded"))
+    resumed = await got(jobs.resume(job.id))
+    await got(jobs.cancel(job.id))
+    cancelled = await until(lambda: jobs.retrieve(job.id), ("cancelled", "failed", "succeeded"))
+    seen["steered"] = [paused.status, resumed.status, cancelled.status]
+    found = [one.id for one in await every(jobs.list(metadata=metadata))]
+    without = [one.id for one in await every(jobs.list(extra_query={"metadata": "null"}))]
+    seen["by_metadata"] = [found == [job.id], job.id in without]
+
+
 async def tune(client: Any, seen: dict[str, Any]) -> Any:
     """Upload, tune, and look at everything that a job leaves."""
     with ROWS.open("rb") as rows:
@@ -80,6 +113,8 @@ async def tune(client: Any, seen: dict[str, Any]) -> Any:
     again = await got(client.fine_tuning.jobs.create(**asked))
     seen["twice"] = job.id == again.id
     seen["listed"] = job.id in [one.id for one in await every(client.fine_tuning.jobs.list(limit=1))]
+    # One job trains at a time: the other one waits, and costs no time.
+    await steer(client, seen)
     ended = ("succeeded", "failed", "cancelled")
     job = await until(lambda: client.fine_tuning.jobs.retrieve(job.id), ended)
     seen["status"] = [job.status, job.error.message if job.error else None]
@@ -94,6 +129,18 @@ async def tune(client: Any, seen: dict[str, Any]) -> Any:
     results = await got(client.files.content(job.result_files[0]))
     seen["results"] = results.text.splitlines()[0].split(",")
     return job
+
+
+async def share(client: Any, checkpoint: str, seen: dict[str, Any]) -> None:
+    """Another project may use a checkpoint, and may not any more."""
+    permissions = client.fine_tuning.checkpoints.permissions
+    other = os.environ["OTHER_PROJECT"]
+    made = await every(permissions.create(checkpoint, project_ids=[other]))
+    listed = await got(permissions.retrieve(checkpoint, project_id=other))
+    gone = await got(permissions.delete(made[0].id, fine_tuned_model_checkpoint=checkpoint))
+    left = await got(permissions.retrieve(checkpoint))
+    ids = [[one.id for one in page] for page in (made, listed.data)]
+    seen["shared"] = [made[0].project_id == other, ids[0] == ids[1], gone.deleted, left.data]
 
 
 async def use(client: Any, job: Any, seen: dict[str, Any]) -> None:
@@ -113,6 +160,7 @@ async def use(client: Any, job: Any, seen: dict[str, Any]) -> None:
     if checkpoints:
         at = await got(client.chat.completions.create(model=seen["checkpoints"][-1], **PLAIN))
         seen["of_checkpoint"] = at.choices[0].message.content is not None
+        await share(client, seen["checkpoints"][-1], seen)
     completed = await got(client.completions.create(model=name, prompt="Dear", max_tokens=3, temperature=0))
     seen["completion"] = completed.choices[0].text is not None
     if ENCODER:

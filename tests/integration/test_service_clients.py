@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,12 @@ def rows(folder: Path, count: int) -> Path:
     return path
 
 
+def another_project(service: LiveService) -> str:
+    with service.client("/tunesmith/v1") as client:
+        name = f"other-{secrets.token_hex(4)}"
+        return str(client.post("/projects", json={"name": name}).raise_for_status().json()["id"])
+
+
 def seen_by(service: LiveService, data: Path, package: str, way: tuple[str, str, str], **more: str) -> dict[str, Any]:
     """What a client saw, after every answer was held against the contract."""
     kind, prefix, mode = way
@@ -57,6 +64,7 @@ def seen_by(service: LiveService, data: Path, package: str, way: tuple[str, str,
         variables = {
             "ROOT": proxy.url,
             "API_KEY": service.key,
+            "OTHER_PROJECT": another_project(service),
             "KIND": kind,
             "PREFIX": prefix,
             "MODE": mode,
@@ -94,6 +102,10 @@ def check(seen: dict[str, Any], base: str) -> None:
     assert (seen["model"], seen["in_list"]) == (seen["name"], True)
     assert seen["usage"]
     assert all(name.startswith(seen["name"]) for name in seen["checkpoints"])
+    assert seen["checkpoints"]
+    assert seen["shared"] == [True, True, True, []]
+    assert seen["method"] == ["dpo", 0.2]
+    assert (seen["steered"], seen["by_metadata"]) == (["paused", "queued", "cancelled"], [True, False])
     assert seen["completion"]
     assert seen["upload"] == ["completed", True]
     assert seen["batch"] == ["completed", 2, 1, 1], seen

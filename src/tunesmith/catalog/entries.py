@@ -46,6 +46,8 @@ class CatalogEntry:
     ``gated`` says that the hub asks for an accepted agreement. ``lora_targets`` are the names of all linear modules
     inside the layers, ``attention_targets`` those that make queries, keys and values or belong to attention alone.
     ``sources`` are in the order of trying. ``kind`` says whether the model writes texts or only reads them.
+    ``chat_template`` says whether its tokenizer comes with one, without which no conversation can be learned or asked;
+    None where that is known only once the model is here.
     """
 
     id: str
@@ -70,6 +72,7 @@ class CatalogEntry:
     attention_targets: tuple[str, ...]
     sources: tuple[Source, ...]
     kind: Literal["causal", "encoder"] = "causal"
+    chat_template: bool | None = None
 
 
 @cache

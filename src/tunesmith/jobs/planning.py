@@ -85,7 +85,8 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
     if known is not None:
         return known
     if prepared_folder(reference) is None and reference.kind in ("catalog", "hub"):
-        return guess_facts(recipe, _shape_from_afar(reference))
+        has_template = reference.entry is None or reference.entry.chat_template is not False
+        return guess_facts(recipe, _shape_from_afar(reference), has_chat_template=has_template)
     facts = {"format": _FORMAT, **audit()}
     # A model that had to be fetched is another one now.
     key = _key(recipe, reference)
@@ -134,7 +135,7 @@ def _shape_from_afar(reference: ModelReference) -> ModelShape:
     return shape_of_config(fetch_config(reference.name, _HUB_SECONDS), reference.name)
 
 
-def guess_facts(recipe: Recipe, shape: ModelShape) -> Known:
+def guess_facts(recipe: Recipe, shape: ModelShape, *, has_chat_template: bool = True) -> Known:
     """What is known without the model's tokenizer, from letters.
 
     The rows are those that the worker would read, cut where it would cut them.
@@ -142,6 +143,7 @@ def guess_facts(recipe: Recipe, shape: ModelShape) -> Known:
     Args:
         recipe: Its data are files of this machine.
         shape: The model.
+        has_chat_template: Whether it has one, as far as is known.
 
     Raises:
         TunesmithError: Whatever is wrong with the data.
@@ -181,7 +183,7 @@ def guess_facts(recipe: Recipe, shape: ModelShape) -> Known:
         default_metrics=task.metrics,
         answer_tokens=task.tokens_to_generate(lambda text: len(text) // _LETTERS_PER_TOKEN + 1),
     )
-    return Known(data, shape.facts(has_chat_template=True), shape, this_machine(), guessed=True)
+    return Known(data, shape.facts(has_chat_template=has_chat_template), shape, this_machine(), guessed=True)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tunesmith.catalog.heads import OUTPUT_LAYERS, Head, read_head
+from tunesmith.catalog.template import has_chat_template
 from tunesmith.errors import ModelError, ResourceError
 from tunesmith.models.check import check_weights, has_head, model_kind, read_config
 from tunesmith.models.quantized import Quantization, keep_numbers, load_options
@@ -155,7 +156,7 @@ def model_facts(folder: Path, name: str | None = None) -> ModelFacts:
         name=name or folder.name,
         parameters=_count_parameters(config, folder),
         context_length=_context_length(config, folder),
-        has_chat_template=_has_chat_template(folder),
+        has_chat_template=bool(has_chat_template(folder)),
         model_type=config.model_type,
         kind=kind,
         hidden_size=config.hidden_size,
@@ -287,12 +288,6 @@ def _count_parameters(config: Any, folder: Path) -> int:
 def _context_length(config: Any, folder: Path) -> int | None:
     length = getattr(config, "max_position_embeddings", None) or _tokenizer_settings(folder).get("model_max_length")
     return None if not length or length > _NO_LIMIT else int(length)
-
-
-def _has_chat_template(folder: Path) -> bool:
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    return bool(_tokenizer_settings(folder).get("chat_template"))
 
 
 def _tokenizer_settings(folder: Path) -> dict[str, Any]:

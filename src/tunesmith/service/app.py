@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import text
 
@@ -26,6 +26,7 @@ from tunesmith.service.projects.people_router import members_router, users_route
 from tunesmith.service.projects.router import keys_router, projects_router
 from tunesmith.service.registry.router import registry_router
 from tunesmith.service.sessions.router import openid_router, sessions_router
+from tunesmith.service.texts import require_texts
 from tunesmith.service.unsupported.router import unsupported_router
 from tunesmith.service.uploads.router import uploads_router
 from tunesmith.service.usage.router import usage_router
@@ -77,7 +78,14 @@ def make_app(context: Context) -> FastAPI:
     Args:
         context: Settings, database and storage; the tables are there already.
     """
-    app = FastAPI(title="Tunesmith", version="1", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Tunesmith",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        dependencies=[Depends(require_texts)],
+    )
     app.state.context = context
     handle_errors(app)
     for at, prefix in enumerate(PREFIXES):

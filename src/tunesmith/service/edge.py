@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tunesmith.service.context import Context
 from tunesmith.service.errors import error_answer, one_line
 from tunesmith.service.ids import new_id
+from tunesmith.service.texts import has_zero_byte
 from tunesmith.wire.chat import ErrorDetail
 
 _log = logging.getLogger("tunesmith.service.access")
@@ -66,6 +67,11 @@ class _Edge:
                 code="body_too_large",
             )
             await error_answer(413, detail)(scope, receive, answer)
+        elif has_zero_byte(scope):
+            detail = ErrorDetail(
+                message="no name and no value has a zero byte", type="invalid_request_error", code="invalid_value"
+            )
+            await error_answer(400, detail)(scope, receive, answer)
         else:
             await self._app(scope, self._bounded(scope, receive), answer)
         # The query may hold what is nobody's business.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +30,8 @@ from tunesmith.wire.chat import ErrorBody, ErrorDetail
 _log = logging.getLogger(__name__)
 _OF_THE_ASKER = (UsageError, RecipeError, DataError, SupervisionError, ModelError)
 _RETRY_SECONDS = 2
+# Of what the framework refuses.
+_CODES = {400: "invalid_value", 404: "unknown_url", 405: "method_not_allowed"}
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -58,6 +61,9 @@ class ApiError(Exception):
         kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
         self.status = status
         self.detail = ErrorDetail(message=message, type=kind, param=param, code=code)
+        if status == 409 and retry is None:
+            # OpenAI's clients try again after a conflict; what is in the way does not go by itself.
+            retry = False
         told = {} if retry is None else {"x-should-retry": "true" if retry else "false"}
         self.headers = {**told, **(headers or {})}
 
@@ -91,18 +97,13 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        found = error.errors()[0]
-        place = () if found["type"] == "json_invalid" else found["loc"]
-        param = ".".join(str(part) for part in place if part not in ("body", "query", "path")) or None
-        message = f"Invalid value for '{param}': {found['msg']}" if param else f"Invalid request: {found['msg']}"
-        detail = ErrorDetail(message=message, type="invalid_request_error", param=param, code="invalid_value")
-        return error_answer(400, detail)
+        return error_answer(400, _invalid(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{error.detail}: {request.method} {request.url.path}"
         kind = _TYPES.get(error.status_code, "invalid_request_error")
-        code = "unknown_url" if error.status_code == 404 else None
+        code = _CODES.get(error.status_code)
         return error_answer(
             error.status_code, ErrorDetail(message=message, type=kind, code=code), dict(error.headers or {})
         )
@@ -125,6 +126,20 @@ def handle_errors(app: FastAPI) -> None:
         # Its text may hold anything, a secret of another one too.
         _log.exception("%s %s failed", request.method, one_line(request.url.path), exc_info=error)
         return error_answer(500, ErrorDetail(message=f"unexpected error: {type(error).__name__}", type="server_error"))
+
+
+def _invalid(found: Mapping[str, Any]) -> ErrorDetail:
+    """The first thing that is wrong with a body or a query."""
+    # Of JSON that breaks off, the place is a number of letters.
+    place = () if found["type"] == "json_invalid" else found["loc"]
+    param = ".".join(str(part) for part in place if part not in ("body", "query", "path")) or None
+    said = str(found["msg"]).removeprefix("Value error, ")
+    message = f"Invalid value for '{param}': {said}" if param else f"Invalid request: {said}"
+    code = "invalid_value"
+    if found["type"] == "missing":
+        code = "missing_required_parameter"
+        message = f"Missing required parameter: '{param}'" if param else "Invalid request: it has no JSON body"
+    return ErrorDetail(message=message, type="invalid_request_error", param=param, code=code)
 
 
 def told_answer(error: TunesmithError) -> JSONResponse:

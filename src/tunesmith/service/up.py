@@ -91,6 +91,25 @@ def base_url_of(settings: Settings) -> str:
     return f"{_here(settings)}/v1"
 
 
+def web_page_of(settings: Settings) -> str:
+    """Where a browser finds the web page."""
+    return f"{base_url_of(settings).removesuffix('/v1')}/ui"
+
+
+def start_as_json(settings: Settings, first_key: str | None) -> dict[str, Any]:
+    """What a program is told of a start.
+
+    ``web_page_lacks`` has the files of others that the page wants and that are not there; the API works without.
+    """
+    return {
+        "base_url": base_url_of(settings),
+        "web_page": web_page_of(settings),
+        "web_page_lacks": list(missing_files()),
+        "data_folder": str(settings.data_folder),
+        "first_key": first_key,
+    }
+
+
 def _keep(keeper: Keeper, settings: Settings, stop: threading.Event, now: threading.Event) -> None:
     try:
         keeper.start()
@@ -205,11 +224,11 @@ def _tell_start(settings: Settings, first_key: str | None, *, as_json: bool) -> 
             "TLS in front, and name its address in public_url"
         )
     if as_json:
-        told = {"base_url": base_url, "data_folder": str(settings.data_folder), "first_key": first_key}
+        told = start_as_json(settings, first_key)
         print(json.dumps(told, indent=2), flush=True)
         return
     print(f"{base_url} answers, data is in {settings.data_folder}")
-    print(f"The web page is {base_url.removesuffix('/v1')}/ui{_lack()}")
+    print(f"The web page is {web_page_of(settings)}{_lack()}")
     if first_key is not None:
         print("The first administrator's key, shown this once:")
         print(f"\n  {first_key}\n")

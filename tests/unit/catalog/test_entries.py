@@ -45,6 +45,9 @@ def test_an_entry_is_well_formed(entry: CatalogEntry) -> None:
     assert entry.sliding_window is None or entry.sliding_window < entry.context_length
     assert entry.licence
     assert entry.licence_url.startswith("https://")
+    if entry.id.endswith("-it") or "instruct" in entry.id:
+        assert entry.chat_template is True
+    assert entry.kind == "causal" or entry.chat_template is False
     assert entry.gated == (entry.family in ("llama", "gemma", "mistral"))
     for source in entry.sources:
         if source.kind == "package":

@@ -114,6 +114,53 @@ def test_a_body_that_is_too_large_is_refused(tmp_path: Path) -> None:
     assert answer.json()["error"]["code"] == "body_too_large"
 
 
+@pytest.mark.parametrize("text", ["\\u0000", "\\ud800", "\\udc00 letters"])
+def test_a_text_that_no_answer_could_tell_is_not_taken(site: Site, text: str) -> None:
+    """Kept in a row, it would end every list with that row in it."""
+    client = site.client("admin")
+    json = {"Content-Type": "application/json"}
+    for path, body, param in (
+        ("/v1/fine_tuning/jobs", '{"model": "m", "training_file": "f", "metadata": {"a": "%s"}}', "metadata.a"),
+        ("/v1/fine_tuning/jobs", '{"model": "m", "training_file": "f", "tunesmith": {"%s": 1}}', "tunesmith"),
+        ("/v1/batches", '{"input_file_id": "f", "endpoint": "e", "metadata": {"a": "%s"}}', "metadata.a"),
+        ("/tunesmith/v1/keys", '{"name": "%s"}', "name"),
+        ("/tunesmith/v1/deployments", '{"name": "d", "traffic": {"%s": 100}}', "traffic"),
+    ):
+        answer = client.post(path, content=body % text, headers=json)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_value", param), path
+        assert "lone surrogates" in error["message"]
+    whole = client.post("/tunesmith/v1/keys", content='{"name": "\\ud83d\\ude00 \\\\ud800"}', headers=json)
+    assert whole.json()["name"] == "\U0001f600 \\ud800"
+
+
+def test_names_with_zero_bytes_reach_no_database(site: Site) -> None:
+    client = site.client()
+    for path in ("/v1/files/%00", "/v1/fine_tuning/jobs?after=%00", "/v1/fine_tuning/jobs?metadata[%00]=a"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), path
+
+
+def test_what_is_missing_is_named(site: Site) -> None:
+    client = site.client()
+    for body, code, param in (
+        ({"model": "m"}, "missing_required_parameter", "training_file"),
+        ({"model": 5, "training_file": "f"}, "invalid_value", "model"),
+        (None, "missing_required_parameter", None),
+    ):
+        answer = client.post("/v1/fine_tuning/jobs", **({} if body is None else {"json": body}))
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+    answer = client.put("/v1/fine_tuning/jobs", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_a_conflict_is_not_asked_again_by_itself(site: Site) -> None:
+    site.project("taken")
+    answer = site.operator.post("/tunesmith/v1/projects", json={"name": "taken"})
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (409, "false")
+
+
 def test_a_service_is_ready_while_its_database_answers(site: Site) -> None:
     assert site.with_key(None).get("/ready").status_code == 200
     site.context.database.engine.dispose()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openapi import load_contract
 from service_jobs import chat_rows, create, jobs_site, pair_rows, status, upload
-from service_site import DATABASES, Site
+from service_site import DATABASES, Site, make_site
 from sqlalchemy import insert, select, update
 
 from tunesmith.service.db.tables.accounts import PROJECTS
@@ -86,6 +86,28 @@ def test_preferences_are_learned_by_dpo(one: Site) -> None:
     assert recipe["data"]["train"] == file_id
 
 
+def test_a_base_without_a_chat_template_learns_plain_text_alone(tmp_path: Path) -> None:
+    """Said before a job is made, and in the catalog."""
+    base = "llama-3.2-1b"
+    site = make_site(tmp_path, models=[base])
+    client = site.client()
+    assert client.get(f"/tunesmith/v1/catalog/{base}").json()["chat_template"] is False
+    assert client.post(f"/tunesmith/v1/catalog/{base}/accept").status_code == 200
+    chats = {"model": base, "training_file": upload(site.default, chat_rows(20))}
+    assert refusal(site, chats)[:2] == ("recipe.no_chat_template", "model")
+    texts = upload(site.default, [{"text": f"A sentence about parcel {number}."} for number in range(20)])
+    assert create(client, texts, model=base, tunesmith={"task": "text"})["status"] == "queued"
+    site.context.database.close()
+
+
+def test_old_hyperparameters_hold_for_every_method(one: Site) -> None:
+    file_id, old = upload(one.default, pair_rows(20)), {"n_epochs": 2}
+    job = create(one.client(), file_id, method={"type": "dpo"}, hyperparameters=old)
+    assert job["method"]["dpo"]["hyperparameters"]["n_epochs"] == 2
+    told = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 2, "beta": 0.5}}}
+    assert create(one.client(), file_id, method=told, hyperparameters=old)["hyperparameters"]["n_epochs"] == 2
+
+
 def test_rows_that_cannot_be_learned_are_refused_with_their_lines(one: Site) -> None:
     rows: list[Any] = chat_rows(20)
     rows[6] = '{"messages": ['
@@ -98,7 +120,8 @@ def test_rows_that_cannot_be_learned_are_refused_with_their_lines(one: Site) -> 
     assert refusal(one, {"training_file": good, "validation_file": upload(one.default, rows)})[1] == "validation_file"
     assert refusal(one, {"training_file": upload(one.default, chat_rows(3))})[0] == "invalid_n_examples"
     assert refusal(one, {"training_file": upload(one.default, pair_rows(20))})[0] == "invalid_training_file"
-    assert refusal(one, {"training_file": good, "method": {"type": "dpo"}})[0] == "invalid_training_file"
+    code, _, message = refusal(one, {"training_file": good, "method": {"type": "dpo"}})
+    assert (code, "preferred_output" in message) == ("invalid_training_file", True)
 
 
 def test_what_cannot_be_is_refused_by_its_parameter(one: Site) -> None:
@@ -116,6 +139,18 @@ def test_what_cannot_be_is_refused_by_its_parameter(one: Site) -> None:
         ({**good, "surprise": 1}, 400, "invalid_value", "surprise"),
         ({**good, "integrations": [{"type": "wandb", "wandb": {}}]}, 400, "unsupported_integration", "integrations"),
         ({**good, "method": {"type": "reinforcement", "reinforcement": {}}}, 501, "unsupported", None),
+        ({**good, "method": {"type": "supervised", "dpo": {}}}, 400, "invalid_value", "method.dpo"),
+        (
+            {
+                **good,
+                "hyperparameters": {"n_epochs": 2},
+                "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3}}},
+            },
+            400,
+            "invalid_value",
+            "hyperparameters",
+        ),
+        ({**good, "tunesmith": {"technique": None, "rank": 4}}, 400, "recipe.bad_value", "tunesmith.technique"),
         ({**good, "tunesmith": {"rnak": 4}}, 400, "unknown_option", "tunesmith.rnak"),
         ({**good, "tunesmith": {"rank": "many"}}, 400, "recipe.bad_value", "tunesmith.rank"),
         ({**good, "tunesmith": {"task": "poetry"}}, 400, "task.unknown", "tunesmith.task"),
@@ -162,6 +197,12 @@ def test_lists_have_pages_and_filters(site: Site) -> None:
     assert rest["has_more"] is False
     odd = client.get("/v1/fine_tuning/jobs", params={"metadata[n]": "1"}).json()
     assert [job["id"] for job in odd["data"]] == [made[3], made[1]]
+    odd = {'a"b': "1", "a.b": "2", "\\": "3", "": "4", "[0]": "5", "ключ": "6", "$": "7"}
+    named = create(client, file_id, metadata=odd)["id"]
+    for key, value in odd.items():
+        for asked, found in ((value, [named]), ("0", [])):
+            page = client.get("/v1/fine_tuning/jobs", params={f"metadata[{key}]": asked}).json()
+            assert [job["id"] for job in page["data"]] == found, key
     without = client.get("/v1/fine_tuning/jobs", params={"metadata": "null"}).json()
     assert [job["id"] for job in without["data"]] == [made[4]]
     events = client.get(f"/v1/fine_tuning/jobs/{made[0]}/events", params={"limit": 1}).json()
@@ -296,6 +337,10 @@ def test_a_stream_goes_on_behind_its_last_event(one: Site) -> None:
         ("POST", "/openai/v1/fine_tuning/alpha/graders/validate"),
         ("POST", "/openai/fine_tuning/jobs/ftjob-1/checkpoints/ftckpt_1/copy"),
         ("GET", "/v1/evals"),
+        ("GET", "/v1/chat/completions"),
+        ("GET", "/openai/v1/chat/completions/chatcmpl-1/messages"),
+        ("POST", "/v1/responses"),
+        ("POST", "/v1/moderations"),
         ("DELETE", "/v1/evals/eval_1/runs/run_1"),
     ],
 )

@@ -51,7 +51,7 @@ def add_tuned(project: Project, folder: Path, name: str, **row: Any) -> str:
     job = f"ftjob-{name}"
     metrics = {"tuned": {"accuracy": Value(value=0.75)}}
     add_small(store_of(project.site), folder, job, {"adapter/a.bin": b"a"}, metrics=metrics, base=Base(name="tiny"))
-    return add_row(project, f"ft:org/tiny:tunesmith:{name}:abcdefgh".replace("org/", ""), f"{job}:1", **row)
+    return add_row(project, f"ft:org/tiny:tunesmith:{name}:abcdefgh", f"{job}:1", **row)
 
 
 def add_row(project: Project, model: str, address: str, **row: Any) -> str:
@@ -84,6 +84,10 @@ def test_models_are_the_bases_and_the_projects_own(site: Site, tmp_path: Path) -
         found = client.get(f"/v1/models/{name}")
         assert found.status_code == 200, found.text
         assert contract.problems_of_named("Model", found.json()) == []
+    for name in ("org/tiny", "org%2Ftiny"):
+        assert client.get(f"/tunesmith/v1/catalog/{name}").json()["id"] == "org/tiny"
+        # No engine is there: the model was found by its name in Azure's path.
+        assert client.post(f"/openai/deployments/{name}/chat/completions", json=CHAT).status_code == 503
     assert client.get("/openai/v1/models/nothing").json()["error"]["code"] == "model_not_found"
     narrow = site.project("narrow", allowed_models=["llama-3.2-1b-instruct"]).client("inference")
     assert [one["id"] for one in narrow.get("/v1/models").json()["data"]] == ["llama-3.2-1b-instruct"]

@@ -54,6 +54,7 @@ def test_the_catalog_tells_what_a_project_may_use(site: Site, tmp_path: Path) ->
     assert (models[GATED]["accepted"], models["own"]["allowed"]) == (False, False)
     assert models[BASE]["prices"]["trained_tokens"] == 10.0
     assert {"lora", "full"} <= set(models[BASE]["techniques"])
+    assert [models[name]["chat_template"] for name in (BASE, "own")] == [True, None]
     assert [one["id"] for one in client.get(f"{OWN}/catalog?family=llama").json()["data"]] == [GATED]
     assert [one["id"] for one in client.get(f"{OWN}/catalog?search=SMOL").json()["data"]] == [BASE]
     assert [one["id"] for one in client.get(f"{OWN}/catalog?most_parameters=200000000").json()["data"]] == [BASE]
@@ -117,6 +118,20 @@ def test_use_is_summed_by_day_model_key_and_kind(site: Site) -> None:
 
 
 @ANY_DATABASE
+def test_days_are_asked_for_to_the_end_of_the_calendar(site: Site) -> None:
+    client = site.client()
+    for days, status in (
+        ({"start": "9999-12-31", "end": "9999-12-31"}, 200),
+        ({"start": "0001-01-01", "end": "9999-12-31"}, 400),
+        ({"end": "9999-12-31"}, 400),
+        ({"start": "2026-11-30", "end": "2026-11-01"}, 400),
+    ):
+        for path in ("usage", "usage/export"):
+            answer = client.get(f"/tunesmith/v1/{path}", params=days)
+            assert answer.status_code == status, answer.text
+            assert status == 200 or answer.json()["error"]["param"] == "end"
+
+
 def test_use_is_exported_for_spreadsheets(site: Site) -> None:
     project = site.project("users")
     use(site, project, "=HYPERLINK(1)", input_tokens=7)

@@ -101,7 +101,7 @@ def test_the_method_must_fit_the_rows(write) -> None:
     pairs = check_training_file(write([pair(number) for number in range(10)]), "supervised")
     assert [problem.code for problem in pairs.problems] == ["wrong_method"]
     chats = check_training_file(write([chat(number) for number in range(10)]), "dpo")
-    assert [problem.code for problem in chats.problems] == ["missing_columns"]
+    assert [problem.code for problem in chats.problems] == ["wrong_method"]
 
 
 @pytest.mark.parametrize(

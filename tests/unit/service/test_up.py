@@ -12,7 +12,9 @@ from tunesmith.cli import hosted
 from tunesmith.cli.main import run
 from tunesmith.errors import TunesmithError
 from tunesmith.service.__main__ import CHOICES_VARIABLE
-from tunesmith.service.up import up
+from tunesmith.service.settings import Settings
+from tunesmith.service.up import start_as_json, up
+from tunesmith.service.web.rendering import VENDOR
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,18 @@ def test_what_cannot_be(tmp_path: Path, choices: dict[str, Any], code: str) -> N
         up(tmp_path / "data", {"port": 0, **choices}, as_json=True)
     assert caught.value.code == code
     assert not (tmp_path / "data" / "choices.json").exists()
+
+
+def test_a_start_tells_programs_too_what_the_web_page_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(data_folder=tmp_path, database="sqlite://", storage=str(tmp_path), port=8321)
+    monkeypatch.setattr("tunesmith.service.web.rendering.STATIC", tmp_path)
+    told = start_as_json(settings, "ts-key")
+    assert told["web_page_lacks"] == list(VENDOR)
+    assert (told["web_page"], told["first_key"]) == ("http://127.0.0.1:8321/ui", "ts-key")
+    for name in VENDOR:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert start_as_json(settings, None)["web_page_lacks"] == []
 
 
 @pytest.mark.parametrize(

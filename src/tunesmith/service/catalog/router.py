@@ -51,17 +51,18 @@ def catalog_router() -> APIRouter:
         with context.database.read() as connection:
             return as_list([acceptance_answer(row) for row in connection.execute(mine)])
 
-    @router.get("/{model}")
+    # A folder of the operator's may be called by a name with slashes.
+    @router.get("/{model:path}")
     def model(model: str, context: InContext, caller: Inference) -> dict[str, Any]:
         offer = find_offer(context, model)
         with context.database.read() as connection:
             return _shown(context, offer, standings(context, connection, caller)[offer.name])
 
-    @router.post("/{model}/accept")
+    @router.post("/{model:path}/accept")
     def subscribe(model: str, context: InContext, caller: Member, body: Acceptance | None = None) -> dict[str, Any]:
         return acceptance_answer(accept(context, caller, model, None if body is None else body.licence))
 
-    @router.delete("/{model}/accept")
+    @router.delete("/{model:path}/accept")
     def unsubscribe(model: str, context: InContext, caller: Member) -> dict[str, Any]:
         withdraw(context, caller, model)
         return {"id": model, "object": "catalog.acceptance.deleted", "deleted": True}

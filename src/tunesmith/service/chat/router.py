@@ -14,7 +14,8 @@ from tunesmith.service.chat.schema import Path, read_question
 from tunesmith.service.chat.service import count, find
 from tunesmith.service.context import Context, InContext
 
-_AZURE = "/openai/deployments/{deployment}"
+# Names of models may have slashes, and Azure's clients send them as they are.
+_AZURE = "/openai/deployments/{deployment:path}"
 
 
 def chat_router() -> APIRouter:

@@ -84,7 +84,9 @@ def change(context: Context, caller: Caller, name: str, asked: ChangeDeployment)
         with context.database.write() as connection:
             row = _require(connection, caller, name)
             if row.id != before.id:
-                raise ApiError(409, f"The deployment {name} was made anew meanwhile; try again", code="conflict")
+                raise ApiError(
+                    409, f"The deployment {name} was made anew meanwhile; try again", code="conflict", retry=True
+                )
             if row.kind == "batch" and asked.min_replicas:
                 raise ApiError(
                     400, "a deployment for batches is started by them", code="invalid_value", param="min_replicas"

@@ -65,6 +65,7 @@ def look_up(context: Context, caller: Caller, wanted: CreateJob) -> Asked:
     """
     if wanted.kind == "reinforcement":
         raise unsupported("The fine-tuning method reinforcement")
+    _require_one_method(wanted)
     if wanted.integrations:
         raise ApiError(
             400,
@@ -89,6 +90,29 @@ def look_up(context: Context, caller: Caller, wanted: CreateJob) -> Asked:
     plain = plain_recipe(wanted, seed)
     plain["model"] = named.address or named.base
     return Asked(wanted, named, training, validation, seed, plain)
+
+
+def _require_one_method(wanted: CreateJob) -> None:
+    """Nothing that was asked for is left out: neither settings of another method, nor numbers that are given twice."""
+    method = wanted.method
+    if method is None:
+        return
+    for other in ("supervised", "dpo", "reinforcement"):
+        if other != method.type and getattr(method, other) is not None:
+            raise ApiError(
+                400,
+                f"The method is {method.type}: leave out the settings of {other}",
+                code="invalid_value",
+                param=f"method.{other}",
+            )
+    beside, numbers = wanted.hyperparameters, wanted.numbers.model_dump(exclude={"beta"})
+    if beside is not None and beside.model_dump() != numbers:
+        raise ApiError(
+            400,
+            "Hyperparameters are in the method and beside it, and differ: leave out those beside it",
+            code="invalid_value",
+            param="hyperparameters",
+        )
 
 
 def look_at(context: Context, asked: Asked) -> Examined:

@@ -125,7 +125,7 @@ def examine(context: Context, question: Question, files: Files) -> Examined:
             hyperparameters[key] = value
     host = _host(context)
     try:
-        known = guess_facts(recipe, shape)
+        known = guess_facts(recipe, shape, has_chat_template=offer.chat_template is not False)
         check(recipe, Facts(known.data, known.model, host))
     except RecipeError as error:
         raise refused(error) from error

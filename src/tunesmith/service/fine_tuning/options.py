@@ -110,7 +110,9 @@ def work_in(plain: dict[str, Any], options: Mapping[str, Any]) -> None:
         inner = plain.setdefault(section, {})
         if isinstance(inner, str):
             inner = plain[section] = {"name": inner}
-        inner[key] = options[name]
+        # What is neither a name nor keys, the recipe has words for.
+        if isinstance(inner, dict):
+            inner[key] = options[name]
 
 
 def _merge(plain: dict[str, Any], section: str, value: Any) -> None:

@@ -18,7 +18,8 @@ from tunesmith.service.fine_tuning.schema import CreateJob, CreatePermissions, j
 from tunesmith.service.shared.once import once
 
 _METADATA = "metadata"
-Limit = Annotated[int, Query(ge=1, le=100)]
+# The contract names no most; a page is one answer.
+Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(max_length=64)]
 
 

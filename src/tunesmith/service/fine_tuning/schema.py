@@ -112,7 +112,9 @@ class CreateJob(Given):
         """The hyperparameters, wherever they were given."""
         method = self.method
         if method is not None and method.type == "dpo":
-            return method.dpo.hyperparameters if method.dpo else DpoHyperparameters()
+            if method.dpo is not None:
+                return method.dpo.hyperparameters
+            return DpoHyperparameters(**({} if self.hyperparameters is None else self.hyperparameters.model_dump()))
         if method is not None and method.supervised is not None:
             return method.supervised.hyperparameters
         return self.hyperparameters or Hyperparameters()

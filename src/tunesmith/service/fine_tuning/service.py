@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
+from tunesmith.service.db.database import Database
 from tunesmith.service.db.tables.jobs import JOB_CHECKPOINTS, JOB_EVENTS, JOBS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.fine_tuning.schema import checkpoint_json, event_json, job_json
@@ -52,7 +53,7 @@ def list_jobs(
     if metadata == "null":
         query = query.where(JOBS.c.metadata.is_(None))
     elif isinstance(metadata, Mapping):
-        query = _with_metadata(query, metadata)
+        query = query.where(*(_has_pair(context.database, key, value) for key, value in metadata.items()))
     with context.database.read() as connection:
         return page(
             connection,
@@ -64,10 +65,14 @@ def list_jobs(
         )
 
 
-def _with_metadata(query: Select[Any], metadata: Mapping[str, str]) -> Select[Any]:
-    for key, value in metadata.items():
-        query = query.where(JOBS.c.metadata[key].as_string() == value)
-    return query
+def _has_pair(database: Database, key: str, value: str) -> ColumnElement[bool]:
+    """That a job has this pair in its metadata, whatever letters the key has."""
+    if database.is_postgresql:
+        named: ColumnElement[bool] = JOBS.c.metadata[key].as_string() == value
+        return named
+    # A path of SQLite's cannot name a key with a quotation mark.
+    pairs = func.json_each(JOBS.c.metadata).table_valued("key", "value")
+    return select(pairs.c.key).where(pairs.c.key == key, pairs.c.value == value).exists()
 
 
 def list_events(context: Context, caller: Caller, job_id: str, *, after: str | None, limit: int) -> dict[str, Any]:

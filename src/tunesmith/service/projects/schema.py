@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,16 +14,33 @@ from tunesmith.service.auth.caller import Scope
 Role = Literal["owner", "member", "inference"]
 
 
-def _unlike_an_id(name: str) -> str:
+_PROJECT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,62}[A-Za-z0-9._-])?")
+_EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[A-Za-z0-9.-]{1,190}")
+
+
+def _project_name(name: str) -> str:
+    if not _PROJECT.fullmatch(name):
+        raise ValueError(
+            "a name has 1 to 64 letters of a to z, digits, spaces, '.', '_' and '-'; it begins with a letter or digit "
+            "and does not end with a space"
+        )
     if name.startswith("proj_"):
         raise ValueError("a name does not begin like an id")
     return name
 
 
+def _email(text: str) -> str:
+    if not _EMAIL.fullmatch(text):
+        raise ValueError("an address looks like somebody@example.com")
+    return text
+
+
 # A project is found by its id or its name.
-ProjectName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"), AfterValidator(_unlike_an_id)]
+ProjectName = Annotated[
+    str, AfterValidator(_project_name), Field(json_schema_extra={"pattern": f"^{_PROJECT.pattern}$"})
+]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-Email = Annotated[str, Field(pattern=r"^[^@\s\x00-\x1f]{1,64}@[A-Za-z0-9.-]{1,190}$")]
+Email = Annotated[str, AfterValidator(_email), Field(json_schema_extra={"pattern": f"^{_EMAIL.pattern}$"})]
 _MOST = 2**31 - 1
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Bytes = Annotated[int, Field(ge=0, le=2**62)]

@@ -1,4 +1,4 @@
-"""Paths of the registry. A version is called by its model's name, which has colons."""
+"""Paths of the registry. A version is called by its model's name, which has colons, and slashes where its base has."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def registry_router() -> APIRouter:
         data, has_more = list_versions(context, caller, after, limit)
         return listed(data, has_more=has_more)
 
-    @router.get("/{model}")
-    def version(model: str, caller: Inference, context: InContext) -> dict[str, Any]:
-        return show(context, caller, model)
-
-    @router.get("/{model}/card", response_model=None)
+    @router.get("/{model:path}/card", response_model=None)
     def model_card(model: str, caller: Inference, context: InContext) -> PlainTextResponse:
         return PlainTextResponse(card(context, caller, model), media_type="text/markdown; charset=utf-8")
 
-    @router.post("/{model}/labels")
+    @router.get("/{model:path}")
+    def version(model: str, caller: Inference, context: InContext) -> dict[str, Any]:
+        return show(context, caller, model)
+
+    @router.post("/{model:path}/labels")
     def give(model: str, body: GiveLabel, caller: Member, context: InContext) -> dict[str, Any]:
         return give_label(context, caller, model, body.label, body.kind)
 
-    @router.delete("/{model}/labels/{label}")
+    @router.delete("/{model:path}/labels/{label}")
     def take(model: str, label: str, caller: Member, context: InContext) -> dict[str, Any]:
         return take_label(context, caller, model, label)
 

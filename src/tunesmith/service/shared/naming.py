@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, select
 
 from tunesmith.catalog.entries import CatalogEntry, find_entry
+from tunesmith.catalog.template import has_chat_template
 from tunesmith.errors import UsageError
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
@@ -49,6 +50,13 @@ class Offer:
         if self.entry is None or self.entry.licence in OPEN_LICENCES:
             return None
         return self.entry.licence
+
+    @property
+    def chat_template(self) -> bool | None:
+        """Whether conversations can be learned and asked; None where that is known only once the model is here."""
+        if self.entry is not None:
+            return self.entry.chat_template
+        return None if self.folder is None else has_chat_template(self.folder)
 
 
 @dataclass(frozen=True)

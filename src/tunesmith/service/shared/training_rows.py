@@ -20,6 +20,10 @@ Method = Literal["supervised", "dpo"]
 LEAST_EXAMPLES = 10
 _PREFERENCES = ("preference", "rated")
 _MOST_TOLD = 20
+_NO_PREFERENCES = (
+    "the rows are no preferences; with the method dpo each has `input`, `preferred_output` and `non_preferred_output`, "
+    "or `prompt`, `chosen` and `rejected`"
+)
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,8 @@ def check_training_file(
     try:
         found = inspect_source(path, columns=columns, shape=wanted)
     except DataError as error:
+        if method == "dpo" and columns is None and error.code == "data.missing_columns":
+            return TrainingReport((TrainingProblem("wrong_method", _NO_PREFERENCES),), None)
         return TrainingReport(_unreadable(error, path), None)
     problems = [*_method_problems(found, method), *_row_problems(found)]
     if not found.bad_rows.count and found.good_rows < least_examples:

@@ -14,13 +14,18 @@ _PATHS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("/fine_tuning/alpha/graders/run", "Running graders", ("POST",)),
     ("/fine_tuning/alpha/graders/validate", "Validating graders", ("POST",)),
     ("/fine_tuning/jobs/{job}/checkpoints/{checkpoint}/copy", "Copying checkpoints to other resources", _WHOLE[:2]),
+    ("/chat/completions", "Keeping conversations, and reading them again,", ("GET",)),
+    ("/chat/completions/{rest:path}", "Keeping conversations, and reading them again,", _WHOLE),
+    ("/responses", "The way of asking by responses", ("POST",)),
+    ("/responses/{rest:path}", "The way of asking by responses", _WHOLE),
+    ("/moderations", "Moderation", ("POST",)),
     ("/evals", "Evaluation by OpenAI's evals", _WHOLE),
     ("/evals/{rest:path}", "Evaluation by OpenAI's evals", _WHOLE),
 )
 
 
 def unsupported_router() -> APIRouter:
-    """Graders, evals, and Azure's copies of checkpoints."""
+    """Graders, evals, kept conversations, responses, and Azure's copies of checkpoints."""
     router = APIRouter(tags=["Unsupported"])
     for path, what, methods in _PATHS:
         _refuse(router, path, what, methods)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sqlalchemy import Row
@@ -21,11 +21,6 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 def day_of(day: int) -> str:
     """A day by its number since 1970, as ``2026-11-29``."""
     return datetime.fromtimestamp(day * _DAY_HOURS * HOUR_SECONDS, UTC).date().isoformat()
-
-
-def day_after(day: datetime) -> datetime:
-    """The day behind a day."""
-    return day + timedelta(days=1)
 
 
 def use_row(row: Row[Any], currency: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.errors import ApiError
 from tunesmith.service.shared.metering import HOUR_SECONDS, count_stored, is_over_budget, month_of
 from tunesmith.service.shared.telling import tell
-from tunesmith.service.usage.schema import Group, day_after
+from tunesmith.service.usage.schema import Group
 
 _DAY_HOURS = 24
 _MOST_DAYS = 400
@@ -28,7 +28,8 @@ def hours_of(context: Context, start: date | None, end: date | None) -> tuple[in
     """
     now = context.now()
     first = month_of(now) if start is None else _moment(start)
-    last = now + HOUR_SECONDS if end is None else day_after(datetime.combine(end, datetime.min.time(), UTC)).timestamp()
+    # Behind the last day that a calendar has there is none.
+    last = now + HOUR_SECONDS if end is None else _moment(end) + _DAY_HOURS * HOUR_SECONDS
     if not 0 < last - first <= _MOST_DAYS * _DAY_HOURS * HOUR_SECONDS:
         raise ApiError(400, f"From 1 to {_MOST_DAYS} days, in their order", code="invalid_value", param="end")
     return int(first // HOUR_SECONDS), int(-(-last // HOUR_SECONDS))
