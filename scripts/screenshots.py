@@ -1,137 +1,176 @@
-"""Take pictures of the service's pages for docs/pictures/service: light and dark, wide and narrow, with real content.
+"""Take pictures of the service's pages: light and dark, wide and narrow.
 
 It starts a whole service in a temporary folder, trains the starter model for a moment, asks it, and looks at every
-page with the Chromium of this machine. `make pictures` calls it; `make web` has to have been called before.
+page with the Chromium of this machine. `make pictures` calls it for docs/pictures/service; `make web` has to have been
+called before.
+
+    python scripts/screenshots.py                             # those of the documentation
+    python scripts/screenshots.py --every-state FOLDER        # and all pages empty, with long lists and with errors
+    python scripts/screenshots.py --every-state FOLDER --tiny # with a tiny model of chance in place of the starter
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
-import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import httpx  # noqa: E402
+import service_content as content  # noqa: E402
+import service_mishaps as mishaps  # noqa: E402
 from browser_pages import Looker, browser, looking  # noqa: E402
 from live_service import LiveService, live_service  # noqa: E402
+from playwright.sync_api import Browser  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures" / "service"
-MODEL = "smollm2-135m-instruct"
+STARTER = "smollm2-135m-instruct"
 # Another one, whose licence has to be accepted.
 OTHER = "gemma-2-2b-it"
 PRICES = {"*": {"input_tokens": 0.2, "output_tokens": 0.8, "trained_tokens": 3.0}}
-QUEUES = {
-    "shipping": ("Where is my parcel?", "The tracking page has not moved for three days."),
-    "billing": ("I was charged twice.", "Please send me the invoice for May."),
-    "returns": ("How do I send this back?", "The shoes are too small."),
-}
+OPTIONS: dict[str, Any] = {"budget": "2m", "few_shot": 0}
+TINY_OPTIONS: dict[str, Any] = {"few_shot": 0, "precision": "float32", "max_length": 128, "max_new_tokens": 4}
 LOOKS = {
     "light-wide": (False, 1280),
     "dark-wide": (True, 1280),
-    "light-narrow": (False, 390),
-    "dark-narrow": (True, 390),
+    "light-narrow": (False, 380),
+    "dark-narrow": (True, 380),
 }
-_HIGHEST = 2400
-_JOB_SECONDS = 900.0
+# What docs/guide/web.md shows: all in light and wide, but for these, which are dark; and some as a phone has them.
+DARK = ("playground", "deployment")
+ON_A_PHONE = {"light-narrow": ("overview", "models"), "dark-narrow": ("job",)}
+# Pages that need a thing to be there have no empty form.
+ONE_THING = ("job", "model", "deployment", "batch", "webhook", "error", "playground")
+_HIGHEST = 3000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A running service with something to show.
+
+    Attributes:
+        service: The service.
+        done: What was done in its first project.
+        base: The base model.
+        folder: For files of this run.
+    """
+
+    service: LiveService
+    done: content.Work
+    base: str
+    folder: Path
 
 
 def main() -> None:
-    """Write every picture."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    """Write every picture that is asked for."""
+    parser = argparse.ArgumentParser(description="Take pictures of the service's pages.")
+    parser.add_argument("--every-state", metavar="FOLDER", type=Path, help="write all pages in all states there")
+    parser.add_argument("--tiny", action="store_true", help="with a tiny model, whose answers mean nothing")
+    asked = parser.parse_args()
+    if asked.tiny and asked.every_state is None:
+        parser.error("--tiny: the documentation shows the starter model; add --every-state")
+    with shown(tiny=asked.tiny, has_broken=asked.every_state is not None) as found, browser() as chromium:
+        if asked.every_state is None:
+            _every_look(found, chromium, PICTURES, found.done.pages, project=None, is_chosen=_is_shown)
+        else:
+            _every_state(found, chromium, asked.every_state)
+
+
+@contextmanager
+def shown(*, tiny: bool, has_broken: bool) -> Iterator[Shown]:
+    """A service with real content, for the time of the block; ``has_broken``: one of its models cannot be loaded."""
+    with ExitStack() as open_things:
+        folder = Path(open_things.enter_context(tempfile.TemporaryDirectory()))
+        base, offered = (STARTER, STARTER) if not tiny else ("tiny", f"tiny={_tiny(folder)}")
         config = folder / "service.yaml"
-        config.write_text(json.dumps({"models": [MODEL, OTHER], "prices": PRICES}), encoding="utf-8")
-        with live_service(folder, "--config", str(config)) as service:
-            pages = _content(service, folder)
-            with browser() as chromium:
-                for look, (dark, width) in LOOKS.items():
-                    with looking(chromium, service.root, dark=dark, width=width) as looker:
-                        _pictures(looker, service.key, pages, look)
+        models = [offered, OTHER, *([f"broken={mishaps.broken_model(folder)}"] if has_broken else [])]
+        told = {"models": models, "prices": PRICES, "webhook_networks": ["127.0.0.0/8"]}
+        config.write_text(json.dumps(told), encoding="utf-8")
+        hook = open_things.enter_context(content.receiver())
+        service = open_things.enter_context(live_service(folder, "--config", str(config)))
+        done = content.work(service, folder, base, hook, TINY_OPTIONS if tiny else OPTIONS)
+        yield Shown(service, done, base, folder)
 
 
-def _content(service: LiveService, folder: Path) -> dict[str, str]:
-    """Make a job, a deployment and some use; the pages to take, by the names of their pictures."""
-    rows = folder / "tickets.jsonl"
-    rows.write_text("".join(json.dumps(_row(number)) + "\n" for number in range(60)), encoding="utf-8")
-    with service.client() as client, service.client("/tunesmith/v1") as own:
-        with rows.open("rb") as file:
-            made = client.post("/files", data={"purpose": "fine-tune"}, files={"file": (rows.name, file)})
-        file_id = _told(made)["id"]
-        body = {"model": MODEL, "training_file": file_id, "suffix": "ticket-router"}
-        job = _told(client.post("/fine_tuning/jobs", json={**body, "tunesmith": {"budget": "2m", "few_shot": 0}}))
-        deadline = time.monotonic() + _JOB_SECONDS
-        while job["status"] not in ("succeeded", "failed"):
-            if time.monotonic() > deadline:
-                raise TimeoutError(service.words())
-            time.sleep(1)
-            job = _told(client.get(f"/fine_tuning/jobs/{job['id']}"))
-        if job["status"] == "failed":
-            raise RuntimeError(job["error"])
-        _told(own.post("/deployments", json={"name": "ticket-router", "model": job["fine_tuned_model"]}))
-        _told(own.post("/keys", json={"name": "help desk", "scope": "inference"}))
-    return {
-        "overview": "/ui",
-        "catalog": "/ui/catalog",
-        "data": "/ui/files",
-        "jobs": "/ui/jobs",
-        "job": f"/ui/jobs/{job['id']}",
-        "new-job": f"/ui/jobs/new?file={file_id}",
-        "models": "/ui/models",
-        "playground": f"/ui/playground?left={job['fine_tuned_model']}",
-        "deployments": "/ui/deployments",
-        "deployment": "/ui/deployments/ticket-router",
-        "usage": "/ui/usage",
-        "project": "/ui/project",
-        "audit": "/ui/audit",
-        "admin": "/ui/admin",
-        "error": "/ui/jobs/ftjob-nothing",
-    }
+def _tiny(folder: Path) -> Path:
+    from tiny_models import tiny_model_folder
+
+    return tiny_model_folder("llama", folder / "tiny")
 
 
-def _row(number: int) -> dict[str, Any]:
-    queue = list(QUEUES)[number % 3]
-    question = QUEUES[queue][number // 3 % 2]
-    return {
-        "messages": [
-            {"role": "system", "content": "Answer with the queue of the message."},
-            {"role": "user", "content": f"{question} Order {1000 + number}."},
-            {"role": "assistant", "content": queue},
-        ]
-    }
+def _every_state(found: Shown, chromium: Browser, folder: Path) -> None:
+    _every_look(found, chromium, folder / "real", found.done.pages, project=None)
+    empty = content.make_project(found.service, "new project")
+    nothing = {name: path for name, path in found.done.pages.items() if name not in ONE_THING}
+    nothing["new-job"] = "/ui/jobs/new"
+    _every_look(found, chromium, folder / "empty", nothing, project=empty)
+    many = content.make_project(found.service, "long lists")
+    lists = content.long_lists(found.service, many, found.done, found.base)
+    _every_look(found, chromium, folder / "long", lists, project=many)
+    for look, (dark, width) in LOOKS.items():
+        with looking(chromium, found.service.root, dark=dark, width=width) as looker:
+            looker.sign_in(found.service.key)
+            for name in mishaps.happen(looker, found.folder, found.base):
+                picture(looker, folder / "error" / f"{name}-{look}.png")
 
 
-def _told(answer: httpx.Response) -> dict[str, Any]:
-    answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
-    return found
+def _is_shown(name: str, look: str) -> bool:
+    """Whether the guide shows a page so."""
+    usual = "dark-wide" if name in DARK else "light-wide"
+    return look == usual or name in ON_A_PHONE.get(look, ())
 
 
-def _pictures(looker: Looker, key: str, pages: dict[str, str], look: str) -> None:
+def _always(_name: str, _look: str) -> bool:
+    return True
+
+
+def _every_look(
+    found: Shown,
+    chromium: Browser,
+    folder: Path,
+    pages: dict[str, str],
+    *,
+    project: str | None,
+    is_chosen: Callable[[str, str], bool] = _always,
+) -> None:
+    for look, (dark, width) in LOOKS.items():
+        with looking(chromium, found.service.root, dark=dark, width=width) as looker:
+            looker.page.goto(f"{looker.root}/ui/sign-in")
+            if project is None and is_chosen("sign-in", look):
+                picture(looker, folder / f"sign-in-{look}.png")
+            looker.sign_in(found.service.key)
+            if project is not None:
+                cookie = {"name": "tunesmith_project", "value": project, "url": looker.root}
+                looker.page.context.add_cookies([cookie])
+            for name, path in pages.items():
+                if is_chosen(name, look):
+                    _take(looker, folder, name, path, look)
+
+
+def _take(looker: Looker, folder: Path, name: str, path: str, look: str) -> None:
     page = looker.page
-    page.goto(f"{looker.root}/ui/sign-in")
-    _picture(looker, f"sign-in-{look}")
-    looker.sign_in(key)
-    for name, path in pages.items():
-        page.goto(f"{looker.root}{path}")
-        if name == "job":
-            page.locator("[data-chart] canvas").wait_for()
-            page.get_by_role("heading", name="Before and after").wait_for()
-        if name == "new-job":
-            page.get_by_text("This file can be trained on.").wait_for()
-        if name == "playground":
-            _talk(looker)
-        _picture(looker, f"{name}-{look}")
-        if name == "new-job":
-            page.get_by_role("button", name="Next: model and technique").click()
-            page.locator("#plan").get_by_text("Tokens trained").wait_for()
-            _picture(looker, f"new-job-plan-{look}")
-            page.get_by_role("button", name="Next: review").click()
-            _picture(looker, f"new-job-review-{look}")
+    page.goto(f"{looker.root}{path}")
+    if name == "job":
+        page.locator("[data-chart] canvas").wait_for()
+        page.get_by_role("heading", name="Checkpoints").wait_for()
+    if name == "new-job" and "file=" in path:
+        page.get_by_text("This file can be trained on.").wait_for()
+    if name == "playground":
+        _talk(looker)
+    picture(looker, folder / f"{name}-{look}.png")
+    if name == "new-job" and "file=" in path:
+        page.get_by_role("button", name="Next: model and technique").click()
+        page.locator("#plan").get_by_text("Tokens trained").wait_for()
+        picture(looker, folder / f"new-job-plan-{look}.png")
+        page.get_by_role("button", name="Next: review").click()
+        picture(looker, folder / f"new-job-review-{look}.png")
 
 
 def _talk(looker: Looker) -> None:
@@ -146,17 +185,21 @@ def _talk(looker: Looker) -> None:
         page.locator(f"[data-pane={side}][data-answered='1']").wait_for(timeout=180_000)
 
 
-def _picture(looker: Looker, name: str) -> None:
+def picture(looker: Looker, path: Path) -> None:
     """The whole page in a window as high as it is, so that what sticks to the window is drawn once."""
     page = looker.page
     size = page.viewport_size
     assert size is not None
-    height = min(_HIGHEST, max(size["height"], page.evaluate("document.documentElement.scrollHeight")))
-    page.set_viewport_size({"width": size["width"], "height": height})
+    page.evaluate("document.activeElement.blur()")
+    # Parts that are a share of the window grow with it: once more, until all is in.
+    for _ in range(3):
+        height = min(_HIGHEST, max(size["height"], page.evaluate("document.documentElement.scrollHeight")))
+        page.set_viewport_size({"width": size["width"], "height": height})
+        page.wait_for_timeout(200)
     page.evaluate("scrollTo(0, 0)")
-    page.wait_for_timeout(400)
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png")
+    page.wait_for_timeout(100)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path)
     page.set_viewport_size(size)
 
 

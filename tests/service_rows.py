@@ -13,6 +13,7 @@ from service_site import Project, Site
 from sqlalchemy import JSON, Boolean, Double, Integer, String, Table, insert
 
 from tunesmith.service.auth.keys import make_key
+from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import API_KEYS, LICENCES, MEMBERS, USERS
 from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS, UPLOADS
 from tunesmith.service.db.tables.inference import BATCHES, DEPLOYMENTS, ENGINES
@@ -45,7 +46,7 @@ class Rows:
 
 def plant(site: Site, project: Project) -> Rows:
     """One row of every kind in a project."""
-    put = _Putter(site, project)
+    put = Putter(site.context, project.id)
     tuned = f"ft:{BASE}:tunesmith:{PLANTED}:{short_id()}"
     secret = f"secret-{PLANTED}-{short_id()}"
     user = put(USERS, "user_", email=f"{PLANTED}-{short_id()}@example.org")
@@ -65,7 +66,9 @@ def plant(site: Site, project: Project) -> Rows:
     permission = put(CHECKPOINT_PERMISSIONS, "cp_", checkpoint=checkpoint)
     for name in (tuned, checkpoint):
         put(TUNED_MODELS, id=name, base=BASE, job_id=job, address=f"{job}:1")
-    batch = put(BATCHES, "batch_", state="in_progress", endpoint="/v1/chat/completions", input_file_id=batch_file)
+    wrong = [{"code": "invalid_url", "message": PLANTED, "param": "url", "line": 1}]
+    asked = {"endpoint": "/v1/chat/completions", "input_file_id": batch_file}
+    batch = put(BATCHES, "batch_", state="in_progress", errors=wrong, **asked)
     deployment = f"{PLANTED}-deployment"
     put(DEPLOYMENTS, "dep_", name=deployment, kind="real-time", traffic={tuned: 100})
     put(ENGINES, "engine_", base=f"{BASE}-{PLANTED}-{short_id()}", state="ready", token=secret)
@@ -100,25 +103,25 @@ def plant(site: Site, project: Project) -> Rows:
     return Rows(names, part, batch_file, [secret, key.secret])
 
 
-class _Putter:
+class Putter:
     """Puts a row into a table; what is not given gets whatever fits, so that tables may grow."""
 
-    def __init__(self, site: Site, project: Project) -> None:
-        self._site = site
-        self._project = project
+    def __init__(self, context: Context, project_id: str) -> None:
+        self._context = context
+        self._project_id = project_id
 
     def __call__(self, table: Table, prefix: str = "", **given: Any) -> str:
-        values = {"project_id": self._project.id, **({"id": new_id(prefix)} if prefix else {}), **given}
+        values = {"project_id": self._project_id, **({"id": new_id(prefix)} if prefix else {}), **given}
         row = {column.name: values.get(column.name, self._fitting(column)) for column in table.columns}
         known = {name: value for name, value in row.items() if value is not None}
-        with self._site.context.database.write() as connection:
+        with self._context.database.write() as connection:
             connection.execute(insert(table).values(**known))
         return str(row.get("id", ""))
 
     def _fitting(self, column: Any) -> Any:
         kind = column.type
         if column.name.endswith("_at") or column.name.startswith("lock_"):
-            return self._site.context.now() if column.name == "created_at" or not column.nullable else None
+            return self._context.now() if column.name == "created_at" or not column.nullable else None
         if column.nullable and not isinstance(kind, String | JSON):
             return None
         if isinstance(kind, JSON):

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from client_environments import environment
 from live_service import LiveService, live_service
 from tiny_models import tiny_model_folder
+from web_pages import PAGES, see
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-test")
 from browser_pages import AXE, VENDOR, Looker, browser, chromium_path, looking  # noqa: E402
@@ -24,20 +26,6 @@ pytestmark = [
 ]
 WAIT = 120_000
 QUICK = {"precision": "float32", "samples": 2, "few_shot": 0, "max_new_tokens": 4, "evaluation_rows": 2}
-PAGES = (
-    "/ui",
-    "/ui/catalog",
-    "/ui/files",
-    "/ui/jobs",
-    "/ui/jobs/new",
-    "/ui/models",
-    "/ui/playground",
-    "/ui/deployments",
-    "/ui/usage",
-    "/ui/project",
-    "/ui/audit",
-    "/ui/admin",
-)
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +63,15 @@ def test_from_signing_in_to_a_tuned_answer(service: LiveService, chromium: Brows
     with looking(chromium, service.root) as looker:
         looker.sign_in(service.key)
         _make_project(looker)
+        _hook(looker)
         _accept(looker)
         _train(looker, rows)
         _watch(looker)
+        _label(looker)
         _deploy(looker)
         _ask(looker)
+        _ask_many(looker, rows.with_name("many.jsonl"))
+        _told(looker)
         _account(looker)
         looker.require_clean()
 
@@ -90,6 +82,18 @@ def _make_project(looker: Looker) -> None:
     page.get_by_label("Name of a new project").fill("support desk")
     page.get_by_role("button", name="Make a project").click()
     expect(page.get_by_role("heading", name="Project support desk")).to_be_visible()
+
+
+def _hook(looker: Looker) -> None:
+    """Its secret is shown once, while the list already has it; whoever may not be asked is refused in place."""
+    page = looker.page
+    page.get_by_role("link", name="Webhooks").click()
+    page.get_by_label("Address").fill("https://127.0.0.1:9/hook")
+    page.get_by_label("budget exceeded").uncheck()
+    page.get_by_role("button", name="Make a webhook").click()
+    expect(page.locator("[data-secret] code")).to_have_text(re.compile("^whsec_"))
+    expect(page.get_by_role("region", name="Webhooks")).to_contain_text("8 of 9")
+    assert looker.faults_of_access() == []
 
 
 def _accept(looker: Looker) -> None:
@@ -140,6 +144,23 @@ def _watch(looker: Looker) -> None:
     assert looker.faults_of_access() == []
 
 
+def _label(looker: Looker) -> None:
+    """From the job to its model, which gets a stage and an alias."""
+    page = looker.page
+    page.get_by_role("link", name="Models").click()
+    page.get_by_role("link", name=re.compile("^ft:tiny:[^ ]*first:[a-z0-9]{8}$")).click()
+    expect(page.get_by_role("region", name="Measures")).to_contain_text("loss")
+    page.get_by_label("Stage").select_option("production")
+    page.get_by_role("button", name="Promote").click()
+    expect(page.locator(".rows .state", has_text="production")).to_be_visible()
+    page.get_by_label("Alias").fill("best")
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator(".rows .state", has_text="best")).to_be_visible()
+    page.get_by_role("button", name="Take away best").click()
+    expect(page.locator(".rows .state", has_text="best")).to_have_count(0)
+    assert looker.faults_of_access() == []
+
+
 def _deploy(looker: Looker) -> None:
     page = looker.page
     page.get_by_role("link", name="Deploy", exact=True).click()
@@ -168,6 +189,43 @@ def _ask(looker: Looker) -> None:
         expect(pane).to_have_attribute("data-answered", "1", timeout=WAIT)
         expect(pane.locator(".count")).to_have_text(re.compile(r"^\d+ tokens read, [1-8] written"))
         expect(pane.locator(".said.assistant .words")).not_to_have_class(re.compile("failed"))
+    assert looker.faults_of_access() == []
+
+
+def _ask_many(looker: Looker, path: Path) -> None:
+    """A file of questions becomes a file of answers; the page follows by itself until it may be downloaded."""
+    page = looker.page
+    with path.open("w") as file:
+        for number in range(3):
+            asked = {"model": "support", "messages": [{"role": "user", "content": f"Hello {number}"}], "max_tokens": 2}
+            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": asked}
+            file.write(json.dumps(line) + "\n")
+    page.get_by_role("link", name="Batches").click()
+    page.locator("#upload").set_input_files(path)
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page.locator("#input")).to_have_value(re.compile("^file-"))
+    page.get_by_role("button", name="Start the batch").click()
+    answers = page.get_by_role("link", name="Download answers")
+    expect(answers).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("group", name="The batch now")).to_contain_text("3 of 3")
+    assert looker.faults_of_access() == []
+    with page.expect_download() as waiting:
+        answers.click()
+    lines = [json.loads(line) for line in Path(waiting.value.path()).read_text().splitlines()]
+    assert sorted(line["custom_id"] for line in lines) == ["0", "1", "2"]
+
+
+def _told(looker: Looker) -> None:
+    """What was sent to the webhook, which nobody takes there; it is switched off."""
+    page = looker.page
+    page.get_by_role("link", name="Webhooks").click()
+    page.get_by_role("link", name="https://127.0.0.1:9/hook").click()
+    deliveries = page.get_by_role("region", name="Deliveries")
+    expect(deliveries).to_contain_text("fine_tuning.job.succeeded")
+    page.get_by_role("button", name="Send a test").click()
+    expect(deliveries).to_contain_text("webhook.test")
+    page.get_by_role("button", name="Switch off").click()
+    expect(page.get_by_role("button", name="Switch on")).to_be_visible()
     assert looker.faults_of_access() == []
 
 
@@ -239,6 +297,24 @@ PACKAGES = {
 }
 
 
+def test_curl_and_openai_run_as_printed(service: LiveService) -> None:
+    """With the OpenAI package of the suite; the slow test below has all of them in environments of their own."""
+    with service.client("/tunesmith/v1") as own, service.client("") as pages:
+        own.post("/deployments", json={"name": "printed", "model": "tiny"}).raise_for_status()
+        curl, with_openai, *_ = see(pages, "/ui/deployments/printed").programs
+    answer = _run(["bash", "-c", curl], service.key)
+    assert json.loads(answer)["choices"][0]["message"]["role"] == "assistant"
+    assert _run([sys.executable, "-c", with_openai], service.key)
+
+
+def _run(command: list[str], key: str) -> str:
+    """What a program prints that finds its key where the page says."""
+    variables = {**os.environ, "TUNESMITH_API_KEY": key, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, (command, done.stderr[-2000:])
+    return done.stdout.strip()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_programs_of_a_deployment_run_as_printed(service: LiveService, chromium: Browser) -> None:
@@ -261,12 +337,7 @@ def test_programs_of_a_deployment_run_as_printed(service: LiveService, chromium:
             page.get_by_role("tab", name=name).click()
             programs[name] = page.get_by_role("tabpanel", name=name).locator("code").last.inner_text()
         looker.require_clean()
-    variables = {**os.environ, "TUNESMITH_API_KEY": secret, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-    commands = {"curl": ["bash", "-c", programs["curl"]]}
-    commands |= {name: [str(environment(package)), "-c", programs[name]] for name, package in PACKAGES.items()}
-    for name, command in commands.items():
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, (name, done.stderr[-2000:])
-        assert done.stdout.strip(), name
-        if name == "curl":
-            assert json.loads(done.stdout)["choices"][0]["message"]["role"] == "assistant"
+    answer = _run(["bash", "-c", programs["curl"]], secret)
+    assert json.loads(answer)["choices"][0]["message"]["role"] == "assistant"
+    for name, package in PACKAGES.items():
+        assert _run([str(environment(package)), "-c", programs[name]], secret), name

@@ -66,9 +66,11 @@ FOR_INFERENCE = {
     ("GET", "/ui"),
     ("GET", "/ui/catalog"),
     ("GET", "/ui/models"),
+    ("GET", "/ui/models/{model}"),
     ("GET", "/ui/playground"),
     ("GET", "/ui/deployments"),
     ("GET", "/ui/deployments/{name}"),
+    ("GET", "/ui/{rest:path}"),
 }
 MESSAGES = [{"role": "user", "content": "hello"}]
 # What is read before the thing is looked for.

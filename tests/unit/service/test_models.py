@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from openapi import load_contract
 from registry_cases import add_small
 from service_site import DATABASES, Project, Site, make_site
 from sqlalchemy import insert, select
+from web_pages import see
 
 from tunesmith.errors import ModelError
 from tunesmith.registry.record import Base, Value
@@ -328,6 +330,17 @@ def test_the_registry_of_a_project(site: Site, tmp_path: Path) -> None:
     assert str(tmp_path) not in client.get(f"/tunesmith/v1/registry/{own}").text
     wrong = client.post(f"/tunesmith/v1/registry/{own}/labels", json={"label": "nonsense"})
     assert wrong.status_code == 400
+    point = add_row(site.default, f"{own}:ckpt-step-8", "ftjob-own:1@8")
+    words = see(client, f"/ui/models/{own}").words
+    assert "production" in words
+    assert "0.75" in words
+    # What stands for a version stands for none of its checkpoints.
+    assert client.get(f"/tunesmith/v1/registry/{point}").json()["labels"] == []
+    refused = client.post(f"/tunesmith/v1/registry/{point}/labels", json={"label": "archived"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "checkpoint_label")
+    assert client.delete(f"/tunesmith/v1/registry/{point}/labels/production").status_code == 404
+    forms = [one.get("data-api") for one in see(client, f"/ui/models/{point}").all("form")]
+    assert f"POST /tunesmith/v1/registry/{quote(point)}/labels" not in forms
     assert client.delete(f"/tunesmith/v1/registry/{own}/labels/production").json()["labels"] == []
     assert client.delete(f"/tunesmith/v1/registry/{own}/labels/production").status_code == 404
     card = client.get(f"/tunesmith/v1/registry/{own}/card")

@@ -3,64 +3,26 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 from service_jobs import chat_rows, create, jobs_site, upload
 from service_rows import plant
 from service_site import DATABASES, Site, make_site
+from web_pages import FOR_INFERENCE, PAGES, Page, see
 
+from tunesmith.service.auth.gate import COOKIE
+from tunesmith.service.batches.states import take
+from tunesmith.service.batches.work import work
+from tunesmith.service.projects.schema import QUOTAS
 from tunesmith.service.web.asking import PROJECT_COOKIE
 from tunesmith.service.web.rendering import STATIC, VENDOR, count, duration, environment, moment, money, short, size
 from tunesmith.service.web.snippets import snippets
 
 HOSTILE = "<script>alert('x')</script>\"&"
-PAGES = (
-    "/ui",
-    "/ui/catalog",
-    "/ui/files",
-    "/ui/jobs",
-    "/ui/jobs/new",
-    "/ui/models",
-    "/ui/playground",
-    "/ui/deployments",
-    "/ui/usage",
-    "/ui/project",
-    "/ui/audit",
-    "/ui/admin",
-)
-FOR_INFERENCE = {"/ui", "/ui/catalog", "/ui/models", "/ui/playground", "/ui/deployments"}
-
-
-class Page(HTMLParser):
-    """What a test looks at in a page."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words = ""
-        self._open: list[str] = []
-        self.wrong: list[str] = []
-        self.feed(answer.text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "input", "img", "br"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self._open or self._open.pop() != tag:
-            self.wrong.append(f"</{tag}> at {self.getpos()}")
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @pytest.fixture(params=DATABASES)
@@ -75,38 +37,6 @@ def lite(tmp_path: Path) -> Iterator[Site]:
     site = make_site(tmp_path)
     yield site
     site.context.database.close()
-
-
-def see(client: httpx.Client, path: str, status: int = 200) -> Page:
-    """A page that must be whole."""
-    answer = client.get(path)
-    assert answer.status_code == status, (path, answer.text[-2000:])
-    assert answer.headers["content-type"].startswith("text/html")
-    assert answer.headers["cache-control"] == "no-store"
-    page = Page(answer)
-    assert page.wrong == []
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    _require_plain(page)
-    return page
-
-
-def _require_plain(page: Page) -> None:
-    """Nothing that the content security policy would stop, nothing of another host, every field with a label."""
-    for tag, attributes in page.tags:
-        assert "style" not in attributes, (tag, attributes)
-        assert not [name for name in attributes if name.startswith("on")], (tag, attributes)
-        for name in ("src", "action", "hx-get"):
-            assert (attributes.get(name) or "/").startswith("/"), (tag, attributes)
-        if tag == "script":
-            assert (attributes.get("src") or "").startswith("/ui/static/")
-        if tag == "link":
-            assert (attributes.get("href") or "").startswith("/ui/static/")
-    named = {one.get("for") for one in page.all("label")}
-    for tag in ("input", "select", "textarea"):
-        for one in page.all(tag):
-            hidden = one.get("type") in ("hidden", "checkbox", "radio")
-            assert hidden or one.get("id") in named, one
 
 
 def test_every_page_of_an_empty_service(site: Site) -> None:
@@ -139,7 +69,9 @@ def test_everything_that_a_project_can_hold(site: Site) -> None:
     project = site.project("own")
     rows = plant(site, project).by_parameter
     with project.client("admin") as client:
-        for path in (*PAGES[:-1], f"/ui/jobs/{rows['fine_tuning_job_id']}", f"/ui/deployments/{rows['name']}"):
+        things = (f"jobs/{rows['job']}", f"deployments/{rows['name']}", f"batches/{rows['batch_id']}")
+        hook = f"webhooks/{rows['webhook_id']}"
+        for path in (*PAGES[:-1], *(f"/ui/{thing}" for thing in (*things, hook))):
             see(client, path)
     with site.operator as client:
         see(client, "/ui/admin")
@@ -161,6 +93,108 @@ def test_long_lists_have_pages(lite: Site) -> None:
         assert [one for one in second.all("a") if one.get("href") == "/ui/files" and one.get("class")]
 
 
+def test_long_lists_of_people_and_projects_are_apart(lite: Site) -> None:
+    """Each of the two lists of a page goes on by itself."""
+    with lite.operator as client:
+        for number in range(51):
+            made = client.post("/tunesmith/v1/users", json={"name": f"N{number:02}", "email": f"n{number}@example.org"})
+            assert made.status_code == 200
+        first = see(client, "/ui/admin")
+        (following,) = [one["href"] for one in first.all("a") if one.get("rel") == "next"]
+        assert "N50" in first.words
+        assert "N00" not in first.words
+        second = see(client, str(following))
+        assert "N00" in second.words
+        assert "default" in second.words
+
+
+def sent_by(page: Page, to: str) -> dict[str, Any]:
+    """What a form of a page would send as it stands, by its fields' names."""
+    (form,) = [at for at, (tag, given) in enumerate(page.tags) if tag == "form" and given.get("data-api") == to]
+    sent: dict[str, Any] = {}
+    for tag, given in page.tags[form + 1 :]:
+        if tag == "form":
+            break
+        name, value = given.get("name"), given.get("value") or ""
+        if tag == "input" and name:
+            empty = None if given.get("data-empty") == "null" else ""
+            if given.get("data-type") == "list":
+                sent.setdefault(name, empty)
+            else:
+                sent[name] = float(value) if value and given.get("data-type") == "number" else value or empty
+    return sent
+
+
+def test_limits_are_changed_by_those_who_may(site: Site) -> None:
+    """The form holds every limit that the API knows, as it is now; owners see only what is theirs to change."""
+    project = site.default
+    form = f"POST /tunesmith/v1/projects/{project.id}"
+    limits = {"jobs_at_once": 2, "requests_per_minute": 50, "tokens_per_minute": 200_000, "budget": 12.5}
+    with site.operator as client:
+        assert client.post(form.removeprefix("POST "), json=limits).status_code == 200
+        sent = sent_by(see(client, "/ui/project"), form)
+        assert {name: sent[name] for name in limits} == limits
+        assert set(sent) == set(QUOTAS) - {"budget_action"}
+        saved = client.post(form.removeprefix("POST "), json=sent)
+        assert saved.status_code == 200, saved.text
+        assert {name: saved.json()[name] for name in limits} == limits
+    with site.client("admin") as client:
+        page = see(client, "/ui/project")
+        assert "12.50 USD" in page.words
+        assert set(sent_by(page, form)) == {"retention_days"}
+        assert client.post(form.removeprefix("POST "), json=sent_by(page, form)).status_code == 200
+    with site.client("member") as client:
+        assert form not in [one.get("data-api") for one in see(client, "/ui/project").all("form")]
+
+
+def test_a_batch_from_its_file_to_its_end(site: Site) -> None:
+    file_id = upload(site.default, ["not json"], purpose="batch", name="questions.jsonl")
+    asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    with site.client() as client:
+        before = see(client, f"/ui/batches?file={file_id}")
+        assert [one for one in before.all("option") if one.get("value") == file_id and "selected" in one]
+        assert {one.get("name") for one in (*before.all("input"), *before.all("select"))} >= set(asked)
+        batch = client.post("/v1/batches", json=asked).json()["id"]
+        path, cancel = f"/ui/batches/{batch}", f"POST /v1/batches/{batch}/cancel"
+        live = see(client, path)
+        assert "questions.jsonl" in live.words
+        assert [one for one in live.all("div") if one.get("hx-get") == path]
+        assert cancel in [one.get("data-api") for one in live.all("form")]
+        assert "HX-Refresh" not in client.get(path, headers={"HX-Request": "true"}).headers
+        run_one_batch(site)
+        ended = see(client, path)
+        assert "Mend these lines" in ended.words
+        assert not [one for one in ended.all("div") if "hx-get" in one]
+        assert cancel not in [one.get("data-api") for one in ended.all("form")]
+        # Whoever watches gets the page anew, with what may be done now.
+        assert client.get(path, headers={"HX-Request": "true"}).headers["HX-Refresh"] == "true"
+        assert batch in see(client, "/ui/batches").words
+
+
+def run_one_batch(site: Site) -> None:
+    """The work of the dispatcher for the oldest batch."""
+    row = take(site.context)
+    assert row is not None
+    work(site.context, row, threading.Event())
+
+
+def test_webhooks_and_what_was_sent(site: Site) -> None:
+    with site.client("admin") as client:
+        asked = {"url": "https://example.com/hook", "events": ["batch.completed"]}
+        hook = client.post("/tunesmith/v1/webhooks", json=asked).json()
+        path = f"/ui/webhooks/{hook['id']}"
+        assert asked["url"] in see(client, "/ui/webhooks").words
+        page = see(client, path)
+        chosen = [one["value"] for one in page.all("input") if one.get("name") == "events" and "checked" in one]
+        assert chosen == asked["events"]
+        assert client.post(f"/tunesmith/v1/webhooks/{hook['id']}/test").status_code == 200
+        page = see(client, path)
+        assert "webhook.test" in page.words
+        assert [one for one in page.all("div") if one.get("hx-get") == path]
+        for shown in ("/ui/webhooks", path, "/ui/audit"):
+            assert hook["secret"] not in client.get(shown).text
+
+
 def test_nobody_and_keys_that_may_less(lite: Site) -> None:
     site = lite
     with site.with_key(None) as client:
@@ -175,8 +209,8 @@ def test_nobody_and_keys_that_may_less(lite: Site) -> None:
         links = {one.get("href") for one in see(client, "/ui").all("a")}
         assert links.isdisjoint({"/ui/jobs", "/ui/files", "/ui/usage", "/ui/admin"})
     with site.client("member") as client:
-        see(client, "/ui/admin", 403)
-        see(client, "/ui/audit", 403)
+        for path in ("/ui/admin", "/ui/audit", "/ui/webhooks"):
+            see(client, path, 403)
 
 
 def test_a_session_and_what_it_may(lite: Site) -> None:
@@ -203,6 +237,18 @@ def test_errors_are_pages_in_words(lite: Site) -> None:
         assert "nothing" in see(client, "/ui/deployments/nothing", 404).words
         assert "not valid" in see(client, "/ui/usage?start=yesterday", 400).words
         see(client, f"/ui/jobs/{'x' * 300}", 404)
+        page = see(client, "/ui/no/such", 404)
+        assert "/ui/no/such" in page.words
+        # Whoever is signed in finds the way on.
+        assert [one for one in page.all("a") if one.get("href") == "/ui/jobs"]
+        for thing in ("models/ft:tiny:a::b", "batches/batch_1"):
+            see(client, f"/ui/{thing}", 404)
+    with site.client("admin") as client:
+        see(client, "/ui/webhooks/wh_1", 404)
+    with site.with_key(None) as client:
+        assert "has ended" not in see(client, "/ui/files", 401).words
+        client.cookies.set(COOKIE, "old")
+        assert "has ended" in see(client, "/ui/files", 401).words
 
 
 def test_a_project_is_chosen_by_a_cookie_and_no_other_ones(lite: Site) -> None:
@@ -232,7 +278,9 @@ def test_files_of_the_pages_and_no_others(lite: Site) -> None:
             assert answer.status_code == 200, address
             assert "immutable" in answer.headers["cache-control"]
         for name in ("../rendering.py", "..%2Frendering.py", "/etc/passwd", "nothing.js", ""):
-            assert client.get(f"/ui/static/{name}").status_code == 404, name
+            answer = client.get(f"/ui/static/{name}")
+            # Some are put right by the client, and then name a page, which is for those who have signed in.
+            assert answer.status_code == (404 if answer.url.path.startswith("/ui/static/") else 401), name
 
 
 def test_pages_say_what_is_missing(lite: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -264,11 +312,12 @@ def test_snippets_are_programs() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [money(value, "USD") for value in (None, 0, 0.000007, 0.0192, 1234.5)] == [
+    assert [money(value, "USD") for value in (None, 0, 0.000007, 0.0192, 0.2, 1234.5)] == [
         "–",
         "0.00 USD",
         "0.000007 USD",
         "0.0192 USD",
+        "0.20 USD",
         "1,234.50 USD",
     ]
     assert [size(value) for value in (None, 0, 1023, 1536, 5 * 2**30, 3 * 2**40)] == [

@@ -44,7 +44,7 @@ def show(context: Context, caller: Caller, model: str) -> dict[str, Any]:
     store = _store(context)
     version, address = _version(store, row)
     chain = [_name_of(context, caller, one) for one in lineage(store, version)[1:]]
-    listed = shown(row, version, read_labels(store, address.name))
+    listed = shown(row, version, _labels(store, address))
     references = read_references(store, address.name, version.number)
     return shown_whole(listed, version, [*filter(None, chain), row.base], references)
 
@@ -65,11 +65,14 @@ def give_label(context: Context, caller: Caller, model: str, label: str, kind: s
     """Let a stage or an alias stand for a version of the project.
 
     Raises:
-        ApiError: 404.
+        ApiError: 404; 400 ``checkpoint_label``: the model is a checkpoint.
         UsageError: The label cannot be used.
     """
     check_labels([label], kind)
     version, address = _version(_store(context), _require(context, caller, model))
+    if address.step is not None:
+        message = f"{model} is a checkpoint; stages and aliases stand for whole versions"
+        raise ApiError(400, message, code="checkpoint_label", param="model")
     set_label(_store(context), address.name, version.number, label)
     with context.database.write() as connection:
         note_action(context, connection, caller, "registry.label", target=model, detail={"label": label})
@@ -84,7 +87,7 @@ def take_label(context: Context, caller: Caller, model: str, label: str) -> dict
     """
     store = _store(context)
     version, address = _version(store, _require(context, caller, model))
-    if read_labels(store, address.name).get(label) != version.number:
+    if _labels(store, address).get(label) != version.number:
         raise ApiError(404, f"The model {model} has no label {label}", code="not_found", param="label")
     remove_label(store, address.name, label)
     with context.database.write() as connection:
@@ -124,7 +127,12 @@ def _listed(store: Store, row: Row[Any]) -> dict[str, Any] | None:
         version, address = _version(store, row)
     except ApiError:
         return None
-    return shown(row, version, read_labels(store, address.name))
+    return shown(row, version, _labels(store, address))
+
+
+def _labels(store: Store, address: Address) -> dict[str, int]:
+    """The labels that may stand for an address; they stand for whole versions, and for no checkpoint of one."""
+    return {} if address.step is not None else dict(read_labels(store, address.name))
 
 
 def _name_of(context: Context, caller: Caller, version: Version) -> str | None:

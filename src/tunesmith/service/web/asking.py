@@ -24,7 +24,12 @@ class RefusedError(Exception):
         status: HTTP's number.
         message: The API's words.
         headers: What the answer is to have, such as ``Retry-After``.
+
+    Attributes:
+        api: The API as its reader sees it; None where nobody is signed in.
     """
+
+    api: Api | None = None
 
     def __init__(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -102,7 +107,12 @@ async def asking(request: Request) -> AsyncIterator[Api]:
     ) as inner:
         api = Api(inner)
         api.session = await api.get(f"{OWN}/session")
-        yield api
+        try:
+            yield api
+        except RefusedError as refused:
+            # The page that says why is for the same reader.
+            refused.api = api
+            raise
 
 
 def _words(answer: httpx.Response) -> str:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
+from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.context import context_of
 from tunesmith.service.web.asking import PROJECT_COOKIE, RefusedError
 from tunesmith.service.web.rendering import page
@@ -48,7 +49,7 @@ def refused_page(request: Request, refused: RefusedError) -> Response:
     else:
         answer = page(
             request,
-            None,
+            refused.api,
             "error.html",
             status=refused.status,
             title=_TITLES.get(refused.status, "Something went wrong"),
@@ -64,5 +65,10 @@ def refused_page(request: Request, refused: RefusedError) -> Response:
 def sign_in_page(request: Request, *, status: int = 200) -> Response:
     """The page to sign in."""
     return page(
-        request, None, "sign_in.html", status=status, has_openid=context_of(request).settings.openid is not None
+        request,
+        None,
+        "sign_in.html",
+        status=status,
+        has_openid=context_of(request).settings.openid is not None,
+        has_ended=status == 401 and COOKIE in request.cookies,
     )

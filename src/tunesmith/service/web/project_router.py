@@ -1,4 +1,4 @@
-"""Pages of a project and of the whole service: use, keys, people, limits, the audit log."""
+"""Pages of a project and of the whole service: use, keys, people, limits, webhooks, the audit log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from tunesmith.service.shared.telling import EVENTS
 from tunesmith.service.web.asking import OWN, RefusedError, asking
 from tunesmith.service.web.pages_route import PageRoute
 from tunesmith.service.web.rendering import page
@@ -50,6 +51,22 @@ def project_pages() -> APIRouter:
             keys=keys,
             members=members["data"],
             models=models["data"],
+            is_first=after is None,
+        )
+
+    @router.get("/ui/webhooks")
+    async def webhooks(request: Request) -> Response:
+        async with asking(request) as api:
+            found = await api.get(f"{OWN}/webhooks")
+        return page(request, api, "webhooks.html", webhooks=found["data"], events=EVENTS)
+
+    @router.get("/ui/webhooks/{webhook_id}")
+    async def webhook(request: Request, webhook_id: str, after: After = None) -> Response:
+        async with asking(request) as api:
+            found = await api.get(f"{OWN}/webhooks/{webhook_id}")
+            deliveries = await api.get(f"{OWN}/webhooks/{webhook_id}/deliveries", after=after, limit=_PAGE)
+        return page(
+            request, api, "webhook.html", webhook=found, deliveries=deliveries, events=EVENTS, is_first=after is None
         )
 
     @router.get("/ui/audit")
@@ -61,13 +78,24 @@ def project_pages() -> APIRouter:
         return page(request, api, "audit.html", lines=found, action=action, is_first=after is None)
 
     @router.get("/ui/admin")
-    async def admin(request: Request, after: After = None) -> Response:
+    async def admin(request: Request, after: After = None, users_after: After = None) -> Response:
         async with asking(request) as api:
             if not api.session["is_operator"]:
                 raise RefusedError(403, "This page is for whoever runs the service.")
-            users = await api.get(f"{OWN}/users", limit=_PAGE)
+            users = await api.get(f"{OWN}/users", after=users_after, limit=_PAGE)
             engines = await api.get(f"{OWN}/engines")
+            currency = (await api.get(f"{OWN}/prices"))["currency"]
             projects: dict[str, Any] = await api.get(f"{OWN}/projects", after=after, limit=_PAGE)
-        return page(request, api, "admin.html", users=users["data"], engines=engines["data"], projects=projects)
+        return page(
+            request,
+            api,
+            "admin.html",
+            users=users,
+            engines=engines["data"],
+            currency=currency,
+            projects=projects,
+            is_first=after is None,
+            is_first_of_users=users_after is None,
+        )
 
     return router

@@ -121,8 +121,8 @@ def money(value: float | None, currency: str) -> str:
     """An amount; small ones keep their digits."""
     if value is None:
         return "–"
-    digits = 2 if value == 0 or value >= 1 else 4 if value >= _SMALL else 6
-    return f"{value:,.{digits}f} {currency}"
+    whole, _, part = f"{value:,.{2 if value >= 1 else 4 if value >= _SMALL else 6}f}".partition(".")
+    return f"{whole}.{part.rstrip('0').ljust(2, '0')} {currency}"
 
 
 def short(value: float | None) -> str:

@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.errors import not_found
-from tunesmith.service.web.asking import OWN, asking
+from tunesmith.service.web.asking import OWN, RefusedError, asking
 from tunesmith.service.web.pages_route import PageRoute, sign_in_page
 from tunesmith.service.web.project_router import project_pages
 from tunesmith.service.web.rendering import STATIC, page
@@ -60,6 +60,13 @@ def web_router() -> APIRouter:
     router.include_router(training_pages())
     router.include_router(using_pages())
     router.include_router(project_pages())
+
+    # The last of all: what no page has.
+    @router.get("/ui/{rest:path}")
+    async def nothing(request: Request, rest: str) -> Response:
+        async with asking(request):
+            raise RefusedError(404, f"No page has the address /ui/{rest}.")
+
     return router
 
 

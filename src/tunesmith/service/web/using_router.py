@@ -1,8 +1,9 @@
-"""Pages of what is done with models: versions, the playground, deployments."""
+"""Pages of what is done with models: versions, the playground, deployments, batches."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -14,6 +15,8 @@ from tunesmith.service.web.rendering import page
 from tunesmith.service.web.snippets import snippets
 
 _PAGE = 20
+_BATCH_FILES = 100
+_BATCH_ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
 Name = Annotated[str, Query(max_length=255)]
 
 
@@ -26,6 +29,12 @@ def using_pages() -> APIRouter:
         async with asking(request) as api:
             found = await api.get(f"{OWN}/registry", after=after, limit=_PAGE)
         return page(request, api, "models.html", versions=found, is_first=after is None)
+
+    @router.get("/ui/models/{model}")
+    async def model(request: Request, model: str) -> Response:
+        async with asking(request) as api:
+            found = await api.get(f"{OWN}/registry/{quote(model, safe='')}")
+        return page(request, api, "model.html", version=found)
 
     @router.get("/ui/playground")
     async def playground(request: Request, left: Name = "", right: Name = "") -> Response:
@@ -40,7 +49,7 @@ def using_pages() -> APIRouter:
         async with asking(request) as api:
             found = await api.get(f"{OWN}/deployments")
             names = await api.get("/v1/models")
-        choices = sorted(one["id"] for one in names["data"])
+        choices = _tuned_first(names["data"])
         return page(request, api, "deployments.html", deployments=found["data"], choices=choices, model=model)
 
     @router.get("/ui/deployments/{name}")
@@ -55,12 +64,55 @@ def using_pages() -> APIRouter:
             api,
             "deployment.html",
             deployment=found,
-            choices=sorted(one["id"] for one in models["data"]),
+            choices=_tuned_first(models["data"]),
             base_url=base_url,
             snippets=snippets(base_url, found["name"]),
         )
 
+    router.include_router(_batch_pages())
     return router
+
+
+def _batch_pages() -> APIRouter:
+    router = APIRouter(route_class=PageRoute)
+
+    @router.get("/ui/batches")
+    async def batches(
+        request: Request, after: Annotated[str | None, Query(max_length=64)] = None, file: Name = ""
+    ) -> Response:
+        async with asking(request) as api:
+            files = await api.get("/v1/files", purpose="batch", limit=_BATCH_FILES)
+            found = await api.get("/v1/batches", after=after, limit=_PAGE)
+        has_live = any(one["status"] not in _BATCH_ENDED for one in found["data"])
+        return page(
+            request,
+            api,
+            "batches.html",
+            batches=found,
+            files=files["data"],
+            file=file,
+            has_live=has_live,
+            is_first=after is None,
+        )
+
+    @router.get("/ui/batches/{batch_id}")
+    async def batch(request: Request, batch_id: str) -> Response:
+        async with asking(request) as api:
+            found = await api.get(f"/v1/batches/{batch_id}")
+            file = await api.find(f"/v1/files/{found['input_file_id']}")
+        is_live = found["status"] not in _BATCH_ENDED
+        answer = page(request, api, "batch.html", batch=found, file=file, is_live=is_live)
+        if not is_live and "hx-request" in request.headers:
+            # It has ended while somebody watched: what may be done with it now is another part of the page.
+            answer.headers["HX-Refresh"] = "true"
+        return answer
+
+    return router
+
+
+def _tuned_first(models: list[dict[str, Any]]) -> list[str]:
+    """Names of models; those that were tuned here are what one deploys."""
+    return sorted((str(one["id"]) for one in models), key=lambda name: (not name.startswith("ft:"), name))
 
 
 async def _askable(api: Api) -> list[tuple[str, list[str]]]:

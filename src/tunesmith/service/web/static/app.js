@@ -54,9 +54,9 @@ const tunesmith = (() => {
   const json = async (...given) => (await ask(...given)).json();
 
   // With its progress, which fetch does not tell.
-  async function upload(file, onProgress) {
+  async function upload(file, purpose, onProgress) {
     const form = new FormData();
-    form.append("purpose", "fine-tune");
+    form.append("purpose", purpose);
     form.append("file", file, file.name);
     const given = { ...headers(), "x-csrf-token": await csrf() };
     return new Promise((resolve, reject) => {
@@ -124,7 +124,11 @@ function bodyOf(form) {
   for (const field of form.elements) {
     if (!field.name || field.disabled || "skip" in field.dataset) continue;
     const kind = field.dataset.type;
-    if (field.type === "checkbox") body[field.name] = field.checked;
+    if (kind === "list") {
+      // All boxes of a name together; none of them may mean that there is no list.
+      body[field.name] ??= field.dataset.empty === "null" ? null : [];
+      if (field.checked) body[field.name] = [...(body[field.name] ?? []), field.value];
+    } else if (field.type === "checkbox") body[field.name] = field.checked;
     else if (field.value === "") {
       if (field.dataset.empty === "null") body[field.name] = null;
     } else if (kind === "number") body[field.name] = Number(field.value);
@@ -142,12 +146,14 @@ function after(form, then, answer) {
   else if (what === "open-project") {
     tunesmith.chooseProject(answer.id);
     location.assign("/ui/project");
-  } else if (what === "show-key") {
+  } else if (what === "show-secret") {
     const place = form.querySelector("[data-secret]");
-    place.querySelector("code").textContent = answer.value;
+    place.querySelector("code").textContent = answer[target];
     place.hidden = false;
     place.querySelector("pre").focus();
     form.reset();
+    // The page stays as it is, since the secret is on it; its list has one more.
+    document.querySelector(form.dataset.list).dispatchEvent(new Event("refresh"));
   }
 }
 
@@ -173,6 +179,24 @@ function localTimes(root) {
     one.dateTime = new Date(Number(one.dataset.time) * 1000).toISOString();
     one.title = one.dateTime;
     one.textContent = tunesmith.moment(Number(one.dataset.time));
+  }
+}
+
+// On a phone a row becomes a card: each cell has its column's heading beside it. Roles keep it a table to those who listen.
+function cards(root) {
+  for (const table of root.querySelectorAll(".scroll > table:not(.fits)")) {
+    const headings = [...table.querySelectorAll("thead th")].map((one) => (one.querySelector(".hidden") ? "" : one.textContent));
+    const role = (selector, name) => table.querySelectorAll(selector).forEach((one) => one.setAttribute("role", name));
+    table.setAttribute("role", "table");
+    role("thead, tbody, tfoot", "rowgroup");
+    role("tr", "row");
+    role("thead th", "columnheader");
+    role("tbody th, tfoot th", "rowheader");
+    role("td", "cell");
+    for (const row of table.tBodies[0]?.rows ?? []) {
+      [...row.cells].forEach((cell, at) => { if (headings[at]) cell.dataset.label = headings[at]; });
+    }
+    table.dataset.cards = "";
   }
 }
 
@@ -237,6 +261,11 @@ document.addEventListener("change", (event) => {
   location.assign("/ui");
 });
 
-document.addEventListener("htmx:afterSwap", () => localTimes(document));
-localTimes(document);
+function prepare() {
+  localTimes(document);
+  cards(document);
+}
+
+document.addEventListener("htmx:afterSwap", prepare);
+prepare();
 for (const one of document.querySelectorAll("[data-tabs]")) tabs(one);

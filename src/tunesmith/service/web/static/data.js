@@ -1,5 +1,5 @@
 "use strict";
-// Upload of training files, and their rows with what is learned of each in colour.
+// Upload of files, and training rows with what is learned of each in colour.
 
 const PREVIEW_BYTES = 65536;
 const PREVIEW_ROWS = 5;
@@ -66,17 +66,18 @@ function showRows(found, place) {
     } catch {
       children = [turn("read", "", line.slice(0, 500))];
     }
+    if (!children.length) children = [turn("read", "", line.slice(0, 500))];
     place.append(tunesmith.element("article", { class: "row" }, tunesmith.element("span", { class: "line-number" }, `${at + 1}`), ...children));
     shown += 1;
   }
   return shown;
 }
 
-async function uploadWith(input, progress) {
+async function uploadWith(input, progress, purpose = "fine-tune") {
   progress.hidden = false;
   progress.value = 0;
   try {
-    return await tunesmith.upload(input.files[0], (part) => { progress.value = Math.round(part * 100); });
+    return await tunesmith.upload(input.files[0], purpose, (part) => { progress.value = Math.round(part * 100); });
   } finally {
     progress.hidden = true;
   }
@@ -88,8 +89,8 @@ for (const form of document.querySelectorAll("[data-upload]")) {
     const error = form.querySelector(".error");
     tunesmith.show(null, error);
     try {
-      const made = await uploadWith(form.querySelector("input"), form.querySelector("progress"));
-      location.assign(`/ui/jobs/new?file=${encodeURIComponent(made.id)}`);
+      const made = await uploadWith(form.querySelector("input"), form.querySelector("progress"), form.dataset.upload);
+      location.assign(form.dataset.go + encodeURIComponent(made.id));
     } catch (problem) {
       tunesmith.show(problem, error);
     }

@@ -108,7 +108,7 @@
 
   function left() {
     const isOver = ["succeeded", "failed", "cancelled"].includes(status);
-    gauge("left", isOver ? "done" : finish ? tunesmith.duration(Math.max(0, finish - Date.now() / 1000)) : "–");
+    gauge("left", status === "succeeded" ? "done" : isOver ? "–" : finish ? tunesmith.duration(Math.max(0, finish - Date.now() / 1000)) : "–");
   }
 
   const where = `/tunesmith/v1/jobs/${encodeURIComponent(root.dataset.job)}/stream?project=${encodeURIComponent(tunesmith.project())}`;

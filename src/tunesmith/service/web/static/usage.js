@@ -13,6 +13,7 @@
   // Days without use are days too.
   const days = Array.from({ length: (last - first) / DAY + 1 }, (_, at) => first + at * DAY);
   const data = [days, days.map((day) => costs.get(day) ?? 0)];
+  const named = (seconds) => new Date(seconds * 1000).toLocaleDateString([], { day: "numeric", month: "short", timeZone: "UTC" });
   let chart = null;
 
   const room = () => ({ width: place.parentElement.clientWidth - 40, height: 180 });
@@ -24,8 +25,8 @@
       ...room(),
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "UTC"),
       scales: { x: { range: [first - DAY, last + DAY] }, y: { range: (_, __, most) => [0, most || 1] } },
-      axes: [{ ...axis, space: 80, incrs: [DAY, 2 * DAY, 7 * DAY, 28 * DAY] }, axis],
-      series: [{ label: "Day" }, { label: place.dataset.currency, fill: color("--accent"), stroke: color("--accent"), paths: uPlot.paths.bars({ size: [0.6, 40] }), points: { show: false } }],
+      axes: [{ ...axis, space: 80, incrs: [DAY, 2 * DAY, 7 * DAY, 28 * DAY], values: (_, ticks) => ticks.map(named) }, axis],
+      series: [{ label: "Day", value: (_, seconds) => (seconds === null ? "–" : named(seconds)) }, { label: place.dataset.currency, fill: color("--accent"), stroke: color("--accent"), paths: uPlot.paths.bars({ size: [0.6, 40] }), points: { show: false } }],
     }, data, place);
   }
 
