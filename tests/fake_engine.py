@@ -1,7 +1,7 @@
 """Stands in for `python -m tunesmith.inference` where only its coming and going matters; it is there at once.
 
 It answers with how it was called. A model whose name begins with ``broken`` cannot be loaded. A request's ``user`` may
-be ``die``, ``die midway`` of a stream, or ``slow``.
+be ``die``, ``die midway`` of a stream, ``slow``, ``late``, or ``endless``, which goes on until it is stopped.
 """
 
 from __future__ import annotations
@@ -10,11 +10,15 @@ import argparse
 import json
 import os
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tunesmith.runs.parent import watch_parent
+from tunesmith.wire.serving import REQUEST_HEADER, STOP_PATH, STOPPED
+
+_stopping: dict[str, threading.Event] = {}
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -33,9 +37,27 @@ class _Answers(BaseHTTPRequestHandler):
             return
         if body.get("user") == "slow":
             time.sleep(0.2)
+        if body.get("user") == "late":
+            time.sleep(4.0)
+        if body.get("user") == "endless":
+            self._write_until_stopped()
+            return
         words = f"{body['model']} says {len(body.get('messages', []))}"
         usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
         self._say(200, {**_said(self.path, words), "model": body["model"], "usage": usage})
+
+    def do_DELETE(self) -> None:
+        event = _stopping.get(self.path.removeprefix(f"{STOP_PATH}/"))
+        if event is not None:
+            event.set()
+        self._say(404 if event is None else 200, {})
+
+    def _write_until_stopped(self) -> None:
+        # As a long prompt: who stops it at once is not known yet.
+        time.sleep(0.5)
+        event = _stopping[self.headers[REQUEST_HEADER]] = threading.Event()
+        event.wait(60)
+        self._say(STOPPED, {"usage": {"prompt_tokens": 30, "completion_tokens": 7, "total_tokens": 37}})
 
     def _stream(self, body: dict[str, object]) -> None:
         self.send_response(200)

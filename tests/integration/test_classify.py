@@ -103,6 +103,10 @@ def test_entities_stand_in_the_text_and_answers_in_the_context(root: Path) -> No
     with start_inference([ServedModel("tuned", root / "base", runs / "words" / "adapter")]) as process:
         assert process.names == ("tuned",)
         (found,) = process.client.classify([TEXT], "tuned")
+        status, answer = process.client.post("/v1/classify", {"model": "tuned", "input": [TEXT, TEXT]})
+    assert status == 200
+    tokens = 2 * len(transformers.AutoTokenizer.from_pretrained(root / "base")(TEXT)["input_ids"])
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     assert found.entities
     assert all(one.text == TEXT[one.start : one.end] and one.label in ("place", "thing") for one in found.entities)
     # The likeliest of five tags has at least a fifth.

@@ -192,6 +192,10 @@ def test_a_client_that_goes_away_stops_the_engine_and_pays_for_what_was_written(
         assert counted["tiny", "input_tokens"] > 0
         # One that waits for the whole answer, and goes.
         with pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/chat/completions", json={**body, "stream": False}, timeout=0.5)
+            client.post("/v1/chat/completions", json={**body, "stream": False}, timeout=1.5)
+        until(lambda: used(site, project.id)["tiny", "requests"] == 2)
+        whole = used(site, project.id)
+        assert whole["tiny", "input_tokens"] == 2 * counted["tiny", "input_tokens"]
+        assert 1 <= whole["tiny", "output_tokens"] - counted["tiny", "output_tokens"] < 10_000
         # The engine writes nothing any more: the next one has it to itself.
         assert client.post("/v1/chat/completions", json={**body, "stream": False, "max_tokens": 4}).status_code == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -124,6 +125,27 @@ def test_a_job_trains_and_leaves_what_the_contract_promises(site: Site) -> None:
         further = ended(site, again["id"])
         assert further["status"] == "succeeded", further["error"]
         assert further["fine_tuned_model"].startswith("ft:tiny:tunesmith::")
+
+
+@pytest.mark.slow
+def test_a_job_with_a_budget_of_time_tells_the_numbers_that_its_run_chose(site: Site) -> None:
+    client, file_id = site.client(), upload(site.default, chat_rows(40))
+    with dispatching(site):
+        made = create(client, file_id, tunesmith={**QUICK, "budget": "60s"})
+        assert made["hyperparameters"] == dict.fromkeys(("n_epochs", "batch_size"), "auto") | {
+            "learning_rate_multiplier": 1.0
+        }
+        job = ended(site, made["id"])
+    assert job["status"] == "succeeded", job["error"]
+    steps = [event for event in read_events(run_of(site.context, job["id"]).events) if event.type == "step"]
+    table = csv.DictReader(site.file_bytes(job["result_files"][0]).decode().splitlines())
+    known = [row for row in table if row["valid_loss"]]
+    assert known
+    assert all(0 <= float(row["valid_mean_token_accuracy"]) <= 1 for row in known)
+    numbers = job["hyperparameters"]
+    assert numbers["n_epochs"] == max(1, round(steps[-1].data["epoch"]))
+    # Of 40 rows 36 are learned.
+    assert numbers["batch_size"] == round(36 * steps[0].data["epoch"])
 
 
 @pytest.mark.slow

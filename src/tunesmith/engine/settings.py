@@ -42,11 +42,15 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class ValidationLoss:
-    """Mean loss in nats a trained token over ``rows`` held-out rows with ``tokens`` trained tokens."""
+    """Mean loss in nats a trained token over ``rows`` held-out rows with ``tokens`` trained tokens.
+
+    ``accuracy`` is the share of these tokens that got the highest score, None where nobody counted.
+    """
 
     loss: float
     rows: int
     tokens: int
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True)

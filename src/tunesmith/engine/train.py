@@ -286,10 +286,13 @@ def _validate(
     training.parts.model.eval()
     with result_in_place(training.parts.optimizer, training.parts.trained):
         own = validate()
-        result = ValidationLoss(*training.parts.strategy.group.agree([own.loss, own.rows, own.tokens]))
+        result = ValidationLoss(*training.parts.strategy.group.agree([own.loss, own.rows, own.tokens, own.accuracy]))
     training.parts.model.train()
     if training.parts.strategy.group.is_main:
-        training.events.emit("evaluation", progress.step, loss=result.loss, rows=result.rows, tokens=result.tokens)
+        known = {} if result.accuracy is None else {"accuracy": result.accuracy}
+        training.events.emit(
+            "evaluation", progress.step, loss=result.loss, **known, rows=result.rows, tokens=result.tokens
+        )
     if deadline is not None:
         deadline.note_validation(training.now() - started)
     if training.parts.settings.patience is not None:

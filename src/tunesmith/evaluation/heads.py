@@ -21,6 +21,9 @@ from tunesmith.evaluation.questions import Asked
 from tunesmith.evaluation.systems import Answers, OnProgress, Ruler, ShouldStop
 from tunesmith.models.heads import head_logits
 
+# Of an answer: where it starts, and where it ends.
+_MARKS = 2
+
 
 def head_ruler(
     reader: LabelReader,
@@ -36,7 +39,7 @@ def head_ruler(
     Args:
         reader: Puts the head's scores into words.
         layout: How rows are laid out.
-        label_losses: The loss of each label of a pack, from the objective.
+        label_losses: The loss of each label of a pack and whether it was the likeliest, from the objective.
         a_row_counts_once: Whether the mean loss is one over rows and not over labels.
         on_progress: See :class:`tunesmith.evaluation.systems.Ruler`.
         should_stop: Likewise.
@@ -44,7 +47,10 @@ def head_ruler(
 
     def losses(model: Any, items: Sequence[Item], done: Callable[[int], None], stop: ShouldStop) -> RowLosses:
         found = held_out_losses(model, items, label_losses, layout, on_progress=done, should_stop=stop)
-        return RowLosses(found.loss_sums_B, (1,) * len(items)) if a_row_counts_once else found
+        if not a_row_counts_once:
+            return found
+        hits = tuple(int(marks == _MARKS) for marks in found.hits_B)
+        return RowLosses(found.loss_sums_B, (1,) * len(items), hits)
 
     def answers(model: Any, asked: Asked, done: Callable[[int], None], stop: ShouldStop) -> Answers:
         scores = label_scores(model, asked.rows, layout, on_progress=done, should_stop=stop)

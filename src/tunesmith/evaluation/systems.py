@@ -70,7 +70,7 @@ def measured_from_json(data: Mapping[str, Any]) -> Measured:
 
 
 def _row_losses(data: Mapping[str, Any]) -> RowLosses:
-    return RowLosses(tuple(data["loss_sums_B"]), tuple(data["counts_B"]))
+    return RowLosses(tuple(data["loss_sums_B"]), tuple(data["counts_B"]), tuple(data.get("hits_B", ())))
 
 
 @dataclass(frozen=True)

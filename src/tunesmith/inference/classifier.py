@@ -50,15 +50,16 @@ class Classifier:
         self._context = context
         self._turn = threading.Lock()
 
-    def classify(self, inputs: Sequence[str | QuestionInput]) -> list[Classified]:
-        """What the head says of each input.
+    def classify(self, inputs: Sequence[str | QuestionInput]) -> tuple[list[Classified], int]:
+        """What the head says of each input, and how many tokens all of them have.
 
         Raises:
             RefusedError: An input is empty, too long, or of a form that this head does not read; nothing is computed.
         """
         with self._turn, torch.inference_mode():
             rows = [self._row(at, one) for at, one in enumerate(inputs)]
-            return [self._result(at, row) for at, row in enumerate(rows)]
+            found = [self._result(at, row) for at, row in enumerate(rows)]
+        return found, sum(len(row.token_ids_T) for row in rows)
 
     def _row(self, at: int, one: str | QuestionInput) -> LabelledRow:
         param = f"input.{at}"

@@ -92,6 +92,7 @@ class LlamaEngine:
             ) from error
 
     def _answer(self, request: Request) -> None:
+        request.begun.set()
         self._metrics.began(request)
         how = "failed"
         try:

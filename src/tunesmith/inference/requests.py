@@ -87,6 +87,7 @@ class Request:
         likeliest: How many of the likeliest tokens to tell for each that was chosen; None for no scores at all.
         tenant: Who asks; those who wait are served in turn by what each has had.
         on_piece: Called from the engine's thread for each piece as it comes.
+        begun: Set by the engine once the request's turn has come, and its prompt is read.
         cancelled: Set by whoever no longer wants the answer.
         done: Gets the answers in their order.
     """
@@ -99,6 +100,7 @@ class Request:
     likeliest: int | None = None
     tenant: str = ""
     on_piece: Callable[[Piece], None] | None = None
+    begun: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
     done: Future[list[Answer]] = field(default_factory=Future)
 

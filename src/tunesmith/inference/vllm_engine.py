@@ -100,6 +100,7 @@ class VllmEngine:
         task.add_done_callback(self._going.discard)
 
     async def _answer(self, request: Request) -> None:
+        request.begun.set()
         self._metrics.began(request)
         how = "failed"
         try:

@@ -78,15 +78,3 @@ class LabelLoss:
 def label_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
     """Cross entropy of each next token of a pack in nats, ``losses_L`` in fp32, in the order of ``pack.labels_L``."""
     return next_token_losses(model, pack)[0]
-
-
-@torch.no_grad()
-def written_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
-    """Likewise of each token that a decoder writes."""
-    return written_token_losses(model, pack)[0]
-
-
-@torch.no_grad()
-def class_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
-    """Likewise of each label of a head that classifies rows or words."""
-    return head_losses(model, pack)[0]

@@ -36,21 +36,18 @@ class QuestionAnswering:
 
     def loss(self, model: nn.Module, pack: Pack, step_sums: Sequence[float]) -> LossSum:  # noqa: ARG002
         """As in :class:`tunesmith.objectives.base.Objective`."""
-        losses_L, hits_L = _losses(model, pack)
+        losses_L, hits_L = answer_losses(model, pack)
         rows_L = torch.from_numpy(pack.label_rows_L).to(losses_L.device)
         # A row has two marks, each hit or not.
         hits_S = torch.zeros(len(pack.rows), device=losses_L.device).index_add_(0, rows_L, hits_L)
         return LossSum(losses_L.sum(), {"accuracy": (hits_S == 2).sum()})
 
 
-@torch.no_grad()
-def answer_losses(model: nn.Module, pack: Pack) -> torch.Tensor:
-    """Loss of each candidate of a pack in nats, ``losses_L``: half of a mark's own, 0 where nothing is marked."""
-    return _losses(model, pack)[0]
+def answer_losses(model: nn.Module, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
+    """``losses_L`` that add up to the loss of each row, and ``hits_L``: how many marks of a candidate are right.
 
-
-def _losses(model: nn.Module, pack: Pack) -> tuple[torch.Tensor, torch.Tensor]:
-    """``losses_L`` that add up to the loss of each row, and ``hits_L``: how many marks of a candidate are right."""
+    Losses are in nats, half of a mark's own, and 0 where nothing is marked.
+    """
     scores_L_C = head_logits(model, pack)
     scores_L_C = scores_L_C.to(torch.promote_types(scores_L_C.dtype, torch.float32))
     rows_L = torch.from_numpy(pack.label_rows_L).to(scores_L_C.device)

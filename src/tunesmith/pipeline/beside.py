@@ -8,7 +8,7 @@ from tunesmith.evaluation.beside import Beside, general_rows
 from tunesmith.evaluation.held_out import Layout
 from tunesmith.evaluation.multiple_choice import Scoring
 from tunesmith.formats.choices import read_choices
-from tunesmith.objectives.label_loss import label_losses
+from tunesmith.objectives.label_loss import next_token_losses
 from tunesmith.pipeline.prepare import Prepared
 from tunesmith.recipe.resolved import Resolved
 
@@ -31,7 +31,7 @@ def make_beside(
     return Beside(
         general=general_rows(prepared.tokenizer, min(_MOST_TOKENS, context or _MOST_TOKENS)) if resolved.probe else (),
         choices=None if resolved.multiple_choice is None else read_choices(resolved.multiple_choice),
-        label_losses=label_losses,
+        label_losses=next_token_losses,
         layout=layout,
         scoring=Scoring(prepared.tokenizer, context, packed=packed, precision=resolved.precision),
         seed=resolved.seed,

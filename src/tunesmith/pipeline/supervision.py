@@ -21,7 +21,7 @@ from tunesmith.evaluation.questions import Asked, HeldOut, ask_encoder, ask_head
 from tunesmith.evaluation.seq2seq import seq2seq_ruler
 from tunesmith.evaluation.systems import OnProgress, Ruler, ShouldStop, causal_ruler
 from tunesmith.formats.examples import EntityText, Example, LabelledText, Message, QuestionAnswer
-from tunesmith.objectives.label_loss import class_losses, label_losses, written_losses
+from tunesmith.objectives.label_loss import head_losses, next_token_losses, written_token_losses
 from tunesmith.objectives.question_answering import answer_losses
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.tasks import EvaluationRow, PreparedTask
@@ -70,7 +70,7 @@ def _causal(
     return causal_ruler(
         prepared.tokenizer,
         layout,
-        label_losses,
+        next_token_losses,
         max_new_tokens=resolved.max_new_tokens,
         stop_token_ids=prepared.stop_token_ids,
         on_progress=on_progress,
@@ -103,7 +103,7 @@ def _seq2seq(
     return seq2seq_ruler(
         prepared.tokenizer,
         layout,
-        written_losses,
+        written_token_losses,
         max_new_tokens=resolved.max_new_tokens,
         on_progress=on_progress,
         should_stop=should_stop,
@@ -117,7 +117,7 @@ def _preference(
     on_progress: OnProgress,
     should_stop: ShouldStop,
 ) -> Ruler:
-    return preference_ruler(layout, label_losses, on_progress=on_progress, should_stop=should_stop)
+    return preference_ruler(layout, next_token_losses, on_progress=on_progress, should_stop=should_stop)
 
 
 def _as_read(task: PreparedTask, example: Example) -> EvaluationRow | None:
@@ -139,7 +139,7 @@ def _as_source(task: PreparedTask, example: Example) -> EvaluationRow | None:
     return None if row is None else replace(row, messages=(Message("text", source_text(row.messages)),))
 
 
-_CLASSES = _head(class_losses, a_row_counts_once=False)
+_CLASSES = _head(head_losses, a_row_counts_once=False)
 _ANSWERS = _head(answer_losses, a_row_counts_once=True)
 
 SUPERVISION: Mapping[str, Supervision] = {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.steps import plan_steps
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.settings import TrainResult, ValidationLoss
 from tunesmith.engine.train import train
@@ -24,7 +25,7 @@ from tunesmith.pipeline.measure import Bench, make_bench, measure_few_shot, meas
 from tunesmith.pipeline.meeting import RankJob
 from tunesmith.pipeline.merged import with_merged_base
 from tunesmith.pipeline.planned import learn_from, plan_run
-from tunesmith.pipeline.prepare import audit_run, prepare, resolve_run
+from tunesmith.pipeline.prepare import Prepared, audit_run, prepare, resolve_run
 from tunesmith.pipeline.ranks import joined_ranks, joining
 from tunesmith.pipeline.run import (
     Run,
@@ -40,7 +41,7 @@ from tunesmith.pipeline.sharing import mark_of, require_shareable, resolve_anew,
 from tunesmith.pipeline.told import Teller
 from tunesmith.pipeline.within_time import base_seconds, measure_base_within
 from tunesmith.recipe.load import load_recipe
-from tunesmith.recipe.resolved import resolved_from_json
+from tunesmith.recipe.resolved import Resolved, resolved_from_json
 from tunesmith.runs.atomic import read_json, remove_scratch, write_json
 from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
@@ -134,9 +135,22 @@ def _prepare(folder: RunFolder, teller: Teller, clock: RunClock, read_wish: Call
     finally:
         # Whatever came of it, the next attempt is asked anew.
         folder.resume.unlink(missing_ok=True)
-    teller.events.emit("artifact", kind="resolved", path=folder.resolved.name)
+    _tell_resolved(folder, prepared, resolved, teller)
     prepared = with_merged_base(folder, prepared, teller)
     return Run(folder, prepared, resolved, teller, clock, read_wish, packing_attention(prepared, teller))
+
+
+def _tell_resolved(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: Teller) -> None:
+    """Tell of the values, and of those that need the rows to be read: how often each is seen, how many make a step."""
+    lengths_B = prepared.train.items.lengths_B
+    steps = plan_steps(lengths_B, tokens_per_step=resolved.tokens_per_step, seed=resolved.seed)
+    teller.events.emit(
+        "artifact",
+        kind="resolved",
+        path=folder.resolved.name,
+        epochs=resolved.epochs,
+        rows_per_step=len(lengths_B) / steps.steps_per_epoch,
+    )
 
 
 def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any, TrainResult]:
@@ -232,7 +246,7 @@ def _watched(items: Sequence[Item]) -> list[Item]:
 
 def _watch(model: Any, items: list[Item], bench: Bench) -> ValidationLoss:
     losses = bench.ruler.losses(model, items, lambda _: None, lambda: False)
-    return ValidationLoss(losses.mean, len(items), sum(losses.counts_B))
+    return ValidationLoss(losses.mean, len(items), sum(losses.counts_B), losses.accuracy)
 
 
 def _deadline(run: Run, before: list[Measured], waited_seconds: float) -> float | None:

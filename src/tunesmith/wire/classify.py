@@ -57,9 +57,18 @@ class Classified(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
+class ClassificationUsage(BaseModel):
+    """Tokens that were read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
 class Classification(BaseModel):
     """The answer: one entry for each input, in order."""
 
     object: Literal["list"] = "list"
     model: str
     data: list[Classified]
+    # Servers of earlier versions did not count.
+    usage: ClassificationUsage | None = None

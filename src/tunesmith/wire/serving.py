@@ -11,6 +11,11 @@ from tunesmith.runs.atomic import read_json
 # Who has the key of this name asks for others, and says for whom in this header: they are served in turn.
 SERVICE_KEY = "service"
 TENANT_HEADER = "x-tunesmith-tenant"
+# What a request is called by who asks, so that it can be stopped by DELETE of this path; the answer that is waited for
+# then has this status, and what was read and written as its ``usage``.
+REQUEST_HEADER = "x-tunesmith-request"
+STOP_PATH = "/tunesmith/requests"
+STOPPED = 499
 
 Runtime = Literal["torch", "onnx", "llama.cpp", "vllm"]
 

@@ -149,12 +149,12 @@ def test_validation_is_told_and_disturbs_nothing(base: Path, tmp_path: Path) -> 
     def validate() -> ValidationLoss:
         modes.append(model.training)
         torch.rand(7)
-        return ValidationLoss(loss=2.5, rows=4, tokens=40)
+        return ValidationLoss(2.5, rows=4, tokens=40, accuracy=0.5 if len(modes) == 1 else None)
 
     settings: dict[str, Any] = {"rows": counting_rows(24), "total_steps": 4}
     done = train_tiny(model, TECHNIQUE, tmp_path / "a", validate=validate, validate_every_steps=2, **settings)
     assert [(event.step, event.data) for event in done.of_type("evaluation")] == [
-        (2, {"loss": 2.5, "rows": 4, "tokens": 40}),
+        (2, {"loss": 2.5, "accuracy": 0.5, "rows": 4, "tokens": 40}),
         (4, {"loss": 2.5, "rows": 4, "tokens": 40}),
     ]
     assert modes == [False, False]

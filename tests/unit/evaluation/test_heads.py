@@ -20,7 +20,7 @@ from tunesmith.evaluation.questions import Asked
 from tunesmith.formats.examples import LabelledText
 from tunesmith.models.attention import ATTENTION
 from tunesmith.models.load import LoadPlan, load_model, load_tokenizer
-from tunesmith.objectives.label_loss import class_losses
+from tunesmith.objectives.label_loss import head_losses
 
 LABELS = ("down", "left", "up")
 LAYOUTS: tuple[tuple[Literal["packed", "padded"], int], ...] = (("packed", 500), ("packed", 20), ("padded", 500))
@@ -76,7 +76,7 @@ def test_a_ruler_says_the_likeliest_label_of_each_row(model: Any, reader: Any, r
     ruler = head_ruler(
         reader,
         layout("packed", 200),
-        class_losses,
+        head_losses,
         a_row_counts_once=False,
         on_progress=lambda *_: None,
         should_stop=lambda: False,
@@ -85,5 +85,9 @@ def test_a_ruler_says_the_likeliest_label_of_each_row(model: Any, reader: Any, r
     answers = ruler.answers(model, asked, lambda _: None, lambda: False)
     assert list(answers.texts) == [LABELS[int(one[0].argmax())] for one in one_by_one(model, rows)]
     assert len(set(answers.texts)) > 1
+    measured = ruler.losses(model, asked.items, lambda _: None, lambda: False)
+    right = [text == example.label for text, example in zip(answers.texts, EXAMPLES, strict=True)]
+    assert measured.hits_B == tuple(map(int, right))
+    assert measured.accuracy == pytest.approx(sum(right) / len(right))
     with pytest.raises(Stopped):
         ruler.answers(model, asked, lambda _: None, lambda: True)

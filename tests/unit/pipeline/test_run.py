@@ -80,6 +80,16 @@ def test_a_run_tells_its_states_in_order_and_leaves_what_it_tells(name: str, req
     assert not list(run.folder.path.glob(".*"))
 
 
+def test_a_run_tells_what_it_has_chosen_before_it_trains(labelled: RealRun) -> None:
+    (chosen,) = (event for event in labelled.events if event.data.get("kind") == "resolved")
+    steps = [event for event in labelled.events if event.type == "step"]
+    assert chosen.seq < steps[0].seq
+    resolved = json.loads(labelled.folder.resolved.read_text())["portable"]
+    assert chosen.data["epochs"] == resolved["train.epochs"]["value"]
+    rows = json.loads(labelled.folder.manifest.read_text())["counts"]["train_rows"]
+    assert chosen.data["rows_per_step"] == pytest.approx(rows * steps[0].data["epoch"])
+
+
 @pytest.mark.parametrize("name", ["labelled", "chat", "full"])
 def test_the_manifest_has_the_right_hashes_and_no_path_of_this_machine(
     name: str, request: pytest.FixtureRequest, place: Place

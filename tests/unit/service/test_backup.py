@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from service_site import DATABASES, Site, database_url, make_site
-from sqlalchemy import insert, inspect, select
+from sqlalchemy import delete, insert, inspect, select
 
 from tunesmith.errors import UsageError
 from tunesmith.service.backup import restore_backup, write_backup
@@ -20,7 +20,9 @@ from tunesmith.service.backup.rows import tables_of
 from tunesmith.service.context import Context, open_context
 from tunesmith.service.db.migrate import newest, revision_of, upgrade
 from tunesmith.service.db.tables import METADATA
+from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOB_EVENTS, JOBS
+from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.settings import Settings
 
 ROWS = b'{"messages": []}\n' * 20
@@ -127,12 +129,22 @@ def test_a_backup_of_the_first_version_is_brought_to_this_one(kind: str, tmp_pat
         projects = next(table for table in tables_of(connection) if table.name == "projects")
         row = {"id": "proj_1", "name": "old", "created_at": 1.5, "priority": 3, "budget_action": "stop"}
         connection.execute(insert(projects).values(**row))
+        usage = next(table for table in tables_of(connection) if table.name == "usage")
+        used = {"hour": 5, "kind": "requests", "model": "m", "key_id": "", "quantity": 3, "cost": 0.25}
+        connection.execute(insert(usage).values(project_id="proj_1", **used))
     assert write_backup(context, tmp_path / "old.tar", with_files=False)["revision"] == "0001"
     context.database.close()
     context = restored(new_settings(tmp_path / "new", kind), tmp_path / "old.tar")
     assert revision_of(context.database) == newest()
     (found,) = rows_of(context)["projects"]
     assert {key: found[key] for key in row} == row
+    with context.database.write() as connection:
+        connection.execute(delete(PROJECTS).where(PROJECTS.c.id == "proj_1"))
+        # What it has used stays, and is counted by one row an hour as before.
+        more = {**used, "project_id": "proj_1"}
+        keys = ("project_id", "hour", "kind", "model", "key_id")
+        context.database.upsert(connection, USAGE, more, keys, {"quantity": USAGE.c.quantity + 3})
+    assert rows_of(context)["usage"] == [{**used, "project_id": "proj_1", "quantity": 6}]
     context.database.close()
 
 

@@ -1,214 +1,24 @@
-"""The dispatcher: whose turn it is, and that no job is lost or runs twice, whatever is killed and whoever wishes what.
-
-The platform is played by a few lines that keep entries by key, as executors do; jobs, locks, files and the database are
-the real ones.
-"""
+"""Whose turn it is, and that no job is lost or runs twice, whatever is killed and whoever wishes what."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from service_jobs import chat_rows, create, jobs_site, pair_rows, status, upload
-from service_site import DATABASES, Site
-from sqlalchemy import insert, select, update
+from service_dispatch import World, jobs
+from service_jobs import status
+from sqlalchemy import select
 
-from tunesmith.errors import OutputError
-from tunesmith.executors.protocol import Handle, JobStatus, Submission
-from tunesmith.jobs import submitted, submitting
-from tunesmith.runs.events import Event, EventWriter
-from tunesmith.service.context import Context
-from tunesmith.service.db.tables.accounts import PROJECTS
-from tunesmith.service.db.tables.jobs import JOB_EVENTS, JOBS
-from tunesmith.service.db.tables.usage import USAGE
-from tunesmith.service.dispatcher import tending
-from tunesmith.service.dispatcher.budgets import keep_running_jobs
-from tunesmith.service.dispatcher.claims import LOCK_SECONDS, claim_due, release, renew, start_next
-from tunesmith.service.dispatcher.keeping import tuned_name
-from tunesmith.service.dispatcher.reading import read_progress
-from tunesmith.service.dispatcher.tending import LockLostError, Tended, tend
-from tunesmith.service.fine_tuning import create as creating
-from tunesmith.service.fine_tuning.chores import remove_old_runs
-from tunesmith.service.fine_tuning.places import inputs_folder, run_of
+from tunesmith.service.db.tables.jobs import JOBS
+from tunesmith.service.dispatcher.claims import LOCK_SECONDS, claim_due, release, start_next
+from tunesmith.service.dispatcher.holding import LockLostError
+from tunesmith.service.dispatcher.tending import tend
+from tunesmith.service.fine_tuning.places import run_of
 from tunesmith.service.fine_tuning.states import STEPS, TERMINAL, Reason, State, Step, Wish, take
-
-_END = ("succeeded", "failed", "cancelled")
-
-
-class KilledError(BaseException):
-    """The dispatcher's process ends here."""
-
-
-@dataclass
-class Platform:
-    """Keeps what was submitted, by key; work on it is done by the test."""
-
-    entries: dict[str, str] = field(default_factory=dict)
-    runs: dict[str, Path] = field(default_factory=dict)
-    submissions: int = 0
-    kills: list[str] = field(default_factory=list)
-
-    def _die(self, where: str) -> None:
-        if self.kills and self.kills[0] == where:
-            self.kills.pop(0)
-            raise KilledError
-
-    def submit(self, submission: Submission) -> Handle:
-        self._die("before")
-        if submission.key not in self.entries:
-            self.entries[submission.key] = "running"
-            self.runs[submission.key] = Path(submission.run)
-            self.submissions += 1
-        self._die("after")
-        return {"key": submission.key}
-
-    def status(self, handle: Handle) -> JobStatus:
-        return JobStatus(self.entries[handle["key"]])  # type: ignore[arg-type]
-
-    def logs(self, handle: Handle) -> Iterator[str]:
-        return iter(())
-
-    def cancel(self, handle: Handle) -> None:
-        if self.entries[handle["key"]] not in _END:
-            self.entries[handle["key"]] = "cancelled"
-            self.tell(handle["key"], "status", state="cancelled")
-
-    def pause(self, handle: Handle) -> None:
-        self.entries[handle["key"]] = "paused"
-        self.tell(handle["key"], "status", state="stopped")
-
-    def resume(self, handle: Handle) -> None:
-        self.entries[handle["key"]] = "running"
-
-    def tell(self, key: str, kind: str, step: int | None = None, **data: Any) -> None:
-        path = self.runs[key] / "events.jsonl"
-        last = len(path.read_text().splitlines()) if path.exists() else 0
-        EventWriter(path, 1, last + 1).emit(kind, step, **data)  # type: ignore[arg-type]
-
-    def work(self, key: str, end: str | None = None) -> None:
-        """One step of training, or the end."""
-        if self.entries.get(key) != "running":
-            return
-        path = self.runs[key] / "events.jsonl"
-        done = path.read_text().count('"type":"step"') if path.exists() else 0
-        self.tell(key, "step", done + 1, loss=1.5, tokens=100, total_steps=9, eta_seconds=3.0)
-        if end is not None:
-            self.entries[key] = end
-            self.tell(key, "status", state={"succeeded": "finished"}.get(end, end))
-
-
-@dataclass
-class World:
-    """A site with a platform, a clock of its own, and dispatchers that can be killed."""
-
-    site: Site
-    platform: Platform
-    time: float = field(default_factory=time.time)
-    tended: list[dict[str, Tended]] = field(default_factory=lambda: [{}, {}])
-
-    def __post_init__(self) -> None:
-        self.context: Context = replace(self.site.context, now=lambda: self.time)
-
-    def turn(self, number: int = 0, most: int | None = 2) -> None:
-        """One turn of a dispatcher, as its process does it."""
-        mine = self.tended[number]
-        try:
-            for job_id in renew(self.context, {one.id: one.lock for one in mine.values()}):
-                del mine[job_id]
-            for job_id, lock in claim_due(self.context).items():
-                mine[job_id] = Tended(job_id, lock)
-            while (started := start_next(self.context, most)) is not None:
-                mine[started[0]] = Tended(*started)
-            for job_id, one in list(mine.items()):
-                try:
-                    goes_on = tend(self.context, one)
-                except LockLostError:
-                    goes_on = False
-                if not goes_on:
-                    del mine[job_id]
-        except KilledError:
-            mine.clear()
-
-    def states(self) -> dict[str, str]:
-        with self.context.database.read() as connection:
-            return {row.id: row.state for row in connection.execute(select(JOBS.c.id, JOBS.c.state))}
-
-    def row(self, job_id: str) -> Any:
-        with self.context.database.read() as connection:
-            return connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one()
-
-    def messages(self, job_id: str) -> list[str]:
-        with self.context.database.read() as connection:
-            query = select(JOB_EVENTS.c.message).where(JOB_EVENTS.c.job_id == job_id).order_by(JOB_EVENTS.c.id)
-            return list(connection.execute(query).scalars())
-
-
-def make_world(folder: Path, patch: pytest.MonkeyPatch, kind: str = "sqlite", **given_: Any) -> World:
-    site, platform = jobs_site(folder, kind, **given_), Platform()
-    for module in (submitted, submitting):
-        patch.setattr(module, "make_executor", lambda _spec, _runs: platform)
-    patch.setattr(submitting, "check_inputs", lambda *_args, **_named: None)
-    # What a finished run holds is looked at by tests that really train.
-    version = type("Version", (), {"name": "job", "number": 1})
-    patch.setattr(tending, "register_result", lambda _context, _run: version)
-    return World(site, platform)
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = make_world(tmp_path, monkeypatch)
-    yield made
-    made.context.database.close()
-
-
-@pytest.fixture(params=DATABASES)
-def both(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    made = make_world(tmp_path, monkeypatch, request.param)
-    yield made
-    made.context.database.close()
-
-
-def jobs(world: World, count: int, project: Any = None, **body: Any) -> list[str]:
-    project = project or world.site.default
-    client, file_id = project.client(), upload(project, chat_rows(20))
-    return [create(client, file_id, **body)["id"] for _ in range(count)]
-
-
-def test_a_job_is_followed_to_its_end(both: World) -> None:
-    world, client = both, both.site.client()
-    (job_id,) = jobs(world, 1)
-    world.turn()
-    assert status(client, job_id) == "running"
-    world.platform.tell(job_id, "status", state="started")
-    world.platform.work(job_id)
-    world.platform.tell(job_id, "evaluation", 1, loss=1.2)
-    world.turn()
-    world.platform.work(job_id, "succeeded")
-    world.turn()
-    job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
-    assert (job["status"], job["trained_tokens"], job["estimated_finish"]) == ("succeeded", 200, None)
-    assert job["fine_tuned_model"] == f"ft:tiny:tunesmith::{job_id[-8:]}"
-    assert world.messages(job_id)[3:] == [
-        "Fine-tuning job started",
-        "Step 1/9: training loss=1.50",
-        "Step 1: training loss=1.50, full validation loss=1.20",
-        "Step 2/9: training loss=1.50",
-        f"New fine-tuned model created: {job['fine_tuned_model']}",
-        "The job has successfully completed",
-    ]
-    (file_id,) = job["result_files"]
-    table = world.site.file_bytes(file_id).decode()
-    assert table.splitlines()[1] == "1,1.5,,1.2,,1.2,"
-    with world.context.database.read() as connection:
-        used = connection.execute(select(USAGE.c.kind, USAGE.c.model, USAGE.c.quantity)).all()
-    assert [tuple(row) for row in used] == [("trained_tokens", "tiny", 200)]
 
 
 def test_turns_go_by_priority_then_by_fairness_then_by_age(both: World) -> None:
@@ -267,29 +77,6 @@ def test_a_run_that_was_half_made_is_made_anew(world: World) -> None:
     assert world.platform.entries == {job_id: "running"}
 
 
-def test_a_name_of_a_model_has_only_letters_that_names_may_have(world: World) -> None:
-    (job_id,) = jobs(world, 1, suffix="My model: v1.2/b")
-    assert tuned_name(world.context, world.row(job_id)) == f"ft:tiny:tunesmith:My-model-v1-2-b:{job_id[-8:]}"
-
-
-def test_a_full_disk_costs_no_result(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    (job_id,) = jobs(world, 1)
-    world.turn()
-    world.platform.work(job_id, "succeeded")
-    whole = tending.keep_results
-
-    def full(*_args: Any) -> str:
-        raise OutputError("the disk is full")
-
-    monkeypatch.setattr(tending, "keep_results", full)
-    world.turn()
-    assert world.row(job_id).state == State.RUNNING
-    monkeypatch.setattr(tending, "keep_results", whole)
-    world.time += 60
-    world.turn()
-    assert world.row(job_id).state == State.SUCCEEDED
-
-
 def test_a_dispatcher_that_stops_gives_its_jobs_back(world: World) -> None:
     (job_id,) = jobs(world, 1)
     world.turn()
@@ -314,160 +101,6 @@ def test_who_lost_the_lock_writes_nothing(both: World) -> None:
         assert not take(connection, job_id, step, world.time)
 
 
-def test_a_running_job_is_paused_resumed_and_cancelled(world: World) -> None:
-    client, (job_id,) = world.site.client(), jobs(world, 1)
-    world.turn()
-    for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
-        client.post(f"/v1/fine_tuning/jobs/{job_id}/{action}")
-        for _ in range(3):
-            world.turn()
-        assert status(client, job_id) == state
-    assert world.platform.submissions == 1
-
-
-def test_a_job_that_is_paused_on_a_platform_is_ended_there(world: World) -> None:
-    client, (job_id,) = world.site.client(), jobs(world, 1)
-    world.turn()
-    client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
-    world.turn()
-    client.post(f"/v1/fine_tuning/jobs/{job_id}/cancel")
-    world.turn()
-    assert status(client, job_id) == "cancelled"
-    assert world.platform.entries[job_id] == "cancelled"
-
-
-@pytest.mark.parametrize("action", ["stop", "pause"])
-def test_a_spent_budget_ends_or_pauses_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str) -> None:
-    world = make_world(tmp_path, monkeypatch, prices={"tiny": {"trained_tokens": 1000.0}})
-    client, (job_id,) = world.site.client(), jobs(world, 1)
-    with world.context.database.write() as connection:
-        connection.execute(update(PROJECTS).values(budget=0.15, budget_action=action))
-    for _ in range(3):
-        world.turn()
-        world.platform.work(job_id)
-    for _ in range(3):
-        world.turn()
-    assert status(client, job_id) == {"stop": "cancelled", "pause": "paused"}[action]
-    wanted = {"stop": Reason.CANCELLED_BY_BUDGET, "pause": Reason.PAUSED_BY_BUDGET}[action]
-    assert world.row(job_id).reason == wanted
-    job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
-    assert job["error"]["code"] == "insufficient_quota"
-    assert len([one for one in world.messages(job_id) if one.startswith("The project's budget of 0.15 ")]) == 1
-    if action == "stop":
-        assert world.platform.entries[job_id] == "cancelled"
-        return
-    path = f"/v1/fine_tuning/jobs/{job_id}/resume"
-    assert client.post(path).json()["error"]["code"] == "insufficient_quota"
-    with world.context.database.write() as connection:
-        connection.execute(update(PROJECTS).values(budget=100))
-    assert client.post(path).json()["error"] is None
-    world.turn()
-    client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
-    world.turn()
-    assert world.row(job_id).reason == Reason.PAUSED_BY_USER
-
-
-@pytest.mark.parametrize(("action", "end"), [("stop", "cancelled"), ("pause", "paused")])
-def test_a_job_that_tells_nothing_is_held_to_a_budget_that_something_else_spends(
-    both: World, action: str, end: str
-) -> None:
-    world, other = both, both.site.project("other", budget=1.0)
-    (job_id,), (others,) = jobs(world, 1), jobs(world, 1, other)
-    with world.context.database.write() as connection:
-        mine = PROJECTS.c.id == world.site.default.id
-        connection.execute(update(PROJECTS).where(mine).values(budget=1.0, budget_action=action))
-    world.turn()
-    keep_running_jobs(world.context)
-    assert world.row(job_id).wish == Wish.RUN
-    waits = jobs(world, 1)[0]
-    spend(world, world.site.default.id, 1.0)
-    keep_running_jobs(world.context)
-    world.turn(most=None)
-    assert (world.row(job_id).state, world.row(others).state) == (end, State.RUNNING)
-    assert world.row(waits).state == State.QUEUED, "jobs that wait begin when there is budget again"
-    with world.context.database.write() as connection:
-        connection.execute(update(PROJECTS).values(budget=2.0))
-    world.turn(most=None)
-    assert world.row(waits).state == State.RUNNING
-
-
-def spend(world: World, project_id: str, cost: float) -> None:
-    """Let a project have used something of a price in this hour."""
-    row = {"project_id": project_id, "kind": "input_tokens", "model": "tiny", "key_id": "", "quantity": 1, "cost": cost}
-    with world.context.database.write() as connection:
-        connection.execute(insert(USAGE).values(hour=int(world.time // 3600), **row))
-
-
-def test_an_error_that_nobody_foresaw_holds_a_place_for_a_while_only(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_args: Any, **_named: Any) -> None:
-        raise KeyError("secret place")
-
-    (job_id,) = jobs(world, 1)
-    monkeypatch.setattr(tending, "read_progress", broken)
-    for _ in range(30):
-        world.turn()
-        world.time += 61
-    row = world.row(job_id)
-    assert (row.state, row.error["code"]) == (State.FAILED, "internal_error")
-    assert "secret" not in row.error["message"]
-
-
-def test_a_base_that_is_offered_no_more_ends_a_job_whose_files_wait(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(creating, "READ_AT_ONCE_BYTES", 10)
-    (job_id,) = jobs(world, 1)
-    with world.context.database.write() as connection:
-        connection.execute(update(JOBS).values(base="gone"))
-    world.turn()
-    assert (world.row(job_id).state, world.row(job_id).error["code"]) == (State.FAILED, "model_not_found")
-
-
-def test_what_the_worker_says_is_told_without_places_of_this_machine(world: World) -> None:
-    client, (job_id,) = world.site.client(), jobs(world, 1)
-    world.turn()
-    place = f"{inputs_folder(world.context, job_id).absolute()}/training.jsonl:3"
-    world.platform.tell(
-        job_id, "error", **{"class": "SupervisionError", "code": "supervision.empty", "message": "bad", "place": place}
-    )
-    world.platform.work(job_id, "failed")
-    world.turn()
-    job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
-    assert job["status"] == "failed"
-    assert job["error"]["code"] == "invalid_training_file"
-    assert job["error"]["message"].startswith("training.jsonl:3: bad")
-    assert job["trained_tokens"] == 100
-
-
-def test_large_files_are_looked_at_while_the_job_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creating, "READ_AT_ONCE_BYTES", 10)
-    client, good = world.site.client(), jobs(world, 1)[0]
-    bad = create(client, upload(world.site.default, pair_rows(20)))["id"]
-    assert [status(client, one) for one in (good, bad)] == ["validating_files"] * 2
-    world.turn(most=0)
-    assert [status(client, one) for one in (good, bad)] == ["queued", "failed"]
-    assert client.get(f"/v1/fine_tuning/jobs/{good}").json()["hyperparameters"]["n_epochs"] == 5
-    assert client.get(f"/v1/fine_tuning/jobs/{bad}").json()["error"]["param"] == "training_file"
-
-
-def test_runs_are_removed_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world(tmp_path, monkeypatch, job_retention_days=30)
-    client, (job_id,) = world.site.client(), jobs(world, 1)
-    world.turn()
-    world.platform.work(job_id, "succeeded")
-    (run_of(world.context, job_id).path / "report.json").write_text("{}")
-    world.turn()
-    remove_old_runs(world.context)
-    assert run_of(world.context, job_id).path.is_dir()
-    world.time += 31 * 86_400
-    remove_old_runs(world.context)
-    assert not run_of(world.context, job_id).path.exists()
-    assert not inputs_folder(world.context, job_id).exists()
-    assert client.get(f"/tunesmith/v1/jobs/{job_id}/report").text == "{}"
-
-
 def test_a_waiting_crowd_costs_a_turn_little(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs(world, 30)
     world.turn(most=1)
@@ -476,16 +109,6 @@ def test_a_waiting_crowd_costs_a_turn_little(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(world.context.database.engine, "connect", lambda: asked.append("") or connect())
     world.turn(most=1)
     assert len(asked) <= 8
-
-
-def test_steps_that_were_done_again_count_once() -> None:
-    def step(seq: int, number: int) -> Event:
-        return Event(seq, 1, "", "step", number, {"loss": 1.0, "tokens": 10, "total_steps": 4})
-
-    first = read_progress([step(1, 1), step(2, 2)], after=0, counted_step=0)
-    assert (first.tokens, first.counted_step, first.seq) == (20, 2, 2)
-    again = read_progress([step(1, 1), step(2, 2), step(3, 2), step(4, 3)], after=2, counted_step=2)
-    assert (again.tokens, again.counted_step, len(again.lines)) == (10, 3, 2)
 
 
 def test_no_step_leads_out_of_an_end() -> None:

@@ -83,6 +83,22 @@ def test_the_least_recently_used_leaves_when_there_are_too_many(make: Any) -> No
         assert engine_states(site.context) == {"one": "stopped", "two": "ready", "three": "ready"}
 
 
+def test_a_deployment_that_stays_yields_the_only_place_and_takes_it_again(make: Any) -> None:
+    site = make(engines_at_once=1, engine_idle_seconds=1.5)
+    http = site.client("inference")
+    with hosted(site.context):
+        body = {"name": "door", "model": "one", "min_replicas": 1}
+        assert site.client().post("/tunesmith/v1/deployments", json=body).status_code == 200
+        until(lambda: engine_states(site.context) == {"one": "ready"})
+        assert chat(http, "two").status_code == 200
+        assert engine_states(site.context) == {"one": "stopped", "two": "ready"}
+        assert site.client().get("/tunesmith/v1/deployments/door").json()["state"] == "asleep"
+        # Whoever asks it meanwhile waits as for any model.
+        assert chat(http, "door").status_code == 200
+        assert chat(http, "two").status_code == 200
+        until(lambda: engine_states(site.context) == {"one": "ready", "two": "stopped"})
+
+
 def test_deployments_that_stay_leave_room_for_others(make: Any) -> None:
     site = make(engines_at_once=2, engine_idle_seconds=1.5)
     http = site.client("inference")
@@ -139,6 +155,38 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_is_paid_so_far(make: An
 
         until(used)
         assert used() == {"input_tokens": 3, "output_tokens": 6, "requests": 1}
+
+
+def used(site: Site) -> dict[str, int]:
+    with site.context.database.read() as connection:
+        return {row.kind: row.quantity for row in connection.execute(select(USAGE.c.kind, USAGE.c.quantity))}
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_who_leaves_before_a_whole_answer_pays_for_what_was_used(make: Any) -> None:
+    site = make()
+    with hosted(site.context), served(site) as url:
+        headers = {"Authorization": f"Bearer {site.default.key('inference')}"}
+        with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as http:
+            assert chat(http, "one").status_code == 200
+            before = used(site)
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/chat/completions", json={"model": "one", "user": "endless", **CHAT}, timeout=2)
+            until(lambda: used(site)["requests"] == 2)
+            assert used(site)["input_tokens"] == before["input_tokens"] + 30
+            assert used(site)["output_tokens"] == before["output_tokens"] + 7
+            # Vectors and labels are made anyway, and paid for as a whole.
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/tunesmith/v1/classify", json={"model": "one", "user": "late"}, timeout=2)
+            until(lambda: used(site)["requests"] == 3)
+            assert used(site)["input_tokens"] == before["input_tokens"] + 33
+
+
+def test_labels_are_paid_for_by_their_tokens(make: Any) -> None:
+    site = make()
+    with hosted(site.context):
+        assert site.client("inference").post("/tunesmith/v1/classify", json={"model": "one"}).status_code == 200
+    assert used(site) == {"requests": 1, "input_tokens": 3, "output_tokens": 2}
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])

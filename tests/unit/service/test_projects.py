@@ -14,6 +14,7 @@ from tunesmith.service.db.tables.accounts import API_KEYS
 from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.db.tables.keeping import AUDIT
+from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.ids import new_id
 
 OWN = "/tunesmith/v1"
@@ -93,6 +94,28 @@ def test_a_deleted_project_leaves_no_rows_and_no_bytes(site: Site) -> None:
     assert not site.context.storage.exists(f"projects/{project.id}/files/file-1")
     assert not site.context.storage.exists(f"runs/{job}/recipe.yaml")
     assert actions(site, project.id)[-1] == "project.delete"
+
+
+def test_what_a_deleted_project_has_used_stays_in_the_operators_accounts(site: Site) -> None:
+    project, other = site.project("gone"), site.project("there")
+    hour = int(site.context.now() // 3600)
+    row = {"hour": hour, "kind": "input_tokens", "model": "tiny", "key_id": "", "quantity": 7, "cost": 0.5}
+    with site.context.database.write() as connection:
+        connection.execute(insert(USAGE), [{"project_id": one.id, **row} for one in (project, other)])
+    site.operator.post(f"{OWN}/projects/{project.id}/archive")
+    assert site.operator.delete(f"{OWN}/projects/{project.id}").json()["deleted"] is True
+    told = site.operator.get(f"{OWN}/usage/projects").json()
+    assert told["cost"] == 1.0
+    by_name = {one["project"]: one for one in told["data"]}
+    assert by_name.keys() == {"gone", "there"}
+    assert by_name["gone"]["deleted_at"] == pytest.approx(site.context.now(), abs=60)
+    assert (by_name["gone"]["project_id"], by_name["gone"]["quantity"]) == (project.id, 7)
+    assert by_name["there"]["deleted_at"] is None
+    # Its name is free again, and the new one has used nothing.
+    again = site.project("gone")
+    assert again.client().get(f"{OWN}/usage").json()["data"] == []
+    assert other.client("admin").get(f"{OWN}/usage/projects").status_code == 403
+    assert site.operator.delete(f"{OWN}/projects/{project.id}").status_code == 404
 
 
 def test_the_default_project_stays(site: Site) -> None:

@@ -142,6 +142,7 @@ class BatchingEngine:
                 continue
             self._going[id(taken)] = (taken, opened.batch)
             self._charge(request, read=len(request.prompt))
+            request.begun.set()
             self._metrics.began(request)
             self._metrics.running.inc()
 

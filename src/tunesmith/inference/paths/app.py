@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp
@@ -16,13 +16,14 @@ from tunesmith.inference.embedder import Embedder
 from tunesmith.inference.failures import handle_errors
 from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.paths.access import guarded
-from tunesmith.inference.paths.asking import Desk
+from tunesmith.inference.paths.asking import Desk, tenant_of
 from tunesmith.inference.paths.chat import chat_router
 from tunesmith.inference.paths.completion import completion_router
 from tunesmith.inference.paths.labels import label_router
 from tunesmith.inference.requests import Engine
 from tunesmith.inference.shelf import Shelf
 from tunesmith.wire.chat import ModelList, ModelObject
+from tunesmith.wire.serving import STOP_PATH
 
 
 def make_app(
@@ -51,6 +52,10 @@ def make_app(
     app.include_router(chat_router(catalog, desk))
     app.include_router(completion_router(catalog, desk))
     app.include_router(label_router(catalog, shelf))
+
+    @app.delete(f"{STOP_PATH}/{{name}}", status_code=204, response_model=None)
+    async def stop(name: str, http: Request) -> Response:
+        return Response(status_code=204 if desk.stop(tenant_of(http), name) else 404)
 
     @app.get("/health")
     async def health() -> dict[str, str]:

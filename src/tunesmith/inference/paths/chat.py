@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.failures import detail_of
-from tunesmith.inference.paths.asking import Desk, cancel, start_stream
+from tunesmith.inference.paths.asking import Desk, Stopped, cancel, start_stream, tenant_of
 from tunesmith.inference.paths.tool_calls import calls_in, may_be_call
 from tunesmith.inference.prompts import chat_tokens, decoding_for, shaping_for
 from tunesmith.inference.requests import Answer, Piece, Request, ScoredToken
@@ -32,8 +32,7 @@ from tunesmith.wire.chat import (
     ErrorBody,
     Usage,
 )
-
-CLIENT_GONE = 499
+from tunesmith.wire.serving import STOPPED
 
 
 def chat_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
@@ -59,8 +58,8 @@ def chat_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
         if body.stream:
             return EventsResponse(_Stream(body, request, texts).events(start_stream(desk, [request])), [request])
         answers = await desk.answers([request], http)
-        if answers is None:
-            return Response(status_code=CLIENT_GONE)
+        if isinstance(answers, Stopped):
+            return stopped_answer(answers)
         return JSONResponse(_completion(body, request, answers[0], texts))
 
     return router
@@ -73,14 +72,14 @@ async def in_thread(work: Any, *arguments: Any) -> Any:
     return await run_in_threadpool(work, *arguments)
 
 
-def tenant_of(http: HttpRequest) -> str:
-    """Who asks, by the key that let them in."""
-    return str(http.scope.get("tunesmith.tenant", ""))
-
-
 def usage_of(prompt: int, written: int) -> Usage:
     """Token counts."""
     return Usage(prompt_tokens=prompt, completion_tokens=written, total_tokens=prompt + written)
+
+
+def stopped_answer(stopped: Stopped) -> Response:
+    """What was used until work was stopped, for who still listens."""
+    return JSONResponse({"usage": usage_of(stopped.read, stopped.written).model_dump()}, STOPPED)
 
 
 class EventsResponse(StreamingResponse):

@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, Response
 
 from tunesmith.inference.catalog import ModelCatalog
 from tunesmith.inference.failures import RefusedError, detail_of
-from tunesmith.inference.paths.asking import Desk, start_stream
-from tunesmith.inference.paths.chat import CLIENT_GONE, EventsResponse, event, in_thread, tenant_of, usage_of
+from tunesmith.inference.paths.asking import Desk, Stopped, start_stream, tenant_of
+from tunesmith.inference.paths.chat import EventsResponse, event, in_thread, stopped_answer, usage_of
 from tunesmith.inference.prompts import decoding_for, shaping_for, text_tokens
 from tunesmith.inference.requests import Piece, Request, ScoredToken
 from tunesmith.inference.token_texts import TokenTexts
@@ -65,8 +65,8 @@ def completion_router(catalog: ModelCatalog, desk: Desk) -> APIRouter:
             pieces = start_stream(desk, requests)
             return EventsResponse(_events(body, requests, before, texts, pieces), requests)
         answers = await desk.answers(requests, http)
-        if answers is None:
-            return Response(status_code=CLIENT_GONE)
+        if isinstance(answers, Stopped):
+            return stopped_answer(answers)
         choices: list[CompletionChoice] = []
         for number, ours in enumerate(answers):
             for answer in ours:

@@ -17,7 +17,7 @@ from tunesmith.inference.classifier import Classifier
 from tunesmith.inference.embedder import Embedder
 from tunesmith.inference.failures import RefusedError
 from tunesmith.inference.shelf import Shelf
-from tunesmith.wire.classify import Classification, ClassifyRequest
+from tunesmith.wire.classify import Classification, ClassificationUsage, ClassifyRequest
 from tunesmith.wire.embeddings import MOST_INPUTS, Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
 
 Kind = TypeVar("Kind")
@@ -42,7 +42,9 @@ def label_router(catalog: ModelCatalog, shelf: Shelf[Classifier | Embedder]) -> 
     def classify_now(body: ClassifyRequest) -> Response:
         model = catalog.require(body.model, "labels")
         with _used(shelf, model.name, Classifier) as classifier:
-            found = Classification(model=body.model, data=classifier.classify(body.input))
+            data, tokens = classifier.classify(body.input)
+        usage = ClassificationUsage(prompt_tokens=tokens, total_tokens=tokens)
+        found = Classification(model=body.model, data=data, usage=usage)
         return JSONResponse(found.model_dump(exclude_none=True))
 
     def embed_now(body: EmbeddingRequest) -> Response:

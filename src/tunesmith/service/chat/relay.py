@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -23,13 +26,14 @@ from tunesmith.service.errors import ApiError
 from tunesmith.service.shared.choosing import Chosen
 from tunesmith.service.shared.engines import TOUCH_SECONDS, Engine, Place, await_engine, touch
 from tunesmith.wire.chat import ErrorBody, ErrorDetail
-from tunesmith.wire.serving import TENANT_HEADER
+from tunesmith.wire.serving import REQUEST_HEADER, STOP_PATH, STOPPED, TENANT_HEADER
 
 # Says which model of a deployment has answered.
 MODEL_HEADER = "x-tunesmith-model"
-CLIENT_GONE = 499
 _SILENCE_SECONDS = 600.0
 _DISCONNECT_POLL_SECONDS = 0.2
+# An engine that was told to stop tells what it has used; whoever waits longer for that waits for nothing.
+_STOPPING_SECONDS = 10.0
 # Engines are asked without TLS; making a context for each client would take longer than the request does.
 _NO_TLS = ssl.create_default_context()
 Count = Callable[[Used], Awaitable[None]]
@@ -68,6 +72,8 @@ class Relay:
         self._touched = context.now()
         self._project_id = project_id
         self._headers = {**headers, MODEL_HEADER: chosen.named.name}
+        self._name = secrets.token_hex(16)
+        self._engine: Engine | None = None
 
     async def answer(self, request: Request) -> Response:
         """The answer; one that is streamed has only begun.
@@ -77,13 +83,13 @@ class Relay:
         """
         client = _client()
         try:
-            upstream = await self._until_gone(request, self._sent(client))
+            upstream = await self._until_gone(request, client)
         except BaseException:
             await client.aclose()
             raise
         if upstream is None:
             await client.aclose()
-            return Response(status_code=CLIENT_GONE)
+            return Response(status_code=STOPPED)
         if self._question.streams and upstream.status_code == httpx.codes.OK:
             return _Events(self._events(upstream), lambda: self._end(client, upstream), self._headers)
         try:
@@ -110,15 +116,12 @@ class Relay:
             raise _no_answer(self._chosen) from error
 
     async def _asked(self, client: httpx.AsyncClient, engine: Engine) -> httpx.Response:
+        self._engine = engine
         request = client.build_request(
             "POST",
             engine.address + self._question.path,
             content=orjson.dumps(self._question.for_engine(self._place.model)),
-            headers={
-                "Authorization": f"Bearer {engine.token}",
-                "Content-Type": "application/json",
-                TENANT_HEADER: self._project_id,
-            },
+            headers={"Content-Type": "application/json", REQUEST_HEADER: self._name, **self._known(engine)},
         )
         answer = await client.send(request, stream=True)
         if answer.status_code == httpx.codes.UNAUTHORIZED:
@@ -126,18 +129,37 @@ class Relay:
             raise _StrangerError
         return answer
 
-    async def _until_gone(self, request: Request, asking: Coroutine[Any, Any, httpx.Response]) -> httpx.Response | None:
-        """What comes of asking; None, and it is stopped, when the client goes away first."""
-        task = asyncio.ensure_future(asking)
+    def _known(self, engine: Engine) -> dict[str, str]:
+        """Headers by which an engine knows who asks."""
+        return {"Authorization": f"Bearer {engine.token}", TENANT_HEADER: self._project_id}
+
+    async def _until_gone(self, request: Request, client: httpx.AsyncClient) -> httpx.Response | None:
+        """What comes of asking; when the client goes away first, what was used until then, or None for nothing."""
+        task = asyncio.ensure_future(self._sent(client))
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_DISCONNECT_POLL_SECONDS)
                 await self._keep_awake()
                 if not task.done() and await request.is_disconnected():
-                    return None
+                    return await self._stopped(client, task)
             return task.result()
         finally:
             task.cancel()
+
+    async def _stopped(self, client: httpx.AsyncClient, task: asyncio.Task[httpx.Response]) -> httpx.Response | None:
+        """The last word of an engine that was told to stop; vectors and labels are made anyway, and come whole."""
+        if self._engine is None or self._question.streams:
+            return None
+        end = time.monotonic() + (_STOPPING_SECONDS if self._question.writes else _SILENCE_SECONDS)
+        while not task.done() and time.monotonic() < end:
+            if self._question.writes:
+                # The engine may not know of it yet: long prompts take a while to be read.
+                with contextlib.suppress(httpx.TransportError):
+                    await client.delete(
+                        f"{self._engine.address}{STOP_PATH}/{self._name}", headers=self._known(self._engine)
+                    )
+            await asyncio.wait({task}, timeout=_DISCONNECT_POLL_SECONDS)
+        return task.result() if task.done() else None
 
     async def _keep_awake(self) -> None:
         """An answer may take longer than engines stay unused."""
@@ -150,6 +172,10 @@ class Relay:
             body = orjson.loads(upstream.content)
         except orjson.JSONDecodeError as error:
             raise _no_answer(self._chosen) from error
+        if upstream.status_code == STOPPED:
+            self._used.note(body.get("usage"))
+            await self._count(self._used)
+            return Response(status_code=STOPPED)
         if upstream.status_code != httpx.codes.OK:
             return JSONResponse(self._own_words(body), upstream.status_code, headers=self._kept(upstream))
         self._used.note(body.get("usage"))

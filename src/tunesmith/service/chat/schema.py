@@ -10,7 +10,8 @@ import orjson
 from tunesmith.service.errors import ApiError
 
 Path = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/classify"]
-_STREAMING: tuple[Path, ...] = ("/v1/chat/completions", "/v1/completions")
+# They write for as long as it takes, so that they can be streamed, and stopped.
+_WRITING: tuple[Path, ...] = ("/v1/chat/completions", "/v1/completions")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Question:
     body: dict[str, Any]
     streams: bool
     wants_usage: bool
+
+    @property
+    def writes(self) -> bool:
+        """Whether a text is written; vectors and labels are there at once."""
+        return self.path in _WRITING
 
     def for_engine(self, model: str) -> dict[str, Any]:
         """The body as the engine gets it: its own name of the model, and token counts for the service's books."""
@@ -68,5 +74,5 @@ def read_question(path: Path, content: bytes, deployment: str | None) -> Questio
         )
     if options is not None and not stream:
         raise ApiError(400, "'stream_options' is for streamed answers", param="stream_options", code="invalid_value")
-    streams = path in _STREAMING and stream is True
+    streams = path in _WRITING and stream is True
     return Question(path, model, body, streams, bool((options or {}).get("include_usage")))

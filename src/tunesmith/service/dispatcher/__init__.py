@@ -2,8 +2,10 @@
 
 claims              whose turn it is, and the locks by which one dispatcher works for a job
 loop                the turns of the process
-tending             one look at a job that runs, and what follows from it
-reading             events of a run as events of a job
+tending             one look at a job, and what follows from it
+holding             the lock by which this dispatcher works for a job, and what is written while it holds
+following, reading  a job's run: sent out, told what people wish, its events as events of the job
+ending              what a run's end means for its job
 keeping, finishing  checkpoints, and results
 chores              what else is done again and again, of all rooms
 """

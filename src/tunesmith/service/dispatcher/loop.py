@@ -13,7 +13,8 @@ from tunesmith.executors.local.queue import set_at_once
 from tunesmith.service.context import Context
 from tunesmith.service.dispatcher.chores import CHORES
 from tunesmith.service.dispatcher.claims import claim_due, release, renew, start_next
-from tunesmith.service.dispatcher.tending import LockLostError, Tended, tend
+from tunesmith.service.dispatcher.holding import LockLostError, Tended
+from tunesmith.service.dispatcher.tending import tend
 from tunesmith.service.shared.chores import Chore
 from tunesmith.service.shared.traces import span
 

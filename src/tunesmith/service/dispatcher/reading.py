@@ -35,6 +35,8 @@ class Progress:
         tokens: Tokens of the steps behind ``counted_step``, each step once however often it was done.
         counted_step: The last step that is counted.
         step, total_steps, seconds_left: Where training is.
+        epochs: How often rows will have been seen in the end, as it looks now.
+        rows_per_step: Rows of a step on average.
         error: The last error of the worker.
     """
 
@@ -45,6 +47,8 @@ class Progress:
     step: int = 0
     total_steps: int | None = None
     seconds_left: float | None = None
+    epochs: float | None = None
+    rows_per_step: float | None = None
     error: Mapping[str, Any] | None = None
 
 
@@ -64,9 +68,14 @@ def read_progress(events: Iterable[Event], *, after: int, counted_step: int) -> 
             steps[event.step] = metrics_of(event)
             found.step, found.total_steps = event.step, event.data.get("total_steps")
             found.seconds_left = event.data.get("eta_seconds")
+            if found.total_steps and event.data.get("epoch"):
+                # A budget moves the end while training goes on.
+                found.epochs = event.data["epoch"] * found.total_steps / event.step
             if is_new and event.step > found.counted_step:
                 found.tokens += int(event.data.get("tokens", 0))
                 found.counted_step = event.step
+        elif event.type == "artifact" and event.data.get("kind") == "resolved":
+            found.epochs, found.rows_per_step = event.data.get("epochs"), event.data.get("rows_per_step")
         elif event.type == "error":
             found.error = event.data
         if is_new:
@@ -81,15 +90,20 @@ def metrics_of(event: Event) -> dict[str, Any]:
     found = {
         "step": event.step,
         "train_loss": data.get("loss"),
-        "train_mean_token_accuracy": data.get("accuracy"),
+        "train_mean_token_accuracy": _accuracy(data),
     }
     return {key: value for key, value in found.items() if value is not None}
 
 
 def validation_of(event: Event) -> dict[str, Any]:
     """The numbers of a validation; it is always over all held-out rows."""
-    loss = event.data.get("loss")
-    return {} if loss is None else {"valid_loss": loss, "full_valid_loss": loss}
+    told = {"loss": event.data.get("loss"), "mean_token_accuracy": _accuracy(event.data)}
+    return {f"{of}_{key}": value for key, value in told.items() if value is not None for of in ("valid", "full_valid")}
+
+
+def _accuracy(data: Mapping[str, Any]) -> Any:
+    """Share of the tokens that got the highest score; services that train for others have a longer word for it."""
+    return data.get("accuracy", data.get("token_accuracy"))
 
 
 def steps_of(events: Iterable[Event]) -> dict[int, dict[str, Any]]:

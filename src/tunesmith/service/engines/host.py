@@ -194,10 +194,10 @@ class Host:
 
     def _start_wanted(self, rows: dict[str, Row[Any]], wanted: tuple[str, ...]) -> None:
         most = self._context.settings.engines_at_once
-        # Deployments that stay never fill the host, or nobody else would be answered.
-        kept = frozenset(wanted[: max(1, most - 1)])
+        # Deployments that stay never fill the host, or nobody else would be answered: the last place is for who asks.
+        kept = frozenset(wanted[: most - 1])
         waiting = [row for row in rows.values() if row.state == "wanted" or self._sleeps(row, wanted)]
-        for row in sorted(waiting, key=lambda row: float(row.used_at)):
+        for row in sorted(waiting, key=lambda row: (row.state != "wanted", float(row.used_at))):
             may_end_another = row.state == "wanted" or row.base in kept
             if len(self._engines) < most or (may_end_another and self._made_room(rows, kept)):
                 self._start(row)

@@ -186,7 +186,7 @@ def keep_job(context: Context, caller: Caller, asked: Asked, examined: Examined 
 def short_estimate(examined: Examined) -> dict[str, Any]:
     """What a job remembers of what was expected of it."""
     data = examined.known.data
-    return {"rows": data.rows, "tokens": examined.tokens, "steps": examined.steps}
+    return {"rows": data.rows, "tokens": examined.tokens, "steps": examined.steps, "epochs": examined.resolved.epochs}
 
 
 VALID = Line("Files validated, moving job to queued state", source="valid")

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, up
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.auth.gate import DEFAULT_PROJECT
 from tunesmith.service.context import Context
-from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.accounts import DELETED_PROJECTS, PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
@@ -100,7 +100,7 @@ def archive_project(context: Context, caller: Caller, project_id: str, *, archiv
 
 
 def delete_project(context: Context, caller: Caller, project_id: str) -> None:
-    """Remove an archived project with all that is its own. Its lines of the audit log stay.
+    """Remove an archived project with all that is its own. Its lines of the audit log stay, and so does its use.
 
     Bytes go first: ended in between, the project is still there to be deleted again.
 
@@ -118,7 +118,13 @@ def delete_project(context: Context, caller: Caller, project_id: str) -> None:
         for found in list(context.storage.walk(place)):
             context.storage.remove(found.path)
     with context.database.write() as connection:
-        connection.execute(delete(PROJECTS).where(PROJECTS.c.id == project_id, PROJECTS.c.archived_at.is_not(None)))
+        archived = PROJECTS.c.archived_at.is_not(None)
+        gone = connection.execute(delete(PROJECTS).where(PROJECTS.c.id == project_id, archived))
+        if gone.rowcount == 0:
+            # Somebody else was faster, or has opened it again.
+            raise ApiError(409, "The project was changed meanwhile; try again", code="conflict")
+        kept = {"id": project_id, "name": row.name, "deleted_at": context.now()}
+        connection.execute(insert(DELETED_PROJECTS).values(**kept))
         _note(context, connection, caller, "project.delete", row)
 
 

@@ -9,21 +9,21 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 
-from tunesmith.service.auth.gate import Inference, Member
+from tunesmith.service.auth.gate import Inference, Member, Operator
 from tunesmith.service.context import InContext
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.lists import listed as as_list
 from tunesmith.service.shared.metering import KINDS, month_of, price, spent, stored_bytes
 from tunesmith.service.shared.naming import offered
-from tunesmith.service.usage.schema import Group, csv_lines, use_row
-from tunesmith.service.usage.usage import hours_of, sums
+from tunesmith.service.usage.schema import Group, csv_lines, project_row, use_row
+from tunesmith.service.usage.usage import hours_of, sums, sums_of_projects
 
 Days = Annotated[date | None, Query()]
 _EVERYTHING: tuple[Group, ...] = ("day", "model", "key", "kind")
 
 
 def usage_router() -> APIRouter:
-    """What the caller's project has used."""
+    """What the caller's project has used, and every project for who runs the service."""
     router = APIRouter(tags=["usage"])
 
     @router.get("/usage")
@@ -38,6 +38,14 @@ def usage_router() -> APIRouter:
         currency = context.settings.currency
         with context.database.read() as connection:
             rows = [use_row(row, currency) for row in connection.execute(query)]
+        return {**as_list(rows), "cost": sum(row["cost"] for row in rows), "currency": currency}
+
+    @router.get("/usage/projects")
+    def use_of_projects(context: InContext, _: Operator, start: Days = None, end: Days = None) -> dict[str, Any]:
+        query = sums_of_projects(hours_of(context, start, end))
+        currency = context.settings.currency
+        with context.database.read() as connection:
+            rows = [project_row(row, currency) for row in connection.execute(query)]
         return {**as_list(rows), "cost": sum(row["cost"] for row in rows), "currency": currency}
 
     @router.get("/usage/export")

@@ -31,6 +31,13 @@ def use_row(row: Row[Any], currency: str) -> dict[str, Any]:
     return {**found, "quantity": int(found["quantity"]), "cost": float(found["cost"]), "currency": currency}
 
 
+def project_row(row: Row[Any], currency: str) -> dict[str, Any]:
+    """A line of a project's use, for who runs the service."""
+    found = use_row(row, currency)
+    gone = found["deleted_at"]
+    return {**found, "deleted_at": None if gone is None else int(gone)}
+
+
 def csv_lines(rows: Iterator[dict[str, Any]]) -> Iterator[str]:
     """The lines of a table for a spreadsheet; no name of a model becomes a formula there."""
     buffer = io.StringIO()

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Integer, Select, cast, func, select
 
 from tunesmith.service.context import Context
-from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.accounts import DELETED_PROJECTS, PROJECTS
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.errors import ApiError
 from tunesmith.service.shared.metering import HOUR_SECONDS, count_stored, is_over_budget, month_of
@@ -55,6 +55,26 @@ def sums(project_id: str, hours: tuple[int, int], groups: Collection[Group]) -> 
         .where(USAGE.c.project_id == project_id, USAGE.c.hour >= hours[0], USAGE.c.hour < hours[1])
         .group_by(*wanted)
         .order_by(*wanted)
+    )
+
+
+def sums_of_projects(hours: tuple[int, int]) -> Select[Any]:
+    """What each project has used in some hours, by its name; also those that were deleted since."""
+    wanted = [
+        USAGE.c.project_id,
+        func.coalesce(PROJECTS.c.name, DELETED_PROJECTS.c.name).label("project"),
+        DELETED_PROJECTS.c.deleted_at,
+        USAGE.c.kind,
+    ]
+    return (
+        select(*wanted, func.sum(USAGE.c.quantity).label("quantity"), func.sum(USAGE.c.cost).label("cost"))
+        .outerjoin(PROJECTS, PROJECTS.c.id == USAGE.c.project_id)
+        .outerjoin(DELETED_PROJECTS, DELETED_PROJECTS.c.id == USAGE.c.project_id)
+        .where(USAGE.c.hour >= hours[0], USAGE.c.hour < hours[1])
+        .group_by(
+            USAGE.c.project_id, PROJECTS.c.name, DELETED_PROJECTS.c.name, DELETED_PROJECTS.c.deleted_at, USAGE.c.kind
+        )
+        .order_by(USAGE.c.project_id, USAGE.c.kind)
     )
 
 

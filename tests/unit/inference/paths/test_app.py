@@ -24,7 +24,7 @@ from tunesmith.inference.metrics import Metrics
 from tunesmith.inference.paths.app import make_app
 from tunesmith.inference.requests import Request
 from tunesmith.inference.shelf import Shelf
-from tunesmith.wire.serving import ServedModel, Service
+from tunesmith.wire.serving import REQUEST_HEADER, STOP_PATH, STOPPED, ServedModel, Service
 
 # PEFT asks for a property by a name that Transformers has just deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -291,6 +291,51 @@ def test_a_client_that_vanishes_frees_the_engine(make: Any, kind: str, version: 
     place.run(vanish(place, {**body, "stream": True}, version=version, after_events=after_events))
     values = place.values()
     assert values["tunesmith_requests_running",] == values["tunesmith_requests_waiting",] == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_who_asked_stops_it_by_its_name_and_is_told_what_was_used(make: Any, path: str) -> None:
+    place = make(KEYS)
+    endless = {"model": "base", "max_tokens": 150_000, "temperature": 0}
+    body = {**endless, "prompt": ["x", "y z"]} if path == "/v1/completions" else ENDLESS
+
+    async def stop(who: str) -> int:
+        transport = httpx.ASGITransport(app=place.app)
+        headers = {"Authorization": f"Bearer {KEYS[who]}"}
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+            return (await client.delete(f"{STOP_PATH}/mine")).status_code
+
+    async def work() -> httpx.Response:
+        assert await stop("alice") == 404
+        asking = asyncio.ensure_future(place.ask(body, KEYS["alice"], path, headers={REQUEST_HEADER: "mine"}))
+        await place.until("tunesmith_completion_tokens_total", 9, "base")
+        assert await stop("bob") == 404
+        assert await stop("alice") == 204
+        return await asking
+
+    answer = place.run(work())
+    assert answer.status_code == STOPPED
+    usage = answer.json()["usage"]
+    assert usage["prompt_tokens"] == sum(len(request.prompt) for request in place.requests)
+    assert 9 <= usage["completion_tokens"] < 10_000
+    assert place.run(place.ask(SHORT, KEYS["alice"])).status_code == 200
+
+
+def test_a_request_that_was_stopped_before_its_turn_has_used_nothing(make: Any) -> None:
+    place = make(rows_at_once=1)
+
+    async def work() -> httpx.Response:
+        first = asyncio.ensure_future(place.ask(ENDLESS))
+        await place.until("tunesmith_requests_running", 1)
+        second = asyncio.ensure_future(place.ask(ENDLESS, headers={REQUEST_HEADER: "mine"}))
+        await place.until("tunesmith_requests_waiting", 1)
+        transport = httpx.ASGITransport(app=place.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.delete(f"{STOP_PATH}/mine")).status_code == 204
+        first.cancel()
+        return await second
+
+    assert place.run(work()).json()["usage"] == {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 def test_a_client_that_vanishes_without_a_stream_frees_the_engine(make: Any) -> None:

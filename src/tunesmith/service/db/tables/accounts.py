@@ -35,6 +35,15 @@ PROJECTS = Table(
     time_column("budget_told"),
 )
 
+# Names of projects that are gone, for what they had used.
+DELETED_PROJECTS = Table(
+    "deleted_projects",
+    METADATA,
+    id_column(),
+    Column("name", LONG_NAME, nullable=False),
+    time_column("deleted_at", nullable=False),
+)
+
 USERS = Table(
     "users",
     METADATA,
