@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -18,12 +19,16 @@ def environment(*packages: str) -> Path:
     key = hashlib.sha256(" ".join((sys.version, *packages)).encode()).hexdigest()[:12]
     folder = cache_folder() / "client-environments" / key
     python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with network_guard.allowed():
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
-        (folder / "complete").touch()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The processes of the suite may want the same one at the same time.
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with network_guard.allowed():
+                subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+                subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+            (folder / "complete").touch()
     return python
 
 

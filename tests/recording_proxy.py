@@ -7,8 +7,10 @@ proxy.exchanges                    # method, path, query, request's JSON, status
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -152,6 +154,14 @@ def _problems(contract: Contract, exchange: Exchange) -> list[str]:
     operation = contract.find(exchange.method, path)
     if operation is None:
         return [*found, "the contract has no such operation"]
-    problems = contract.problems_of_answer(operation.answer, exchange.answer)
+    problems = contract.problems_of_answer(operation.answer, _with_numbers(exchange.asked, exchange.answer))
     # `paused` is in the contract's own example and not in its list.
     return found + [words for words in problems if "'paused' is not one of" not in words]
+
+
+def _with_numbers(asked: Any, answer: Any) -> Any:
+    """An answer with vectors as numbers: clients ask for base64, of which the contract tells in words alone."""
+    if not isinstance(asked, dict) or asked.get("encoding_format") != "base64":
+        return answer
+    data = [one | {"embedding": array("f", base64.b64decode(one["embedding"])).tolist()} for one in answer["data"]]
+    return answer | {"data": data}
