@@ -47,7 +47,7 @@ LOOKS = {
 DARK = ("playground", "deployment")
 ON_A_PHONE = {"light-narrow": ("overview", "models"), "dark-narrow": ("job",)}
 # Pages that need a thing to be there have no empty form.
-ONE_THING = ("job", "model", "deployment", "batch", "webhook", "error", "playground")
+ONE_THING = ("job", "model", "deployment", "batch", "evaluation", "webhook", "error", "playground")
 _HIGHEST = 3000
 
 

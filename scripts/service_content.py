@@ -101,6 +101,8 @@ def work(service: LiveService, folder: Path, model: str, hook: str, options: dic
         _told(own.post("/keys", json={"name": "help desk", "scope": "inference"}))
         _people(own)
         batch = _batch(client, folder, "ticket-router")
+        asked = {"model": tuned, "file": file_id, "rows": 12, "max_new_tokens": 8}
+        evaluation = _ended(own, "/evaluations", _told(own.post("/evaluations", json=asked)))
         _told(own.post(f"/webhooks/{webhook['id']}/test"))
         project = _told(own.get("/projects"))["data"][0]["id"]
         _told(own.post(f"/projects/{project}", json={"budget": 50.0, "jobs_at_once": 2, "tokens_per_minute": 200_000}))
@@ -118,6 +120,8 @@ def work(service: LiveService, folder: Path, model: str, hook: str, options: dic
         "deployment": "/ui/deployments/ticket-router",
         "batches": "/ui/batches",
         "batch": f"/ui/batches/{batch}",
+        "evaluations": "/ui/evaluations",
+        "evaluation": f"/ui/evaluations/{evaluation['id']}",
         "usage": "/ui/usage",
         "project": "/ui/project",
         "webhooks": "/ui/webhooks",
@@ -168,8 +172,21 @@ def long_lists(service: LiveService, project_id: str, done: Work, base: str) -> 
         state = ("delivered", "given_up")[at % 5 == 0]
         put(DELIVERIES, "evt_", webhook_id=hook, event="batch.completed", state=state, tries=1, answer="status 204")
     context.database.close()
-    same = ("overview", "data", "jobs", "models", "deployments", "batches", "usage", "project", "audit", "admin")
+    same = (
+        "overview",
+        "data",
+        "jobs",
+        "models",
+        "deployments",
+        "batches",
+        "evaluations",
+        "usage",
+        "project",
+        "audit",
+        "admin",
+    )
     more = {"job": f"/ui/jobs/{failed}", "webhook": f"/ui/webhooks/{hook}", "webhooks": "/ui/webhooks"}
+    more |= {"admin": done.pages["admin"]}
     return {**{name: done.pages[name] for name in same}, **more}
 
 

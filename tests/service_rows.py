@@ -15,6 +15,7 @@ from sqlalchemy import JSON, Boolean, Double, Integer, String, Table, insert
 from tunesmith.service.auth.keys import make_key
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import API_KEYS, LICENCES, MEMBERS, USERS
+from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS, UPLOADS
 from tunesmith.service.db.tables.inference import BATCHES, DEPLOYMENTS, ENGINES
 from tunesmith.service.db.tables.jobs import CHECKPOINT_PERMISSIONS, JOB_CHECKPOINTS, JOB_EVENTS, JOBS
@@ -69,6 +70,10 @@ def plant(site: Site, project: Project) -> Rows:
     wrong = [{"code": "invalid_url", "message": PLANTED, "param": "url", "line": 1}]
     asked = {"endpoint": "/v1/chat/completions", "input_file_id": batch_file}
     batch = put(BATCHES, "batch_", state="in_progress", errors=wrong, **asked)
+    measured = {"model": tuned, "measured": tuned, "base": BASE, "file_id": file, "options": {"task": PLANTED}}
+    nothing = dict.fromkeys(("progress", "result", "usage"))
+    failed = {"state": "running", "error": {"code": "failed", "message": PLANTED, "param": None}}
+    evaluation = put(EVALUATIONS, "eval_", **measured, **failed, **nothing)
     deployment = f"{PLANTED}-deployment"
     put(DEPLOYMENTS, "dep_", name=deployment, kind="real-time", traffic={tuned: 100})
     put(ENGINES, "engine_", base=f"{BASE}-{PLANTED}-{short_id()}", state="ready", token=secret)
@@ -90,6 +95,7 @@ def plant(site: Site, project: Project) -> Rows:
         "checkpoint": checkpoint,
         "permission_id": permission,
         "batch_id": batch,
+        "evaluation_id": evaluation,
         "model": tuned,
         "label": "production",
         "name": deployment,

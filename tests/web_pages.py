@@ -21,6 +21,7 @@ PAGES = (
     "/ui/playground",
     "/ui/deployments",
     "/ui/batches",
+    "/ui/evaluations",
     "/ui/usage",
     "/ui/project",
     "/ui/webhooks",

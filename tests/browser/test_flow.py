@@ -71,6 +71,7 @@ def test_from_signing_in_to_a_tuned_answer(service: LiveService, chromium: Brows
         _deploy(looker)
         _ask(looker)
         _ask_many(looker, rows.with_name("many.jsonl"))
+        _measure(looker)
         _told(looker)
         _account(looker)
         looker.require_clean()
@@ -92,7 +93,7 @@ def _hook(looker: Looker) -> None:
     page.get_by_label("budget exceeded").uncheck()
     page.get_by_role("button", name="Make a webhook").click()
     expect(page.locator("[data-secret] code")).to_have_text(re.compile("^whsec_"))
-    expect(page.get_by_role("region", name="Webhooks")).to_contain_text("8 of 9")
+    expect(page.get_by_role("region", name="Webhooks")).to_contain_text("11 of 12")
     assert looker.faults_of_access() == []
 
 
@@ -213,6 +214,28 @@ def _ask_many(looker: Looker, path: Path) -> None:
         answers.click()
     lines = [json.loads(line) for line in Path(waiting.value.path()).read_text().splitlines()]
     assert sorted(line["custom_id"] for line in lines) == ["0", "1", "2"]
+
+
+def _measure(looker: Looker) -> None:
+    """The tuned model beside its base; the page follows until the report is there."""
+    page = looker.page
+    page.get_by_role("link", name="Models").click()
+    page.get_by_role("link", name=re.compile("^ft:tiny")).first.click()
+    page.get_by_role("link", name="Measure").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^ft:tiny"))
+    rows = page.get_by_label("Rows", exact=True)
+    rows.select_option(rows.locator("option", has_text="questions.jsonl").get_attribute("value"))
+    page.get_by_label("At most so many rows").fill("3")
+    page.get_by_text("More", exact=True).click()
+    page.get_by_label("Longest answer, in tokens").fill("4")
+    assert looker.faults_of_access() == []
+    page.get_by_role("button", name="Measure").click()
+    expect(page.get_by_role("heading", name="Before and after")).to_be_visible(timeout=WAIT)
+    expect(page.get_by_role("region", name="Measures before and after")).to_contain_text("Tuned")
+    expect(page.get_by_role("link", name="Download the report")).to_be_visible()
+    assert looker.faults_of_access() == []
+    page.get_by_role("link", name="Evaluations").first.click()
+    expect(page.get_by_role("region", name="Evaluations")).to_contain_text("succeeded")
 
 
 def _told(looker: Looker) -> None:

@@ -275,7 +275,7 @@ def test_another_project_cannot_be_named_in_a_header(site: Site, victim: Project
     assert site.operator.get(f"{OWN_PREFIX}/keys", headers={"OpenAI-Project": victim.id}).status_code == 200
 
 
-def bodies_that_name(rows: Rows, own_upload: str) -> list[tuple[str, str, str, Any]]:
+def bodies_that_name(rows: Rows, own_upload: str, own_file: str) -> list[tuple[str, str, str, Any]]:
     """Room, method, path and body of requests that name things of others within their bodies."""
     named = rows.by_parameter
     tuned, file = named["model"], named["file_id"]
@@ -285,6 +285,9 @@ def bodies_that_name(rows: Rows, own_upload: str) -> list[tuple[str, str, str, A
         ("fine_tuning", "POST", "/v1/fine_tuning/jobs", {"model": tuned, "training_file": file}),
         ("fine_tuning", "POST", f"{OWN_PREFIX}/estimates", {"model": BASE, "training_file": file}),
         ("batches", "POST", "/v1/batches", {"input_file_id": rows.batch_file, **batch}),
+        ("evaluations", "POST", f"{OWN_PREFIX}/evaluations", {"model": BASE, "file": file}),
+        ("evaluations", "POST", f"{OWN_PREFIX}/evaluations", {"model": tuned, "file": own_file}),
+        ("evaluations", "POST", f"{OWN_PREFIX}/evaluations", {"model": named["name"], "file": own_file}),
         ("chat", "POST", "/v1/chat/completions", {"model": tuned, "messages": MESSAGES}),
         ("chat", "POST", "/v1/chat/completions", {"model": named["name"], "messages": MESSAGES}),
         ("chat", "POST", "/v1/completions", {"model": tuned, "prompt": "hello"}),
@@ -301,7 +304,7 @@ def test_bodies_do_not_reach_what_is_another_projects(site: Site, victim: Projec
     own, client = plant(site, other), walker.as_(other.client("admin"))
     before = rows_of(site, victim)
     wrong = []
-    for room, method, path, body in bodies_that_name(rows, own.by_parameter["upload_id"]):
+    for room, method, path, body in bodies_that_name(rows, own.by_parameter["upload_id"], own.by_parameter["file_id"]):
         if room in ROOMS:
             answer = walker.ask(client, method, path, body)
             known = answer.status_code in (400, 403, 404) and answer.json()["error"]["code"] != "unknown_url"

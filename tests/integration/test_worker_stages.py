@@ -55,6 +55,14 @@ def test_a_base_model_is_measured_alone(place: Place) -> None:
     assert list(run.systems) == ["base", "few_shot"]
     assert run.report["verdict"] is None
     assert run.states == ["preparing", "evaluating_base", "reporting", "finished"]
+    base, few_shot = (run.systems[name]["tokens"] for name in ("base", "few_shot"))
+    assert few_shot["read"] > base["read"] > run.systems["base"]["generation"]["rows"]
+    assert base["written"] == run.systems["base"]["generation"]["tokens"] > 0
+
+
+def test_a_report_calls_the_model_what_it_is_told(place: Place) -> None:
+    run = measured(place, "model", rows=4, called="ft:mine")
+    assert (run.report["run"], run.report["model"]["name"]) == ("ft:mine", "ft:mine")
 
 
 def test_rows_that_are_all_measured_leave_none_to_show(place: Place) -> None:

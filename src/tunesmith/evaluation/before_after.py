@@ -99,6 +99,7 @@ def _beside(system: Measured, seed: int) -> dict[str, Any]:
 def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]:
     metrics, labels, seed = judge.metrics, judge.labels, judge.seed
     found: dict[str, Any] = {"name": system.name, "label": system.label}
+    found["tokens"] = {"read": system.tokens_read, "written": system.tokens_written}
     if system.losses.counts_B:
         whole = _of_whole_rows(system.losses, held_out)
         found |= score_losses(whole.loss_sums_B, whole.counts_B, seed)

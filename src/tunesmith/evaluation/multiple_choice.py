@@ -72,6 +72,7 @@ def log_likelihoods(
     *,
     on_progress: Callable[[int], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_read: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, float]]:
     """Log likelihood of every answer of every question, in nats, summed over the answer's tokens.
 
@@ -81,6 +82,7 @@ def log_likelihoods(
         scoring: How.
         on_progress: Called with the number of questions done.
         should_stop: Asked between packs.
+        on_read: Called with the number of tokens of each pack that went through the model.
 
     Raises:
         DataError: ``choices.too_long``: a question and its answer do not fit into the model's context.
@@ -98,6 +100,7 @@ def log_likelihoods(
             raise Stopped("the evaluation was stopped", code="evaluation.stopped")
         rows_L = np.asarray(pack.rows, dtype=np.int64)[pack.label_rows_L]
         np.add.at(sums_C, rows_L, -_losses_L(model, pack, scoring))
+        on_read(pack.tokens)
         on_progress(owners[max(pack.rows)][0] + 1)
     found: list[dict[str, float]] = [{} for _ in questions]
     for (at, text), total in zip(owners, sums_C.tolist(), strict=True):

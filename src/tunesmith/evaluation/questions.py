@@ -56,6 +56,12 @@ class Asked:
     rows: Sequence[TokenRow] = ()
     examples: Sequence[Example] = ()
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that a model reads for it."""
+        of_rows = [row for item in self.items for row in item] + list(self.rows)
+        return sum(map(len, self.prompts)) + sum(len(row.token_ids_T) for row in of_rows)
+
 
 def ask_plainly(held_out: HeldOut, tokenizer: Any) -> Asked:
     """The questions as they are."""

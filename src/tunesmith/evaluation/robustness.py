@@ -20,11 +20,13 @@ class ChoiceScores:
 
     ``scores_B`` are the metrics of each question as asked; ``perturbed_B`` those of each kind of change, where a
     question that the change leaves as it is has no entry of its own (None); ``chosen_B`` the most likely answers.
+    ``tokens_read`` went through the model, beginnings that questions share once.
     """
 
     scores_B: tuple[Mapping[str, float], ...]
     perturbed_B: Mapping[str, tuple[Mapping[str, float] | None, ...]]
     chosen_B: tuple[str, ...]
+    tokens_read: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain data; :func:`choice_scores_from_json` reads it."""
@@ -50,7 +52,7 @@ class ChoiceScores:
 def choice_scores_from_json(data: Mapping[str, Any]) -> ChoiceScores:
     """Read what :meth:`ChoiceScores.to_json` wrote."""
     perturbed = {kind: tuple(scores) for kind, scores in data["perturbed_B"].items()}
-    return ChoiceScores(tuple(data["scores_B"]), perturbed, tuple(data["chosen_B"]))
+    return ChoiceScores(tuple(data["scores_B"]), perturbed, tuple(data["chosen_B"]), data.get("tokens_read", 0))
 
 
 def measure_choices(
@@ -77,8 +79,14 @@ def measure_choices(
             if (at, text) not in place_of:
                 place_of[at, text] = len(asked)
                 asked.append(replace(question, question=text))
+    read: list[int] = []
     found = log_likelihoods(
-        model, asked, scoring, on_progress=lambda done: on_progress(done, len(asked)), should_stop=should_stop
+        model,
+        asked,
+        scoring,
+        on_progress=lambda done: on_progress(done, len(asked)),
+        should_stop=should_stop,
+        on_read=read.append,
     )
     scores = [score_question(question, likelihoods) for question, likelihoods in zip(asked, found, strict=True)]
     perturbed: dict[str, tuple[dict[str, float] | None, ...]] = {}
@@ -89,7 +97,7 @@ def measure_choices(
         max(next(iter(question.targets.values())).texts, key=found[at].__getitem__)
         for at, question in enumerate(questions)
     )
-    return ChoiceScores(tuple(scores[: len(questions)]), perturbed, chosen)
+    return ChoiceScores(tuple(scores[: len(questions)]), perturbed, chosen, sum(read))
 
 
 def choice_metrics(scores: ChoiceScores, seed: int) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ class Measured:
     ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer. ``general`` and
     ``choices`` are what was measured beside the held-out rows, see :mod:`tunesmith.evaluation.beside`; ``otherwise``
     are answers to the same questions asked otherwise, None where a kind of change leaves a question as it is.
+    ``tokens_read`` and ``tokens_written`` are those of all rows, prompts and answers, however they were asked.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Measured:
     choices: ChoiceScores | None = None
     beside_seconds: float = 0.0
     otherwise: Mapping[str, tuple[str | None, ...]] = field(default_factory=dict)
+    tokens_read: int = 0
+    tokens_written: int = 0
 
     @property
     def seconds(self) -> float:
@@ -119,6 +122,8 @@ def measure_system(name: str, label: str, model: Any, asked: Asked, ruler: Ruler
         pair_scores_B=answers.pair_scores_B,
         loss_seconds=after_losses - started,
         answer_seconds=time.monotonic() - after_losses,
+        tokens_read=asked.tokens,
+        tokens_written=answers.tokens,
     )
 
 

@@ -21,6 +21,7 @@ from tunesmith.runs.events import Event
 
 Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint"]
 OnEvent = Callable[[Event], None]
+OnPoll = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,19 @@ def evaluate(
     on_event: OnEvent,
     *,
     runs_folder: Path | None = None,
+    working_folder: Path | None = None,
+    on_poll: OnPoll | None = None,
     command: Sequence[str] | None = None,
 ) -> Iterator[Path]:
     """Measure a model on data; the block gets the folder with report.json, .md and .html, which ends with it.
 
-    A run is looked for in ``runs_folder`` or the default one.
+    Args:
+        request: What is measured, and how.
+        on_event: Gets every event of the worker.
+        runs_folder: Where a model that is a run is looked for; the default folder unless given.
+        working_folder: Where relative paths of the request begin; the current folder unless given.
+        on_poll: Called several times a second; what it raises ends the worker.
+        command: The worker's program, the real one unless given.
 
     Raises:
         TunesmithError: The worker's error.
@@ -127,7 +136,7 @@ def evaluate(
     make_usable([request["model"]], on_event, runs_folder=runs_folder, command=command)
     with scratch_folder() as folder:
         write_json(folder / "request.json", {**request, **_where(runs_folder)})
-        _run(folder, "evaluate", on_event, command)
+        _run(folder, "evaluate", on_event, command, working_folder=working_folder, on_poll=on_poll)
         _written(folder, "report.json")
         yield folder
 
@@ -138,16 +147,19 @@ def benchmark(
     on_event: OnEvent,
     *,
     runs_folder: Path | None = None,
+    working_folder: Path | None = None,
+    on_poll: OnPoll | None = None,
     command: Sequence[str] | None = None,
 ) -> Iterator[Path]:
-    """Measure a model by multiple choice or by tasks of the harness; the block gets the folder as in :func:`evaluate`.
+    """Measure a model by multiple choice or by tasks of the harness; arguments and block as of :func:`evaluate`.
 
     Raises:
         TunesmithError: The worker's error.
     """
+    make_usable([request["model"]], on_event, runs_folder=runs_folder, command=command)
     with scratch_folder() as folder:
         write_json(folder / "request.json", {**request, **_where(runs_folder)})
-        _run(folder, "benchmark", on_event, command)
+        _run(folder, "benchmark", on_event, command, working_folder=working_folder, on_poll=on_poll)
         _written(folder, "report.json")
         yield folder
 
@@ -231,7 +243,7 @@ def checkpoints(
             _keep(step, folder / "checkpoints" / step.name)
         request = {"run": str(run.resolve()), "steps": [int(step.name.removeprefix("step-")) for step in steps]}
         write_json(folder / "request.json", request)
-        _run(folder, "checkpoint", on_event, command, known_working_folder(run))
+        _run(folder, "checkpoint", on_event, command, working_folder=known_working_folder(run))
         yield _written(folder, "usable")
 
 
@@ -287,14 +299,20 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def _run(
-    folder: Path, stage: Stage, on_event: OnEvent, command: Sequence[str] | None, working_folder: Path | None = None
+    folder: Path,
+    stage: Stage,
+    on_event: OnEvent,
+    command: Sequence[str] | None,
+    *,
+    working_folder: Path | None = None,
+    on_poll: OnPoll | None = None,
 ) -> None:
     # Nobody reads what a stage writes once its command is gone, however that went.
     worker = start_worker(
         folder, stage=stage, command=command, working_folder=working_folder or Path.cwd(), outlives_us=False
     )
     try:
-        for event in follow_worker(worker):
+        for event in follow_worker(worker, on_poll=on_poll):
             on_event(event)
     finally:
         worker.terminate()

@@ -63,7 +63,8 @@ def run_benchmark(folder: Path, events: EventWriter, should_stop: Callable[[], b
     """Measure a model, a tuned one beside its base, and write the report.
 
     ``request.json`` names ``model`` and at least one of ``multiple_choice`` (a file) and ``harness`` (tasks); further
-    keys are ``robustness``, ``rows``, ``samples``, ``seed``, ``harness_path`` and ``runs_folder``.
+    keys are ``robustness``, ``rows``, ``samples``, ``seed``, ``harness_path``, ``runs_folder`` and ``called``, which is
+    what the report calls the model.
 
     Raises:
         TunesmithError: Whatever is wrong with model, file or tasks.
@@ -196,7 +197,7 @@ def _set_attention(model: Any, name: str) -> None:
 
 def _model_part(request: Mapping[str, Any], place: PreparedModel, facts: ModelFacts) -> dict[str, Any]:
     return {
-        "name": request["model"],
+        "name": request.get("called", request["model"]),
         "source": place.source,
         "revision": place.revision,
         "parameters": facts.parameters,
@@ -213,9 +214,10 @@ def _report(
 ) -> dict[str, Any]:
     choices = benchmark.choices
     systems = [choice_system(one.name, one.choices, one.harness, benchmark.seed) for one in scored]
+    name = request["model"]
     return {
         "format": 1,
-        "run": Path(request["model"]).name if Path(request["model"]).is_dir() else request["model"],
+        "run": request.get("called") or (Path(name).name if Path(name).is_dir() else name),
         "created": now(),
         "tunesmith": version(),
         "task": "multiple choice" if choices is not None else "harness",
@@ -245,7 +247,9 @@ def choice_system(
     """A contestant as one of the ``systems`` of a report."""
     metrics: dict[str, Any] = {} if scores is None else dict(choice_metrics(scores, seed))
     details = {} if scores is None or not scores.perturbed_B else {"robustness": robustness_table(scores)}
-    return {"name": name, "label": _LABELS[name], "metrics": {**metrics, **harness}, "details": details}
+    found = {"name": name, "label": _LABELS[name], "metrics": {**metrics, **harness}, "details": details}
+    # What the harness reads is not counted.
+    return found if scores is None else {**found, "tokens": {"read": scores.tokens_read, "written": 0}}
 
 
 def choice_verdict(base: ChoiceScores | None, tuned: ChoiceScores | None, seed: int) -> dict[str, Any] | None:

@@ -29,8 +29,8 @@ from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
 from tunesmith.tasks import EvaluationRow
 
-# Among so many times more rows than are shown, different labels are looked for.
-CANDIDATES_FOR_LABELS = 20
+# Among so many times more rows than are shown, different labels are looked for, and rows that are not measured.
+CANDIDATES = 20
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ def _shown_examples(bench: Bench) -> list[Example]:
     """Training rows to show, seeded; with labels, as many different ones as possible."""
     prepared, count = bench.prepared, bench.resolved.few_shot
     by_label = bool(prepared.task.labels)
-    wanted = CANDIDATES_FOR_LABELS * count if by_label else count
+    # Where nothing is trained, rows to be shown are among those to be measured, and some of them are.
+    wanted = CANDIDATES * count if by_label or prepared.data.measured_only else count
     chosen = set(choose_rows(prepared.train.facts["examples"], wanted, bench.resolved.seed))
     found: dict[str, Example] = {}
     others: list[Example] = []

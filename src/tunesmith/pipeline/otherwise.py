@@ -58,9 +58,10 @@ def with_other_ways(bench: Bench, model: Any, measured: Measured) -> Measured:
                 questions.append(asked)
                 examples.append(changed)
     numbered = tuple(str(number) for number in range(len(questions)))
+    asked_anew = _asked(bench, HeldOut((), numbered, tuple(questions), tuple(examples)))
     found = bench.ruler.answers(
         model.eval(),
-        _asked(bench, HeldOut((), numbered, tuple(questions), tuple(examples))),
+        asked_anew,
         lambda done: bench.ruler.on_progress(done, len(questions)),
         bench.ruler.should_stop,
     )
@@ -70,7 +71,12 @@ def with_other_ways(bench: Bench, model: Any, measured: Measured) -> Measured:
         )
         for kind in PERTURBATIONS
     }
-    return replace(measured, otherwise=otherwise)
+    return replace(
+        measured,
+        otherwise=otherwise,
+        tokens_read=measured.tokens_read + asked_anew.tokens,
+        tokens_written=measured.tokens_written + found.tokens,
+    )
 
 
 def _asked(bench: Bench, held_out: HeldOut) -> Asked:

@@ -84,6 +84,8 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
 def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], bool]) -> None:
     """Measure a model on rows, a tuned one beside its base, and write the report.
 
+    The request's ``called`` is what the report calls the model, where that is not to be where it lies.
+
     Raises:
         TunesmithError: Whatever is wrong with model or data.
         Stopped: The user asked to stop.
@@ -112,11 +114,11 @@ def run_evaluation(folder: Path, events: EventWriter, should_stop: Callable[[], 
     found = verdict(systems[0], tuned, bench.held_out, judge) if tuned is not None else None
     report = {
         "format": 1,
-        "run": recipe.model,
+        "run": request.get("called", recipe.model),
         "created": now(),
         "tunesmith": version(),
         "task": resolved.task,
-        "model": model_part(prepared),
+        "model": {**model_part(prepared), "name": request.get("called", recipe.model)},
         "primary_metric": judge.metrics[0] if judge.metrics else "loss",
         "systems": report_systems(systems, bench.held_out, judge),
         "verdict": found,

@@ -111,4 +111,6 @@ def _joined(whole: HeldOut, pieces: Sequence[tuple[Sequence[int], Measured]]) ->
         answer_tokens=sum(measured.answer_tokens for _, measured in pieces),
         loss_seconds=sum(measured.loss_seconds for _, measured in pieces),
         answer_seconds=sum(measured.answer_seconds for _, measured in pieces),
+        tokens_read=sum(measured.tokens_read for _, measured in pieces),
+        tokens_written=sum(measured.tokens_written for _, measured in pieces),
     )

@@ -17,6 +17,7 @@ from tunesmith.service.deployments.router import deployments_router
 from tunesmith.service.edge import edge
 from tunesmith.service.engines.router import engines_router
 from tunesmith.service.errors import handle_errors
+from tunesmith.service.evaluations.router import evaluations_router
 from tunesmith.service.files.router import file_checks_router, files_router
 from tunesmith.service.fine_tuning.own_router import jobs_router
 from tunesmith.service.fine_tuning.router import fine_tuning_router, permissions_router
@@ -66,6 +67,7 @@ OWN: tuple[Router, ...] = (
     file_checks_router,
     deployments_router,
     registry_router,
+    evaluations_router,
     webhooks_router,
 )
 # With prefixes of their own.

@@ -22,7 +22,11 @@ from tunesmith.service.shared.traces import start_traces, stop_traces
 # What a role does, each in a thread: ``MODULE:FUNCTION``, called with the context and an event; it returns soon after
 # the event is set. Modules are named and not imported, so that no role loads what another one needs.
 WORK: dict[str, tuple[str, ...]] = {
-    "dispatcher": ("tunesmith.service.dispatcher.loop:run", "tunesmith.service.batches.work:run_batches"),
+    "dispatcher": (
+        "tunesmith.service.dispatcher.loop:run",
+        "tunesmith.service.batches.work:run_batches",
+        "tunesmith.service.evaluations.work:run_evaluations",
+    ),
     "engines": ("tunesmith.service.engines.host:run",),
 }
 Work = Callable[[Context, threading.Event], None]

@@ -41,6 +41,8 @@ class Limits(BaseModel):
     failures_per_minute: int = 30
     jobs_at_once: int = 1
     jobs_waiting: int = 1_000
+    # Of each machine that has a dispatcher; each loads a model.
+    evaluations_at_once: int = Field(default=1, ge=0, le=64)
 
 
 class Settings(BaseModel):

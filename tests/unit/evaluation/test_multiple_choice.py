@@ -120,6 +120,7 @@ def test_the_worst_way_of_asking_counts_for_each_question(model, scoring):
     assert next(line for line in table if line["asked"] == "typos")["changed"] == 6
     again = choice_scores_from_json(json.loads(json.dumps(found.to_json())))
     assert choice_metrics(again, 0) == metrics
+    assert again.tokens_read == found.tokens_read > plain.tokens_read > 0
     assert robustness_table(plain) == []
 
 

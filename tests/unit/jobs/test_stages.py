@@ -111,6 +111,26 @@ def test_evaluate_hands_out_a_folder_for_the_block(plan):
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("stage", [stages.evaluate, stages.benchmark])
+def test_who_waits_for_a_measurement_is_asked_and_may_end_it(plan, scratch, tmp_path, stage):
+    """Also while the worker says nothing; and its relative paths begin where the request's do."""
+    plan([["sleep", 60]])
+    seen = []
+
+    def stop() -> None:
+        (folder,) = scratch.iterdir()
+        seen.append(json.loads((folder / "launch.json").read_text()))
+        raise KeyboardInterrupt
+
+    options = {"on_poll": stop, "working_folder": tmp_path, "command": fake_worker.COMMAND}
+    with pytest.raises(KeyboardInterrupt), stage({"model": "tiny"}, ignore, **options):
+        pass
+    assert [one["working_folder"] for one in seen] == [str(tmp_path)]
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen[0]["pid"], 0)
+    assert list(scratch.iterdir()) == []
+
+
 def test_an_interrupted_stage_takes_its_worker_with_it(plan, scratch):
     plan([["event", "status", None, {"state": "auditing"}], ["sleep", 30]])
     pids = []

@@ -10,13 +10,14 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from service_site import DATABASES, Site, database_url, make_site
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from tunesmith.errors import UsageError
 from tunesmith.service.db.database import open_database
 from tunesmith.service.db.migrate import newest, revision_of, upgrade
 from tunesmith.service.db.tables import METADATA
 from tunesmith.service.db.tables.accounts import API_KEYS, PROJECTS
+from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.first import prepare
 from tunesmith.service.ids import new_id
 
@@ -47,6 +48,24 @@ def test_tables_of_a_newer_program_are_left_alone(site: Site) -> None:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(UsageError, match="newer version"):
         upgrade(site.context.database)
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_what_an_older_program_kept_gains_evaluations(kind: str, tmp_path: Path) -> None:
+    database = open_database(database_url(kind, tmp_path))
+    upgrade(database, "0004")
+    project = {"id": "proj_1", "name": "old", "created_at": 1.0, "priority": 0, "budget_action": "stop"}
+    with database.write() as connection:
+        connection.execute(insert(PROJECTS).values(**project))
+    upgrade(database)
+    row = {"id": "eval_1", "project_id": "proj_1", "model": "m", "measured": "m", "base": "m", "file_id": "file-1"}
+    with database.write() as connection:
+        connection.execute(insert(EVALUATIONS).values(options={}, state="queued", created_at=1.0, **row))
+        found = connection.execute(select(EVALUATIONS)).one()
+        assert (found.tries, found.error, found.lock_token) == (0, None, None)
+        connection.execute(delete(PROJECTS))
+        assert connection.execute(select(EVALUATIONS)).first() is None
+    database.close()
 
 
 @pytest.mark.parametrize("kind", DATABASES)

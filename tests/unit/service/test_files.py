@@ -157,7 +157,7 @@ ODD = (DISPOSITION + '"odd"', b"1")
 ANCHOR = (DISPOSITION + '"expires_after[anchor]"', b"created_at")
 NO_FORMS: tuple[tuple[bytes, str | None, str], ...] = (
     (form(PURPOSE), None, "missing_required_parameter"),
-    (form(FILE), None, "invalid_value"),
+    (form(FILE), None, "missing_required_parameter"),
     (form(FILE, (PURPOSE[0], b"training")), None, "invalid_value"),
     (form(FILE, PURPOSE, ODD), None, "invalid_value"),
     (form(FILE, PURPOSE, ANCHOR), None, "invalid_value"),

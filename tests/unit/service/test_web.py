@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from service_evaluations import go_on, plan_of, report_of, stand_in_worker
 from service_jobs import chat_rows, create, jobs_site, upload
 from service_rows import plant
 from service_site import DATABASES, Site, make_site
@@ -70,6 +71,7 @@ def test_everything_that_a_project_can_hold(site: Site) -> None:
     rows = plant(site, project).by_parameter
     with project.client("admin") as client:
         things = (f"jobs/{rows['job']}", f"deployments/{rows['name']}", f"batches/{rows['batch_id']}")
+        things = (*things, f"evaluations/{rows['evaluation_id']}")
         hook = f"webhooks/{rows['webhook_id']}"
         for path in (*PAGES[:-1], *(f"/ui/{thing}" for thing in (*things, hook))):
             see(client, path)
@@ -171,6 +173,42 @@ def test_a_batch_from_its_file_to_its_end(site: Site) -> None:
         assert batch in see(client, "/ui/batches").words
 
 
+def test_an_evaluation_from_its_rows_to_its_report(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = jobs_site(tmp_path)
+    request.addfinalizer(site.context.database.close)
+    file_id = upload(site.default, chat_rows(3), name=f"{HOSTILE}.jsonl")
+    with site.client() as client:
+        before = see(client, f"/ui/evaluations?model=tiny&file={file_id}")
+        assert [one for one in before.all("option") if one.get("value") == file_id and "selected" in one]
+        asked = {"model": "tiny", "file": file_id, "samples": 1, "robustness": False}
+        assert {one.get("name") for one in (*before.all("input"), *before.all("select"))} >= set(asked)
+        made = client.post("/tunesmith/v1/evaluations", json=asked).json()["id"]
+        path, cancel = f"/ui/evaluations/{made}", f"POST /tunesmith/v1/evaluations/{made}/cancel"
+        live = see(client, path)
+        assert f"{HOSTILE}.jsonl" in live.words
+        assert [one for one in live.all("div") if one.get("hx-get") == path]
+        assert cancel in [one.get("data-api") for one in live.all("form")]
+        stand_in_worker(monkeypatch, tmp_path, plan_of(report_of()))
+        go_on(site)
+        assert client.get(path, headers={"HX-Request": "true"}).headers["HX-Refresh"] == "true"
+        ended = see(client, path)
+        assert "Before and after" in ended.words
+        assert "answers side by side" in ended.words
+        assert not [one for one in ended.all("div") if "hx-get" in one]
+        (report,) = [str(one["href"]) for one in ended.all("a") if "download" in one]
+        assert client.get(report).text.startswith("<!doctype html>")
+        assert "exact match" in see(client, "/ui/evaluations").words
+        gone = f"DELETE /tunesmith/v1/evaluations/{made}"
+        assert gone in [one.get("data-api") for one in ended.all("form")]
+        failing = client.post("/tunesmith/v1/evaluations", json=asked).json()["id"]
+        stand_in_worker(monkeypatch, tmp_path, [["write", "report.json", report_of(systems=[])], ["exit", 0]])
+        monkeypatch.setattr("tunesmith.service.evaluations.work._MOST_TRIES", 1)
+        go_on(site)
+        assert "failed" in see(client, f"/ui/evaluations/{failing}").words
+
+
 def run_one_batch(site: Site) -> None:
     """The work of the dispatcher for the oldest batch."""
     row = take(site.context)
@@ -241,7 +279,7 @@ def test_errors_are_pages_in_words(lite: Site) -> None:
         assert "/ui/no/such" in page.words
         # Whoever is signed in finds the way on.
         assert [one for one in page.all("a") if one.get("href") == "/ui/jobs"]
-        for thing in ("models/ft:tiny:a::b", "batches/batch_1"):
+        for thing in ("models/ft:tiny:a::b", "batches/batch_1", "evaluations/eval_1"):
             see(client, f"/ui/{thing}", 404)
     with site.client("admin") as client:
         see(client, "/ui/webhooks/wh_1", 404)

@@ -48,6 +48,13 @@ class Generation(Part):
     rows: int | None = None
 
 
+class Tokens(Part):
+    """What went through the model: tokens of rows and prompts, and of answers."""
+
+    read: int = 0
+    written: int = 0
+
+
 class System(Part):
     """One contestant: the base model, the base model with examples in the prompt, or the tuned model."""
 
@@ -57,6 +64,7 @@ class System(Part):
     perplexity: Interval | None = None
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     generation: Generation | None = None
+    tokens: Tokens | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
 

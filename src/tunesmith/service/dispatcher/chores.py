@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tunesmith.service.deployments.chores import CHORES as OF_DEPLOYMENTS
 from tunesmith.service.dispatcher.budgets import CHORES as OF_BUDGETS
+from tunesmith.service.evaluations.chores import CHORES as OF_EVALUATIONS
 from tunesmith.service.files.chores import CHORES as OF_FILES
 from tunesmith.service.fine_tuning.chores import CHORES as OF_JOBS
 from tunesmith.service.sessions.chores import CHORES as OF_SESSIONS
@@ -14,6 +15,7 @@ from tunesmith.service.webhooks.chores import CHORES as OF_WEBHOOKS
 
 CHORES: tuple[Chore, ...] = (
     *OF_JOBS,
+    *OF_EVALUATIONS,
     *OF_BUDGETS,
     *OF_FILES,
     *OF_UPLOADS,

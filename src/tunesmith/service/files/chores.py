@@ -9,6 +9,7 @@ from sqlalchemy import delete, or_, select, update
 
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.db.tables.jobs import JOBS
@@ -40,7 +41,7 @@ def expire_files(context: Context) -> None:
 
 
 def remove_deleted_bytes(context: Context) -> None:
-    """Remove bytes and rows of deleted files that no job and no batch needs any more."""
+    """Remove bytes and rows of deleted files that no job, batch or evaluation needs any more."""
     for name, place in _unneeded(context):
         # The row goes last: a process that is killed here does it again.
         context.storage.remove(place)
@@ -84,9 +85,15 @@ def _unneeded(context: Context) -> list[tuple[str, str]]:
         BATCHES.c.state.not_in(_BATCH_ENDS),
         BATCHES.c.input_file_id == FILES.c.id,
     )
+    evaluations = select(EVALUATIONS.c.id).where(
+        EVALUATIONS.c.project_id == FILES.c.project_id,
+        EVALUATIONS.c.state.not_in(_JOB_ENDS),
+        EVALUATIONS.c.file_id == FILES.c.id,
+    )
+    needed = (jobs.exists(), batches.exists(), evaluations.exists())
     found = (
         select(FILES.c.id, FILES.c.place)
-        .where(FILES.c.deleted_at <= context.now() - _GRACE_SECONDS, ~jobs.exists(), ~batches.exists())
+        .where(FILES.c.deleted_at <= context.now() - _GRACE_SECONDS, *(~one for one in needed))
         .limit(_AT_ONCE)
     )
     with context.database.read() as connection:

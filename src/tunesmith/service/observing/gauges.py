@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, Table, func, select
 
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.db.tables.inference import BATCHES, ENGINES
 from tunesmith.service.db.tables.jobs import JOBS
@@ -19,6 +20,7 @@ _JOB_STATES = ("validating_files", "queued", "running", "paused", "succeeded", "
 _BY_STATE = (
     ("tunesmith_engines", "Processes that answer, by state", ENGINES),
     ("tunesmith_batches", "Batches by state", BATCHES),
+    ("tunesmith_evaluations", "Evaluations by state", EVALUATIONS),
     ("tunesmith_webhook_deliveries", "Events for webhooks by state", DELIVERIES),
 )
 

@@ -11,6 +11,7 @@ from tunesmith.service.auth.caller import Caller
 from tunesmith.service.auth.gate import DEFAULT_PROJECT
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import DELETED_PROJECTS, PROJECTS
+from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
@@ -87,7 +88,7 @@ def archive_project(context: Context, caller: Caller, project_id: str, *, archiv
     """Close a project: its keys are good for nothing and nothing of it is lost. Or open it again.
 
     Raises:
-        ApiError: 404; 409: it is the default project, or jobs of it have not ended.
+        ApiError: 404; 409: it is the default project, or jobs or evaluations of it have not ended.
     """
     with context.database.write() as connection:
         row = find_project(connection, caller, project_id)
@@ -165,6 +166,9 @@ def _require_closable(connection: Connection, row: Row[Any]) -> None:
     open_jobs = select(JOBS.c.id).where(JOBS.c.project_id == row.id, JOBS.c.state.not_in(_ENDED)).limit(1)
     if connection.execute(open_jobs).first() is not None:
         raise ApiError(409, "Jobs of the project have not ended; cancel them first", code="jobs_open")
+    measuring = (EVALUATIONS.c.project_id == row.id) & EVALUATIONS.c.state.not_in(_ENDED)
+    if connection.execute(select(EVALUATIONS.c.id).where(measuring).limit(1)).first() is not None:
+        raise ApiError(409, "Evaluations of the project have not ended; cancel them first", code="evaluations_open")
 
 
 def _note(

@@ -23,6 +23,9 @@ EVENTS = (
     "batch.failed",
     "batch.cancelled",
     "batch.expired",
+    "evaluation.succeeded",
+    "evaluation.failed",
+    "evaluation.cancelled",
     "budget.exceeded",
 )
 

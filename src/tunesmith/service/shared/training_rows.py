@@ -16,7 +16,7 @@ from tunesmith.formats.inspect import Inspection, inspect_source
 from tunesmith.formats.rows import BadRow
 from tunesmith.service.errors import ApiError
 
-Method = Literal["supervised", "dpo"]
+Method = Literal["supervised", "dpo", "any"]
 LEAST_EXAMPLES = 10
 _PREFERENCES = ("preference", "rated")
 _MOST_TOLD = 20
@@ -67,20 +67,20 @@ class TrainingReport:
         told = (f"{copies} examples are equal to earlier ones",) if copies else ()
         return (*self.inspection.warnings, *told)
 
-    def require_usable(self, param: str) -> None:
+    def require_usable(self, param: str, *, code: str = "invalid_training_file") -> None:
         """Refuse a file with problems.
 
         Args:
             param: The parameter that named it, such as ``training_file``.
+            code: The error's code, but for a file that is too short, which has one of its own.
 
         Raises:
-            ApiError: 400, with all that is known: the code of a file that is too short, else
-                ``invalid_training_file``.
+            ApiError: 400, with all that is known.
         """
         if not self.problems:
             return
         first = self.problems[0]
-        code = first.code if first.code == "invalid_n_examples" else "invalid_training_file"
+        code = first.code if first.code == "invalid_n_examples" else code
         told = [problem.words() for problem in self.problems[:_MOST_TOLD]]
         if len(self.problems) > _MOST_TOLD:
             told.append(f"and {len(self.problems) - _MOST_TOLD} more")
@@ -120,7 +120,7 @@ def check_training_file(
 
     Args:
         path: The file; its ending may say what kind of file it is, else its content does.
-        method: ``dpo`` needs preference pairs; ``supervised`` takes every other shape.
+        method: ``dpo`` needs preference pairs; ``supervised`` takes every other shape; ``any`` takes all of them.
         least_examples: How many there must be; 1 for a validation file.
         columns: A map from our field names to columns, where the asker gave one.
         shape: The shape, where the asker gave one.
@@ -131,7 +131,7 @@ def check_training_file(
     except DataError as error:
         if method == "dpo" and columns is None and error.code == "data.missing_columns":
             return TrainingReport((TrainingProblem("wrong_method", _NO_PREFERENCES),), None)
-        return TrainingReport(_unreadable(error, path), None)
+        return TrainingReport(problems_of(error, path), None)
     problems = [*_method_problems(found, method), *_row_problems(found)]
     if not found.bad_rows.count and found.good_rows < least_examples:
         message = f"The file has {found.good_rows} example(s), but must have at least {least_examples} examples"
@@ -140,7 +140,7 @@ def check_training_file(
 
 
 def _method_problems(found: Inspection, method: Method) -> list[TrainingProblem]:
-    if method == "dpo" or found.shape not in _PREFERENCES:
+    if method != "supervised" or found.shape not in _PREFERENCES:
         return []
     message = "the rows are preferences; train them with the method dpo, or give conversations under `messages`"
     return [TrainingProblem("wrong_method", message)]
@@ -158,8 +158,8 @@ def _row_problem(row: BadRow, rows: int | None) -> TrainingProblem:
     return TrainingProblem(row.kind, row.message, row.place.line, rows)
 
 
-def _unreadable(error: DataError, path: Path) -> tuple[TrainingProblem, ...]:
-    """The problems of a file without a readable row; where it lies is nobody's business."""
+def problems_of(error: DataError, path: Path) -> tuple[TrainingProblem, ...]:
+    """The problems of a file that cannot be used as a whole; where it lies is nobody's business."""
     if error.problems:
         return tuple(_of_problem(problem) for problem in error.problems)
     own = Problem(error.code, error.message, None, error.value, error.hint)

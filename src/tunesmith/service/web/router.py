@@ -10,6 +10,7 @@ from fastapi.responses import FileResponse, RedirectResponse, Response
 from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.errors import not_found
 from tunesmith.service.web.asking import OWN, RefusedError, asking
+from tunesmith.service.web.evaluation_router import evaluation_pages
 from tunesmith.service.web.pages_route import PageRoute, sign_in_page
 from tunesmith.service.web.project_router import project_pages
 from tunesmith.service.web.rendering import STATIC, page
@@ -58,6 +59,7 @@ def web_router() -> APIRouter:
         )
 
     router.include_router(training_pages())
+    router.include_router(evaluation_pages())
     router.include_router(using_pages())
     router.include_router(project_pages())
 

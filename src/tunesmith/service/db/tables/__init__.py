@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tunesmith.service.db.tables import accounts, files, inference, jobs, keeping, models, usage
+from tunesmith.service.db.tables import accounts, evaluations, files, inference, jobs, keeping, models, usage
 from tunesmith.service.db.tables.columns import METADATA
 
-__all__ = ["METADATA", "accounts", "files", "inference", "jobs", "keeping", "models", "usage"]
+__all__ = ["METADATA", "accounts", "evaluations", "files", "inference", "jobs", "keeping", "models", "usage"]
