@@ -160,7 +160,7 @@ NO_FORMS: tuple[tuple[bytes, str | None, str], ...] = (
     (form(FILE), None, "missing_required_parameter"),
     (form(FILE, (PURPOSE[0], b"training")), None, "invalid_value"),
     (form(FILE, PURPOSE, ODD), None, "invalid_value"),
-    (form(FILE, PURPOSE, ANCHOR), None, "invalid_value"),
+    (form(FILE, PURPOSE, ANCHOR), None, "missing_required_parameter"),
     (form(FILE, PURPOSE, FILE), None, "invalid_form"),
     (form(FILE, PURPOSE, PURPOSE), None, "invalid_form"),
     (form(FILE, (PURPOSE[0], b"x" * 20_000)), None, "invalid_form"),

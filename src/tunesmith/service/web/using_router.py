@@ -30,7 +30,7 @@ def using_pages() -> APIRouter:
             found = await api.get(f"{OWN}/registry", after=after, limit=_PAGE)
         return page(request, api, "models.html", versions=found, is_first=after is None)
 
-    @router.get("/ui/models/{model}")
+    @router.get("/ui/models/{model:path}")
     async def model(request: Request, model: str) -> Response:
         async with asking(request) as api:
             found = await api.get(f"{OWN}/registry/{quote(model, safe='')}")
