@@ -66,7 +66,7 @@ FOR_INFERENCE = {
     ("GET", "/ui"),
     ("GET", "/ui/catalog"),
     ("GET", "/ui/models"),
-    ("GET", "/ui/models/{model}"),
+    ("GET", "/ui/models/{model:path}"),
     ("GET", "/ui/playground"),
     ("GET", "/ui/deployments"),
     ("GET", "/ui/deployments/{name}"),

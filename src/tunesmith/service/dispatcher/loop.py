@@ -35,7 +35,7 @@ def run(context: Context, stop: threading.Event) -> None:
         context: The service.
         stop: Set from outside.
     """
-    # Workers and stages find versions of the service's registry by their addresses alone.
+    # Workers and stages of this process, those of evaluations too, find versions of the registry by addresses alone.
     os.environ["TUNESMITH_REGISTRY"] = context.settings.registry
     if not context.settings.shares_runs:
         set_at_once(context.settings.runs_folder, context.settings.limits.jobs_at_once)

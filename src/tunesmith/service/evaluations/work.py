@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,6 @@ def run_evaluations(context: Context, stop: threading.Event) -> None:
         context: The service.
         stop: Set when the process shall end.
     """
-    # Workers find versions of the service's registry by their addresses alone.
-    os.environ["TUNESMITH_REGISTRY"] = context.settings.registry
     count = context.settings.limits.evaluations_at_once
     threads = [threading.Thread(target=_run, args=(context, stop), name=f"evaluations {at}") for at in range(count)]
     for thread in threads:
