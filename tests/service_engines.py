@@ -21,10 +21,11 @@ import uvicorn
 from service_site import Site, make_site
 from sqlalchemy import select
 
-from tunesmith.service.batches import beat, work
+from tunesmith.service.batches import work
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.inference import ENGINES
 from tunesmith.service.engines import host, wishes
+from tunesmith.service.shared import working
 
 NAMES = ("one", "two", "three", "broken")
 
@@ -48,8 +49,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_TURN_SECONDS", 0.05)
     monkeypatch.setattr(host, "TOUCH_SECONDS", 0.1)
     monkeypatch.setattr(wishes, "_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(beat, "_BEAT_SECONDS", 0.2)
-    monkeypatch.setattr(work, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(working, "_BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(working, "_LOOK_SECONDS", 0.1)
     monkeypatch.setattr(work, "_BREAK_SECONDS", 0.5)
 
 

@@ -25,11 +25,12 @@ from tunesmith.service.db.tables.inference import DEPLOYMENTS
 from tunesmith.service.db.tables.keeping import AUDIT, DELIVERIES, WEBHOOKS
 from tunesmith.service.db.tables.models import TUNED_MODELS
 from tunesmith.service.db.tables.usage import USAGE
-from tunesmith.service.evaluations import beat
 from tunesmith.service.evaluations.chores import remove_old_evaluations
-from tunesmith.service.evaluations.states import LostError, end, leave, renew, take
+from tunesmith.service.evaluations.states import end, leave, renew, take
 from tunesmith.service.evaluations.work import run_evaluations, work
 from tunesmith.service.files.chores import remove_deleted_bytes
+from tunesmith.service.shared import working
+from tunesmith.service.shared.working import LostError
 
 TUNED = "ft:tiny:tunesmith:mine:abcdefgh"
 CHOICE = {"question": "Which is a fruit?", "choices": ["a stone", "an apple"], "answer": 1}
@@ -235,7 +236,7 @@ def test_a_cancelled_evaluation_ends_at_once_and_its_worker_soon(
 ) -> None:
     project = site.default
     hook(project)
-    monkeypatch.setattr(beat, "_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(working, "_BEAT_SECONDS", 0.1)
     stand_in_worker(monkeypatch, tmp_path, [["event", "status", None, {"state": "evaluating"}], ["sleep", 300]])
     waiting, running = (create(project, upload(project, chat_rows(1)))["id"] for _ in range(2))
     client = project.client()
@@ -339,7 +340,7 @@ def test_a_process_that_ends_leaves_it_to_the_next(site: Site, tmp_path: Path, m
 def test_as_many_at_once_as_the_settings_say(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = site.default
     site.context.settings.limits.evaluations_at_once = 2
-    monkeypatch.setattr(beat, "_BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(working, "_BEAT_SECONDS", 0.1)
     stand_in_worker(monkeypatch, tmp_path, [["sleep", 2], *plan_of(report_of())])
     for _ in range(3):
         create(project, upload(project, chat_rows(1)))

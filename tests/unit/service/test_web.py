@@ -19,6 +19,7 @@ from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.batches.states import take
 from tunesmith.service.batches.work import work
 from tunesmith.service.projects.schema import QUOTAS
+from tunesmith.service.web import project_router
 from tunesmith.service.web.asking import PROJECT_COOKIE
 from tunesmith.service.web.rendering import STATIC, VENDOR, count, duration, environment, moment, money, short, size
 from tunesmith.service.web.snippets import snippets
@@ -287,6 +288,19 @@ def test_errors_are_pages_in_words(lite: Site) -> None:
         assert "has ended" not in see(client, "/ui/files", 401).words
         client.cookies.set(COOKIE, "old")
         assert "has ended" in see(client, "/ui/files", 401).words
+
+
+def test_a_mistake_of_the_service_is_a_page_too(
+    lite: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a secret")
+
+    monkeypatch.setattr(project_router, "page", broken)
+    with lite.client("admin") as client:
+        page = see(client, "/ui/webhooks", status=500)
+    assert "KeyError" in page.words and "a secret" not in page.words
+    assert "/ui/webhooks failed" in caplog.text
 
 
 def test_a_project_is_chosen_by_a_cookie_and_no_other_ones(lite: Site) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from types import TracebackType
 from typing import Any, Literal
 
 from sqlalchemy import Row
-from sqlalchemy.exc import DBAPIError
 
-from tunesmith.service.batches.states import LOCK_SECONDS, LostError, renew
+from tunesmith.service.batches.states import renew
 from tunesmith.service.context import Context
 from tunesmith.service.shared.engines import touch
+from tunesmith.service.shared.working import Renewal
 
-_log = logging.getLogger(__name__)
-_BEAT_SECONDS = 2.0
 Why = Literal["lost", "cancelling", "expired", "ending"]
 
 
 class Beat:
-    """A thread that renews the lock of a batch while the ``with`` block lasts.
+    """Holds a batch while the ``with`` block lasts, and knows whether it goes on.
 
     Args:
         context: The service.
@@ -33,22 +29,19 @@ class Beat:
         self._context = context
         self._row = row
         self._stop = stop
-        self._over = threading.Event()
-        self._why: Why | None = None
-        self._renewed = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name=f"beat of {row.id}", daemon=True)
+        self._renewal = Renewal(f"batch {row.id}", self._renew)
+        self._is_cancelling = False
         self._counts: dict[str, int] = {}
         self._engine: str | None = None
 
     def __enter__(self) -> Beat:
-        self._thread.start()
+        self._renewal.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._renewal.__exit__(kind, error, trace)
 
     def tell(self, completed: int, failed: int, engine: str) -> None:
         """How far the batch is, and by which engine: that is kept awake."""
@@ -57,31 +50,19 @@ class Beat:
 
     def why_stop(self) -> Why | None:
         """Why the batch does not go on; None while it does."""
-        if self._why is None and self._stop.is_set():
+        if self._is_cancelling:
+            return "cancelling"
+        if self._stop.is_set():
             return "ending"
-        if self._why is None and self._context.now() > self._row.expires_at:
+        if self._context.now() > self._row.expires_at:
             return "expired"
-        # The database was away for longer than the lock lasts: somebody else may have it by now.
-        if self._why is None and time.monotonic() - self._renewed > LOCK_SECONDS - 2 * _BEAT_SECONDS:
-            return "lost"
-        return self._why
+        return "lost" if self._renewal.is_lost() else None
 
     def pause(self, seconds: float) -> None:
         """Wait, but not beyond the end of the process."""
         self._stop.wait(seconds)
 
-    def _run(self) -> None:
-        while not self._over.wait(_BEAT_SECONDS):
-            try:
-                state = renew(self._context, self._row, **self._counts)
-                self._renewed = time.monotonic()
-                if self._engine is not None:
-                    touch(self._context, self._engine)
-            except LostError:
-                self._why = "lost"
-                return
-            except DBAPIError as error:
-                _log.warning("batch %s: %s", self._row.id, type(error.orig).__name__)
-                continue
-            if state == "cancelling":
-                self._why = "cancelling"
+    def _renew(self) -> None:
+        self._is_cancelling |= renew(self._context, self._row, **self._counts) == "cancelling"
+        if self._engine is not None:
+            touch(self._context, self._engine)

@@ -11,12 +11,7 @@ from tunesmith.service.batches.schema import ENDED
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.shared.telling import tell
-
-LOCK_SECONDS = 60.0
-
-
-class LostError(Exception):
-    """Somebody else works for the batch now, or it has ended."""
+from tunesmith.service.shared.working import LOCK_SECONDS, LostError
 
 
 def take(context: Context) -> Row[Any] | None:

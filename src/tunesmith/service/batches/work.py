@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Row
-from sqlalchemy.exc import DBAPIError
 
 from tunesmith.errors import NetworkError, TunesmithError
 from tunesmith.jobs.batch import BatchFiles, begin_batch, count_refused, run_batch, sole_writer
@@ -24,7 +23,7 @@ from tunesmith.service.batches.asking import Asker, StoppedError
 from tunesmith.service.batches.beat import Beat, Why
 from tunesmith.service.batches.checking import check_file
 from tunesmith.service.batches.finishing import Outcome, cost_of, fail, finish, tokens_in
-from tunesmith.service.batches.states import LostError, leave, move, take
+from tunesmith.service.batches.states import leave, move, take
 from tunesmith.service.context import Context
 from tunesmith.service.errors import ApiError
 from tunesmith.service.shared.choosing import choose
@@ -32,10 +31,10 @@ from tunesmith.service.shared.engines import ensure_engine, place_of
 from tunesmith.service.shared.files import find_file, local_copy
 from tunesmith.service.shared.metering import require_budget
 from tunesmith.service.shared.naming import Named, require_model
+from tunesmith.service.shared.working import LostError, work_in_turn
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 2
-_LOOK_SECONDS = 1.0
 _REQUESTS_AT_ONCE = 8
 _LATER_SECONDS = 30.0
 _BUDGET_SECONDS = 30.0
@@ -51,23 +50,7 @@ def run_batches(context: Context, stop: threading.Event) -> None:
         context: The service.
         stop: Set when the process shall end.
     """
-    threads = [threading.Thread(target=_run, args=(context, stop), name=f"batches {at}") for at in range(_AT_ONCE)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _run(context: Context, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            row = take(context)
-            if row is not None:
-                work(context, row, stop)
-                continue
-        except DBAPIError as error:
-            _log.error("batches: the database failed: %s", type(error.orig).__name__)
-        stop.wait(_LOOK_SECONDS)
+    work_in_turn("batches", _AT_ONCE, lambda: take(context), lambda row: work(context, row, stop), stop)
 
 
 def work(context: Context, row: Row[Any], stop: threading.Event) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tunesmith.service.fine_tuning.create import suffix_of
 from tunesmith.service.fine_tuning.examine import Files
 from tunesmith.service.fine_tuning.mapping import whole_recipe
 from tunesmith.service.fine_tuning.places import inputs_folder
+from tunesmith.service.shared.files import bring
 from tunesmith.service.shared.naming import offered
 
 
@@ -62,25 +61,11 @@ def _bring(context: Context, job: Row[Any], wanted: _Wanted) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
         try:
-            _copy(context, row.place, part)
+            bring(context, row.place, part)
         except FileNotFoundError:
             raise _deleted(wanted) from None
         part.replace(path)
     return path
-
-
-def _copy(context: Context, place: str, target: Path) -> None:
-    local = context.storage.local
-    if local is None:
-        context.storage.get(place, target)
-        return
-    try:
-        # A file of the service is never changed, only removed; this name of it stays.
-        os.link(local / place, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(local / place, target)
 
 
 def _deleted(wanted: _Wanted) -> DataError:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
 from sqlalchemy import Row
-from sqlalchemy.exc import DBAPIError
 
 from tunesmith.errors import ResourceError
 from tunesmith.runs.events import Event
 from tunesmith.service.context import Context
-from tunesmith.service.evaluations.states import LOCK_SECONDS, LostError, renew
+from tunesmith.service.evaluations.states import renew
+from tunesmith.service.shared.working import LostError, Renewal
 
-_log = logging.getLogger(__name__)
-_BEAT_SECONDS = 2.0
 # Whatever takes longer has the place of all others.
 MOST_SECONDS = 12 * 3600.0
 
@@ -27,7 +24,7 @@ class StoppedError(Exception):
 
 
 class Beat:
-    """A thread that renews the lock of an evaluation while the ``with`` block lasts.
+    """Holds an evaluation while the ``with`` block lasts, and knows whether it goes on.
 
     Args:
         context: The service.
@@ -39,21 +36,18 @@ class Beat:
         self._context = context
         self._row = row
         self._stop = stop
-        self._over = threading.Event()
-        self._is_lost = False
-        self._begun = self._renewed = time.monotonic()
-        self._thread = threading.Thread(target=self._run, name=f"beat of {row.id}", daemon=True)
+        self._renewal = Renewal(f"evaluation {row.id}", self._renew)
+        self._begun = time.monotonic()
         self._progress: dict[str, Any] = {"stage": "preparing", "done": None, "total": None, "unit": None}
 
     def __enter__(self) -> Beat:
-        self._thread.start()
+        self._renewal.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._renewal.__exit__(kind, error, trace)
 
     def note(self, event: Event) -> None:
         """What the worker has told: where it is."""
@@ -74,8 +68,7 @@ class Beat:
         """
         if self._stop.is_set():
             raise StoppedError
-        # The database was away for longer than the lock lasts: somebody else may have it by now.
-        if self._is_lost or time.monotonic() - self._renewed > LOCK_SECONDS - 2 * _BEAT_SECONDS:
+        if self._renewal.is_lost():
             raise LostError(self._row.id)
         if time.monotonic() - self._begun > MOST_SECONDS:
             raise ResourceError(
@@ -84,13 +77,5 @@ class Beat:
                 hint="measure on fewer rows",
             )
 
-    def _run(self) -> None:
-        while not self._over.wait(_BEAT_SECONDS):
-            try:
-                renew(self._context, self._row, self._progress)
-                self._renewed = time.monotonic()
-            except LostError:
-                self._is_lost = True
-                return
-            except DBAPIError as error:
-                _log.warning("evaluation %s: %s", self._row.id, type(error.orig).__name__)
+    def _renew(self) -> None:
+        renew(self._context, self._row, self._progress)

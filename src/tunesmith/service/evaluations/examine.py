@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from tunesmith.formats.read import read_examples
 from tunesmith.runs.atomic import telling_output_errors
 from tunesmith.service.context import Context
 from tunesmith.service.errors import ApiError
-from tunesmith.service.shared.files import ending_of
+from tunesmith.service.shared.files import bring, ending_of
 from tunesmith.service.shared.training_rows import TrainingReport, check_training_file, problems_of
 from tunesmith.tasks import prepare_task
 
@@ -42,7 +40,7 @@ def rows_of(context: Context, file: Row[Any]) -> Iterator[Path]:
         path = Path(folder) / f"rows{ending_of(file.filename) or '.jsonl'}"
         with telling_output_errors(path):
             try:
-                _bring(context, file.place, path)
+                bring(context, file.place, path)
             except FileNotFoundError as error:
                 raise ApiError(404, f"The file {file.id} was deleted", code="file_deleted", param=_PARAM) from error
         yield path
@@ -75,17 +73,3 @@ def require_rows(path: Path, options: Mapping[str, Any]) -> None:
         raise ApiError(400, message, code=error.code, param="task") from error
     except DataError as error:
         TrainingReport(problems_of(error, path), None).require_usable(_PARAM, code=_CODE)
-
-
-def _bring(context: Context, place: str, target: Path) -> None:
-    local = context.storage.local
-    if local is None:
-        context.storage.get(place, target)
-        return
-    try:
-        # A file of the service is never changed, only removed; this name of it stays.
-        os.link(local / place, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(local / place, target)

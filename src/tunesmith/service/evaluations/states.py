@@ -11,13 +11,9 @@ from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.shared.telling import tell
+from tunesmith.service.shared.working import LOCK_SECONDS, LostError
 
-LOCK_SECONDS = 60.0
 _OPEN = ("queued", "running")
-
-
-class LostError(Exception):
-    """Somebody else works for the evaluation now, or it has ended."""
 
 
 def take(context: Context) -> Row[Any] | None:

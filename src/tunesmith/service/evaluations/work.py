@@ -19,13 +19,13 @@ from tunesmith.service.errors import ApiError, status_of, words_of
 from tunesmith.service.evaluations.beat import Beat, StoppedError
 from tunesmith.service.evaluations.examine import require_rows, rows_of
 from tunesmith.service.evaluations.reports import keep_reports, result_of, used_by, without_places
-from tunesmith.service.evaluations.states import LostError, end, leave, renew, take
+from tunesmith.service.evaluations.states import end, leave, renew, take
 from tunesmith.service.shared.files import find_file
 from tunesmith.service.shared.metering import count_use, require_budget
 from tunesmith.service.shared.naming import Named, find_tuned, offered, require_model
+from tunesmith.service.shared.working import LostError, work_in_turn
 
 _log = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0
 # What may be better later is tried so often, after ever longer pauses: half a minute, two, eight.
 _MOST_TRIES = 4
 _LATER_SECONDS = 30.0
@@ -43,25 +43,7 @@ def run_evaluations(context: Context, stop: threading.Event) -> None:
         stop: Set when the process shall end.
     """
     count = context.settings.limits.evaluations_at_once
-    threads = [threading.Thread(target=_run, args=(context, stop), name=f"evaluations {at}") for at in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    # Without any, the rest of the process goes on.
-    stop.wait()
-
-
-def _run(context: Context, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            row = take(context)
-            if row is not None:
-                work(context, row, stop)
-                continue
-        except DBAPIError as error:
-            _log.error("evaluations: the database failed: %s", type(error.orig).__name__)
-        stop.wait(_LOOK_SECONDS)
+    work_in_turn("evaluations", count, lambda: take(context), lambda row: work(context, row, stop), stop)
 
 
 def work(context: Context, row: Row[Any], stop: threading.Event) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,6 +84,30 @@ def local_copy(context: Context, place: str, suffix: str = "") -> Iterator[Path]
         path = Path(folder) / f"file{ending}"
         context.storage.get(place, path)
         yield path
+
+
+def bring(context: Context, place: str, target: Path) -> None:
+    """Bytes of the storage under a name of the caller's; of a local storage without a copy where both lie on one disk.
+
+    Args:
+        context: The service.
+        place: In the storage.
+        target: Where nothing lies yet. It is read, and never changed.
+
+    Raises:
+        FileNotFoundError: There is nothing in that place.
+    """
+    local = context.storage.local
+    if local is None:
+        context.storage.get(place, target)
+        return
+    try:
+        # A file of the service is never changed, only removed; this name of it stays.
+        os.link(local / place, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(local / place, target)
 
 
 def open_bytes(context: Context, place: str) -> BinaryIO:

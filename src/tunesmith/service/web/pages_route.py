@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -9,12 +10,15 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.context import context_of
+from tunesmith.service.errors import one_line
 from tunesmith.service.web.asking import PROJECT_COOKIE, RefusedError
 from tunesmith.service.web.rendering import page
 
+_log = logging.getLogger(__name__)
 _TITLES = {
     400: "That cannot be",
     403: "You may not see this",
@@ -38,6 +42,13 @@ class PageRoute(APIRoute):
                 return refused_page(request, refused)
             except RequestValidationError:
                 return refused_page(request, RefusedError(400, "The page's address has a value that is not valid."))
+            except HTTPException:
+                raise
+            except Exception as error:
+                # Its text may hold anything, a secret of another one too.
+                _log.exception("%s %s failed", request.method, one_line(request.url.path))
+                message = f"The service made a mistake ({type(error).__name__}). Its log says more."
+                return refused_page(request, RefusedError(500, message))
 
         return handle
 
