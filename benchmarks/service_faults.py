@@ -65,8 +65,11 @@ def run_fault(name: str, folder: Path, kind: str, model: Path, jobs: int) -> dic
 
 
 def _worker(faulty: Faulty) -> None:
-    for process in _workers(faulty.service):
+    killed = _workers(faulty.service)
+    for process in killed:
         process.kill()
+    if not killed:
+        raise RuntimeError("no worker was there to be killed")
 
 
 def _keeper(faulty: Faulty) -> None:

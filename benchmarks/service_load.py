@@ -16,10 +16,8 @@ import psutil
 from live_service import LiveService
 
 TINY = {"technique": "lora", "rank": 4, "max_length": 64, "evaluation_rows": 2, "samples": 1, "few_shot": 0}
-_LINE = (
-    b'{"messages": [{"role": "user", "content": "Where is my parcel? %d"}, '
-    b'{"role": "assistant", "content": "On its way."}]}\n'
-)
+_TURN = b'{"role": "assistant", "content": "On its way."}]}\n'
+_LINE = b'{"messages": [{"role": "user", "content": "Where is my parcel? %d"}, ' + _TURN
 _LOOK_SECONDS = 0.2
 _MIB = 2**20
 
@@ -156,15 +154,12 @@ def _upload_large(client: httpx.Client, clock: Clock, size: int) -> float:
     """A file of this size, sent piece by piece as it is made."""
     edge = "tunesmith-benchmark"
     head = (
-        f'--{edge}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        f'--{edge}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
         f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="large.jsonl"\r\n'
         "Content-Type: application/jsonl\r\n\r\n"
     ).encode()
     tail = f"\r\n--{edge}--\r\n".encode()
-    line = (
-        b'{"custom_id": "%08d", "method": "POST", "url": "/v1/chat/completions", '
-        b'"body": {"model": "tiny", "messages": [{"role": "user", "content": "' + b"x" * 16_000 + b'"}]}}\n'
-    )
+    line = b'{"messages": [{"role": "user", "content": "%08d' + b"x" * 16_000 + b'"}, ' + _TURN
 
     def pieces() -> Iterator[bytes]:
         yield head

@@ -10,14 +10,18 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
+from tunesmith.errors import TunesmithError
 from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.context import context_of
-from tunesmith.service.errors import one_line
+from tunesmith.service.errors import ApiError, one_line
 from tunesmith.service.web.asking import PROJECT_COOKIE, RefusedError
 from tunesmith.service.web.rendering import page
 
+# The service answers these itself.
+_TOLD = (ApiError, DBAPIError, HTTPException, TunesmithError)
 _log = logging.getLogger(__name__)
 _TITLES = {
     400: "That cannot be",
@@ -42,7 +46,7 @@ class PageRoute(APIRoute):
                 return refused_page(request, refused)
             except RequestValidationError:
                 return refused_page(request, RefusedError(400, "The page's address has a value that is not valid."))
-            except HTTPException:
+            except _TOLD:
                 raise
             except Exception as error:
                 # Its text may hold anything, a secret of another one too.
