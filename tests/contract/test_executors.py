@@ -14,11 +14,13 @@ from real_worker import ENDLESS, Place, write_labelled
 from service_cases import SERVICES
 
 from tunesmith.errors import RunError, TunesmithError
+from tunesmith.jobs.registry import Wanted, register
 from tunesmith.jobs.submitted import Job, cancel, find_job, follow, list_jobs, logs, look, pause, resume
 from tunesmith.jobs.submitting import Asked, submit
 from tunesmith.recipe.executors import ExecutorSpec
 from tunesmith.recipe.load import parse_recipe
 from tunesmith.recipe.parts import variant_names
+from tunesmith.storage.address import open_store
 
 pytestmark = pytest.mark.timeout(600)
 PLANTED = {
@@ -84,6 +86,10 @@ def test_a_job_runs_to_its_end_and_its_result_comes_here(site: Site) -> None:
     assert json.loads(job.run.manifest.read_text())
     assert [event.seq for event in told(job, "step")] == sorted({event.seq for event in told(job, "step")})
     assert [one.job.run.name for one in list_jobs(site.runs)] == ["one"]
+    # Its base was a folder of this machine, without which an adapter is of no use.
+    registry = open_store((site.place.folder / "registry").as_uri())
+    kept = register(registry, str(job.run.path), site.runs, Wanted("kept", checkpoints=False), lambda _event: None)
+    assert kept.version.state == "whole"
     # Submitted once more under its key it is the same job, also when all is over.
     again = site.submit("another", key="a")
     assert again.run.path == job.run.path

@@ -11,6 +11,7 @@ from typing import Any
 from tunesmith.errors import RunError, WorkerError, from_json
 from tunesmith.executors.protocol import ENDED, Executor, JobStatus, Pauses, Tells
 from tunesmith.executors.table import make_executor
+from tunesmith.jobs.bases import bring_base
 from tunesmith.jobs.states import RunStatus, run_status
 from tunesmith.recipe.load import load_recipe
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json
@@ -134,6 +135,8 @@ def refresh(job: Job, status: JobStatus) -> None:
         pull_events(store, job.run)
         over = status.state in ENDED
         pull_files(store, job.run, lambda path: (over or "/" not in path) and not path.startswith(_LEFT_THERE))
+        if over and job.run.adapter.is_dir():
+            bring_base(store, job.run, job.record)
     elif isinstance(job.executor, Tells):
         _take_down(job, job.executor)
 

@@ -299,7 +299,8 @@ def test_a_mistake_of_the_service_is_a_page_too(
     monkeypatch.setattr(project_router, "page", broken)
     with lite.client("admin") as client:
         page = see(client, "/ui/webhooks", status=500)
-    assert "KeyError" in page.words and "a secret" not in page.words
+    assert "KeyError" in page.words
+    assert "a secret" not in page.words
     assert "/ui/webhooks failed" in caplog.text
 
 

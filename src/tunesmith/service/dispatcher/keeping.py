@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select
 
 from tunesmith.errors import TunesmithError
+from tunesmith.jobs.bases import bring_base
 from tunesmith.jobs.checkpoints import checkpoint_folders, keep_checkpoints
 from tunesmith.jobs.registry import Wanted, register
 from tunesmith.jobs.submitted import Job
@@ -64,6 +65,8 @@ def keep(context: Context, run: Job, steps: list[int]) -> dict[int, Version]:
     store = registry_of(context)
     name = run.run.name
     try:
+        if run.store is not None:
+            bring_base(run.store, run.run, run.record)
         wanted = Wanted(name, checkpoints=False)
         version = register(store, str(run.run.path), run.run.path.parent, wanted, _nothing).version
     except TunesmithError:

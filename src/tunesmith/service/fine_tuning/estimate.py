@@ -119,7 +119,7 @@ def _plan(context: Context, base: str, found: Examined, known: Known) -> tuple[P
     if context.settings.shares_runs:
         return None, ["jobs train on other machines: their memory and time are not known here"]
     if known.host is None:
-        return None, ["this machine was not measured yet: memory and time are known once a first job has run"]
+        return None, ["this machine was not measured yet: asking with `exact`, or a first job, measures it"]
     place = calibration.apply(this_machine(known.host), calibration.read_calibration())
     try:
         resolved = resolve(found.recipe, known.data, known.model, known.host)
