@@ -53,7 +53,7 @@ MEANINGS = {
     "prices": "of a million, by model (`*`: any other) and kind: `input_tokens`, `output_tokens`, `trained_tokens`",
     "currency": "of prices and budgets",
     "file_retention_days": "files are deleted so long after they came",
-    "job_retention_days": "jobs, with what their runs have left, and evaluations are deleted so long after their end",
+    "job_retention_days": "runs, reports and logs of jobs, and evaluations are deleted so long after their end; jobs and models stay",
     "engine_idle_seconds": "a model that nobody has asked for so long leaves the memory",
     "engines_at_once": "bases in memory at the same time",
     "engine_wait_seconds": "how long a request waits for a model that is being loaded",

@@ -26,6 +26,8 @@ from tunesmith.service.dispatcher import ending
 from tunesmith.service.dispatcher.claims import claim_due, renew, start_next
 from tunesmith.service.dispatcher.holding import LockLostError, Tended
 from tunesmith.service.dispatcher.tending import tend
+from tunesmith.storage.address import open_store
+from tunesmith.storage.run_store import RunStore
 
 _END = ("succeeded", "failed", "cancelled")
 
@@ -39,7 +41,7 @@ class Platform:
     """Keeps what was submitted, by key; work on it is done by the test."""
 
     entries: dict[str, str] = field(default_factory=dict)
-    runs: dict[str, Path] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
     submissions: int = 0
     kills: list[str] = field(default_factory=list)
 
@@ -52,7 +54,7 @@ class Platform:
         self._die("before")
         if submission.key not in self.entries:
             self.entries[submission.key] = "running"
-            self.runs[submission.key] = Path(submission.run)
+            self.runs[submission.key] = submission.run
             self.submissions += 1
         self._die("after")
         return {"key": submission.key}
@@ -76,15 +78,22 @@ class Platform:
         self.entries[handle["key"]] = "running"
 
     def tell(self, key: str, kind: str, step: int | None = None, /, **data: Any) -> None:
-        path = self.runs[key] / "events.jsonl"
+        path = self._events(key)
         last = len(path.read_text().splitlines()) if path.exists() else 0
         EventWriter(path, 1, last + 1).emit(kind, step, **data)  # type: ignore[arg-type]
+        if "://" in self.runs[key]:
+            line = path.read_bytes().splitlines(keepends=True)[-1]
+            RunStore(open_store(self.runs[key])).add_events(last + 1, line)
+
+    def _events(self, key: str) -> Path:
+        """The events of a run; of one in a store they are a worker's own, which it tells in pieces."""
+        return Path(self.runs[key].removeprefix("file://")) / "events.jsonl"
 
     def work(self, key: str, end: str | None = None) -> None:
         """One step of training, or the end."""
         if self.entries.get(key) != "running":
             return
-        path = self.runs[key] / "events.jsonl"
+        path = self._events(key)
         done = path.read_text().count('"type":"step"') if path.exists() else 0
         self.tell(key, "step", done + 1, loss=1.5, tokens=100, total_steps=9, eta_seconds=3.0)
         if end is not None:

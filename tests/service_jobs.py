@@ -79,7 +79,9 @@ def upload(project: Project, rows: Iterable[Any], purpose: str = "fine-tune", na
     context = project.site.context
     path = context.scratch / new_id("rows-")
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return keep_file(context, project.id, purpose, name, path)
+    file_id = keep_file(context, project.id, purpose, name, path)
+    path.unlink()
+    return file_id
 
 
 def create(client: httpx.Client, file_id: str, **body: Any) -> dict[str, Any]:

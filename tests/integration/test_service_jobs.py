@@ -11,13 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from openapi import load_contract
-from service_jobs import QUICK, chat_rows, create, jobs_site, upload
-from service_site import Site
+from service_jobs import QUICK, chat_rows, create, jobs_site, status, upload
+from service_site import Project, Site
 from tiny_models import tiny_model_folder
 
 from tunesmith.catalog.registered import find_registered
@@ -25,6 +26,7 @@ from tunesmith.executors.local.worker import launched_process
 from tunesmith.runs.events import read_events
 from tunesmith.service.dispatcher.keeping import registry_of
 from tunesmith.service.fine_tuning.places import run_of
+from tunesmith.service.registry.chores import collect_garbage
 from tunesmith.service.settings import write_settings
 
 _PATIENCE_SECONDS = 240.0
@@ -208,3 +210,50 @@ def test_a_pause_leaves_a_checkpoint_that_can_be_used_and_the_job_goes_on(site: 
         assert (found["guessed"], found["plan"]["fits"]) == (False, True), found["warnings"]
         client.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
         assert ended(site, job_id)["status"] == "succeeded"
+
+
+@pytest.mark.slow
+def test_a_project_that_trained_is_deleted_with_all_that_its_job_wrote(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    projects = {mark: site.project(mark) for mark in ("zebra", "gnu")}
+    options = {**QUICK, "checkpoint_every_steps": 6}
+    jobs: dict[str, str] = {}
+    for mark, project in projects.items():
+        rows = json.loads(json.dumps(chat_rows(40)).replace("ticket", mark))
+        file_id = upload(project, rows)
+        jobs[mark] = create(project.client(), file_id, hyperparameters={"n_epochs": 1}, tunesmith=options)["id"]
+
+    def places(mark: str) -> set[Path]:
+        """Files with rows of a project or a name of its job, but for the database and what processes tell of."""
+        words = (mark.encode(), jobs[mark].encode())
+        own = ("service.db", "dispatcher.log")
+        files = (path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(own))
+        return {path for path in files if any(word in bytes(path) or word in path.read_bytes() for word in words)}
+
+    def is_done(project: Project, job_id: str) -> bool:
+        return status(project.client(), job_id) == "succeeded"
+
+    with dispatching(site):
+        for mark, project in projects.items():
+            until(partial(is_done, project, jobs[mark]), site)
+        names = {path.name for path in places("zebra")}
+        assert {"recipe.yaml", "report.json"} <= names
+        kept = {path for path in places("gnu") if ".queue" not in path.parts}
+        whole = f"/tunesmith/v1/projects/{projects['zebra'].id}"
+        assert site.operator.post(f"{whole}/archive").status_code == 200
+        assert site.operator.delete(whole).status_code == 200
+        until(lambda: not run_of(site.context, jobs["zebra"]).path.exists(), site)
+        collect_garbage(site.context)
+    number = f"registry/models/{jobs['zebra']}/versions/00000001"
+    # The queue and the registry remember numbers that they gave, without a row of anybody.
+    told = {path for path in places("zebra") if ".queue" not in path.parts}
+    assert {path.relative_to(site.context.settings.storage).as_posix() for path in told} == {
+        f"{number}/claim.json",
+        f"{number}/removed.json",
+    }
+    assert kept <= places("gnu")
+    model = projects["gnu"].client().get("/v1/models").json()["data"][-1]["id"]
+    assert model.startswith("ft:")
+    assert find_registered(f"{jobs['gnu']}:1", registry_of(site.context)).version.state == "whole"

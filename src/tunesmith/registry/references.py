@@ -116,6 +116,9 @@ def remove_version(store: Store, name: str, number: int, *, with_labels: bool = 
         parent = parse_address(version.record.parent)
         if parent.version is not None:
             drop_reference(store, parent.name, parent.version, "version", version.address)
+    checkpoints = f"{version_folder(name, number)}/checkpoints"
+    for file in store.names(checkpoints):
+        store.remove(f"{checkpoints}/{file}")
     store.remove(f"{version_folder(name, number)}/record.json")
 
 

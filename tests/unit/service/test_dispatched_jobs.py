@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from service_dispatch import World, jobs, make_world
+from service_dispatch import World, jobs
 from service_jobs import create, pair_rows, status, upload
 from sqlalchemy import select, update
 
@@ -18,8 +17,7 @@ from tunesmith.service.dispatcher import ending, tending
 from tunesmith.service.dispatcher.keeping import tuned_name
 from tunesmith.service.dispatcher.reading import read_progress
 from tunesmith.service.fine_tuning import create as creating
-from tunesmith.service.fine_tuning.chores import remove_old_runs
-from tunesmith.service.fine_tuning.places import inputs_folder, run_of
+from tunesmith.service.fine_tuning.places import inputs_folder
 from tunesmith.service.fine_tuning.states import State
 
 
@@ -195,22 +193,6 @@ def test_large_files_are_looked_at_while_the_job_waits(world: World, monkeypatch
     assert [status(client, one) for one in (good, bad)] == ["queued", "failed"]
     assert client.get(f"/v1/fine_tuning/jobs/{good}").json()["hyperparameters"]["n_epochs"] == 5
     assert client.get(f"/v1/fine_tuning/jobs/{bad}").json()["error"]["param"] == "training_file"
-
-
-def test_runs_are_removed_after_their_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = make_world(tmp_path, monkeypatch, job_retention_days=30)
-    client, (job_id,) = world.site.client(), jobs(world, 1)
-    world.turn()
-    world.platform.work(job_id, "succeeded")
-    (run_of(world.context, job_id).path / "report.json").write_text("{}")
-    world.turn()
-    remove_old_runs(world.context)
-    assert run_of(world.context, job_id).path.is_dir()
-    world.time += 31 * 86_400
-    remove_old_runs(world.context)
-    assert not run_of(world.context, job_id).path.exists()
-    assert not inputs_folder(world.context, job_id).exists()
-    assert client.get(f"/tunesmith/v1/jobs/{job_id}/report").text == "{}"
 
 
 def test_steps_that_were_done_again_count_once() -> None:

@@ -7,6 +7,7 @@ from tunesmith.service.dispatcher.budgets import CHORES as OF_BUDGETS
 from tunesmith.service.evaluations.chores import CHORES as OF_EVALUATIONS
 from tunesmith.service.files.chores import CHORES as OF_FILES
 from tunesmith.service.fine_tuning.chores import CHORES as OF_JOBS
+from tunesmith.service.registry.chores import CHORES as OF_REGISTRY
 from tunesmith.service.sessions.chores import CHORES as OF_SESSIONS
 from tunesmith.service.shared.chores import Chore
 from tunesmith.service.uploads.chores import CHORES as OF_UPLOADS
@@ -23,4 +24,5 @@ CHORES: tuple[Chore, ...] = (
     *OF_WEBHOOKS,
     *OF_SESSIONS,
     *OF_DEPLOYMENTS,
+    *OF_REGISTRY,
 )

@@ -17,6 +17,7 @@ from tunesmith.service.dispatcher.holding import LockLostError, Tended, take_ste
 from tunesmith.service.dispatcher.keeping import tuned_name, write_model
 from tunesmith.service.dispatcher.reading import Progress
 from tunesmith.service.fine_tuning.places import run_of
+from tunesmith.service.fine_tuning.removing import remove_inputs
 from tunesmith.service.fine_tuning.service import CANCELLED, PAUSED
 from tunesmith.service.fine_tuning.states import Reason, State, Step, Wish, take
 from tunesmith.service.fine_tuning.telling import Line
@@ -74,6 +75,7 @@ def _succeed(context: Context, tended: Tended, job: Row[Any], run: Job) -> None:
         Line("The job has successfully completed", source="done"),
     )
     values = {"fine_tuned_model": name, "result_files": [result]}
+    remove_inputs(context, job.id)
     step = Step((State.RUNNING,), State.SUCCEEDED, Reason.FINISHED, lines, values)
     with context.database.write() as connection:
         if not take(connection, job.id, step, context.now(), lock=tended.lock):
@@ -101,11 +103,16 @@ def fail(context: Context, tended: Tended, job: Row[Any], error: dict[str, Any],
 
 
 def end_without_model(context: Context, tended: Tended, job: Row[Any], step: Step) -> None:
-    """A job ends without a model; what its run has written is kept as far as the storage allows."""
+    """A job ends without a model; what its run has written is kept as far as the storage allows, and its rows go."""
     run = run_of(context, job.id)
     if run.path.is_dir():
         try:
             keep_writings(context, job, run)
         except TunesmithError:
             _log.exception("job %s: its log cannot be kept", job.id)
+    try:
+        remove_inputs(context, job.id)
+    except TunesmithError:
+        # A job must be able to end; retention and the project's end see to it later.
+        _log.exception("job %s: its inputs cannot be removed from the storage", job.id)
     take_step(context, tended, step)

@@ -84,7 +84,8 @@ def _validate(context: Context, tended: Tended, job: Row[Any]) -> None:
     """Look at files that were too large to be looked at while the client waited."""
     files = bring_inputs(context, job)
     if job.wish == Wish.CANCEL:
-        take_step(context, tended, Step((State.VALIDATING,), State.CANCELLED, Reason.CANCELLED_BY_USER, (CANCELLED,)))
+        step = Step((State.VALIDATING,), State.CANCELLED, Reason.CANCELLED_BY_USER, (CANCELLED,))
+        end_without_model(context, tended, job, step)
         return
     question = Question(job.base, job.method["type"], job.recipe, job.hyperparameters)
     found = examine(context, question, files)

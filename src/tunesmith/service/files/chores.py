@@ -8,7 +8,7 @@ import shutil
 from sqlalchemy import delete, or_, select, update
 
 from tunesmith.service.context import Context
-from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.accounts import DELETED_WORK, PROJECTS
 from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS
 from tunesmith.service.db.tables.inference import BATCHES
@@ -62,6 +62,18 @@ def remove_scratch(context: Context) -> None:
             _log.warning("a leftover cannot be removed: %s: %s", path.name, error.strerror)
 
 
+def remove_batches_scratch(context: Context) -> None:
+    """Remove answers of batches that have ended, or whose project was deleted, from this machine."""
+    names = [path.name for path in context.scratch.glob("batch_*")]
+    for some in (names[at : at + _AT_ONCE] for at in range(0, len(names), _AT_ONCE)):
+        ended = select(BATCHES.c.id).where(BATCHES.c.id.in_(some), BATCHES.c.state.in_(_BATCH_ENDS))
+        deleted = select(DELETED_WORK.c.id).where(DELETED_WORK.c.id.in_(some))
+        with context.database.read() as connection:
+            over = [name for query in (ended, deleted) for name in connection.execute(query).scalars()]
+        for name in over:
+            shutil.rmtree(context.scratch / name, ignore_errors=True)
+
+
 def remove_unnamed_bytes(context: Context) -> None:
     """Remove objects of the storage that no row names: of a process that was killed between the two."""
     oldest = context.now() - _DAY_SECONDS
@@ -112,6 +124,7 @@ CHORES: tuple[Chore, ...] = (
     Chore("files.expire", 60.0, expire_files),
     Chore("files.remove_deleted", 60.0, remove_deleted_bytes),
     Chore("files.remove_scratch", 3600.0, remove_scratch),
+    Chore("batches.remove_scratch", 60.0, remove_batches_scratch),
     Chore("files.remove_unnamed", 6 * 3600.0, remove_unnamed_bytes),
     Chore("requests.forget", 600.0, forget_old_answers),
 )

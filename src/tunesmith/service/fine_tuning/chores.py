@@ -1,46 +1,80 @@
-"""Runs of jobs that ended long ago are removed; their models, results and reports stay."""
+"""What jobs leave goes: inputs with the job's end, runs and reports after their time, all of it with the project.
+
+A job itself stays, with its events, its model and its result file: it says where the model came from, and OpenAI's
+contract has no way to delete one. See docs/decisions/0016-service.md.
+"""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, and_, select, update
 
-from tunesmith.jobs.registered_runs import forget_use, used_model
-from tunesmith.runs.layout import remove_run
 from tunesmith.service.context import Context
-from tunesmith.service.db.tables.accounts import PROJECTS
+from tunesmith.service.db.tables.accounts import DELETED_WORK, PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.fine_tuning.places import inputs_folder, run_of
+from tunesmith.service.fine_tuning.removing import remove_inputs_here, remove_left, remove_run_here
 from tunesmith.service.fine_tuning.states import TERMINAL
 from tunesmith.service.shared.chores import Chore
 
 _DAY_SECONDS = 86_400
+_AT_ONCE = 200
+_JOB = "ftjob-"
 
 
 def remove_old_runs(context: Context) -> None:
-    """Remove runs of jobs that have ended longer ago than the service or their project keeps them.
+    """Remove runs and reports of jobs that have ended longer ago than the service or their project keeps them.
+
+    Raises:
+        OutputError, NetworkError: The storage cannot be written, or a folder not be removed.
+    """
+    for project_id, job_id in _old(context):
+        remove_run_here(context, job_id)
+        remove_inputs_here(context, job_id)
+        remove_left(context, project_id, job_id)
+        with context.database.write() as connection:
+            # Other machines that have something of it see by this that it goes.
+            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(run=None))
+
+
+def remove_leftovers(context: Context) -> None:
+    """Remove inputs of jobs that have ended, and runs that were removed elsewhere, from this machine.
+
+    Jobs that the database does not know are let alone: the data folder may have served another one.
 
     Raises:
         OutputError: A folder cannot be removed.
     """
-    for job_id in _old(context):
-        run = run_of(context, job_id)
-        if run.recipe.is_file():
-            model = used_model(run)
-            remove_run(run)
-            if model is not None:
-                forget_use(run, model)
-        shutil.rmtree(run.path, ignore_errors=True)
-        shutil.rmtree(inputs_folder(context, job_id), ignore_errors=True)
-        with context.database.write() as connection:
-            connection.execute(update(JOBS).where(JOBS.c.id == job_id).values(run=None))
+    ended = JOBS.c.state.in_(list(TERMINAL))
+    for some in _names_in(inputs_folder(context, _JOB).parent):
+        for job_id in _over(context, some, ended):
+            remove_inputs_here(context, job_id)
+    for some in _names_in(run_of(context, _JOB).path.parent):
+        for job_id in _over(context, some, and_(ended, JOBS.c.run.is_(None))):
+            remove_run_here(context, job_id)
 
 
-def _old(context: Context) -> list[str]:
-    """Jobs whose runs have had their time."""
+def _names_in(folder: Path) -> Iterator[Sequence[str]]:
+    names = (path.name for path in sorted(folder.glob(f"{_JOB}*")))
+    while some := list(islice(names, _AT_ONCE)):
+        yield some
+
+
+def _over(context: Context, names: Sequence[str], is_over: ColumnElement[bool]) -> list[str]:
+    """Those of some jobs that are over, or whose project was deleted."""
+    over = select(JOBS.c.id).where(JOBS.c.id.in_(names), is_over)
+    deleted = select(DELETED_WORK.c.id).where(DELETED_WORK.c.id.in_(names))
+    with context.database.read() as connection:
+        return list(connection.execute(over.union(deleted)).scalars())
+
+
+def _old(context: Context) -> list[tuple[str, str]]:
+    """Jobs whose runs have had their time, with their projects."""
     query = (
-        select(JOBS.c.id, JOBS.c.finished_at, PROJECTS.c.retention_days)
+        select(JOBS.c.project_id, JOBS.c.id, JOBS.c.finished_at, PROJECTS.c.retention_days)
         .join(PROJECTS, PROJECTS.c.id == JOBS.c.project_id)
         .where(JOBS.c.state.in_(list(TERMINAL)), JOBS.c.run.is_not(None))
         .order_by(JOBS.c.finished_at)
@@ -48,12 +82,15 @@ def _old(context: Context) -> list[str]:
     with context.database.read() as connection:
         rows = connection.execute(query).all()
     now, usual = context.now(), context.settings.job_retention_days
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     for row in rows:
         days = usual if row.retention_days is None else row.retention_days
         if days is not None and row.finished_at < now - days * _DAY_SECONDS:
-            found.append(row.id)
+            found.append((row.project_id, row.id))
     return found
 
 
-CHORES: tuple[Chore, ...] = (Chore("remove old runs", 3600.0, remove_old_runs),)
+CHORES: tuple[Chore, ...] = (
+    Chore("remove old runs", 3600.0, remove_old_runs),
+    Chore("remove leftovers of jobs", 60.0, remove_leftovers),
+)

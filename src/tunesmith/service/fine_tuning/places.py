@@ -12,13 +12,18 @@ REPORTS = {"json": "report.json", "html": "report.html", "md": "report.md"}
 
 
 def inputs_folder(context: Context, job_id: str) -> Path:
-    """Training and validation rows of a job, for as long as it may be resumed."""
+    """Training and validation rows of a job, until it ends."""
     return context.settings.data_folder / "inputs" / job_id
 
 
 def run_of(context: Context, job_id: str) -> RunFolder:
     """The run of a job, which is named like it."""
     return RunFolder(context.settings.runs_folder.absolute() / job_id)
+
+
+def stored_run(job_id: str) -> str:
+    """Where the run of a job lies in the storage, where workers of other machines find it."""
+    return f"runs/{job_id}"
 
 
 def left_at(project_id: str, job_id: str, name: str) -> str:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from tunesmith.errors import ModelError, TunesmithError
 from tunesmith.registry.names import parse_address
-from tunesmith.registry.references import drop_reference, read_references, remove_version
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import PROJECTS
@@ -18,15 +15,10 @@ from tunesmith.service.db.tables.models import TUNED_MODELS
 from tunesmith.service.errors import ApiError
 from tunesmith.service.models.schema import shown
 from tunesmith.service.shared.naming import allowed_bases, find_tuned, no_model, offered
-from tunesmith.service.shared.references import OF_DEPLOYMENTS
 from tunesmith.service.shared.telling import note_action
-from tunesmith.storage.address import open_store
+from tunesmith.service.shared.versions import let_go
 
-_log = logging.getLogger(__name__)
 _CHECKPOINT = ":ckpt-"
-# Engines say so of themselves while they have an adapter loaded; one that was killed cannot take it back. Nor can
-# deployments of other projects answer with a model whose last name is gone.
-_OF_ENGINES = "tunesmith serve "
 
 
 def list_models(context: Context, connection: Connection, caller: Caller) -> list[dict[str, Any]]:
@@ -81,7 +73,9 @@ def delete_model(context: Context, caller: Caller, name: str) -> None:
         note_action(context, connection, caller, "model.delete", target=name, detail={"address": row.address})
         is_last = not _is_named(connection, row)
     if is_last:
-        _remove(context, row)
+        address = parse_address(row.address)
+        assert address.version is not None
+        let_go(context, address.name, address.version)
 
 
 def _since(connection: Connection, caller: Caller) -> float:
@@ -109,20 +103,3 @@ def _is_named(connection: Connection, gone: Row[Any]) -> bool:
     same = (TUNED_MODELS.c.address == version) | TUNED_MODELS.c.address.startswith(f"{version}@", autoescape=True)
     query = select(TUNED_MODELS.c.id).where(same, TUNED_MODELS.c.deleted_at.is_(None)).limit(1)
     return connection.execute(query).first() is not None
-
-
-def _remove(context: Context, row: Row[Any]) -> None:
-    """Let go of the version; one that others were made from stays for them."""
-    address = parse_address(row.address)
-    assert address.version is not None
-    store = open_store(context.settings.registry)
-    try:
-        for one in read_references(store, address.name, address.version):
-            if one.kind == "deployment" and one.who.startswith((_OF_ENGINES, OF_DEPLOYMENTS)):
-                drop_reference(store, address.name, address.version, one.kind, one.who)
-        remove_version(store, address.name, address.version, with_labels=True)
-    except ModelError as error:
-        _log.info("model %s: its version %s stays: %s", row.id, row.address, error.message)
-    except TunesmithError as error:
-        # The name is gone already; the version only takes room.
-        _log.warning("model %s: its version %s stays: %s", row.id, row.address, error.message)

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, Table, delete, func, insert, select, update
 
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.auth.gate import DEFAULT_PROJECT
 from tunesmith.service.context import Context
-from tunesmith.service.db.tables.accounts import DELETED_PROJECTS, PROJECTS
+from tunesmith.service.db.tables.accounts import DELETED_PROJECTS, DELETED_WORK, PROJECTS
 from tunesmith.service.db.tables.evaluations import EVALUATIONS
+from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
+from tunesmith.service.shared.files import remove_below
 from tunesmith.service.shared.metering import month_of, spent, stored_bytes
 from tunesmith.service.shared.naming import offered
 from tunesmith.service.shared.telling import note_action
+from tunesmith.service.shared.versions import let_go_of_jobs
 
 # What a project's own administrators decide; the rest costs whoever runs the service.
 OF_OWNERS = frozenset({"name", "budget_action", "retention_days"})
 _ENDED = ("succeeded", "failed", "cancelled")
+_ENDED_BATCHES = ("failed", "completed", "expired", "cancelled")
 
 
 def projects_of(caller: Caller) -> Select[Any]:
@@ -88,7 +92,7 @@ def archive_project(context: Context, caller: Caller, project_id: str, *, archiv
     """Close a project: its keys are good for nothing and nothing of it is lost. Or open it again.
 
     Raises:
-        ApiError: 404; 409: it is the default project, or jobs or evaluations of it have not ended.
+        ApiError: 404; 409: it is the default project, or jobs, batches or evaluations of it have not ended.
     """
     with context.database.write() as connection:
         row = find_project(connection, caller, project_id)
@@ -103,7 +107,8 @@ def archive_project(context: Context, caller: Caller, project_id: str, *, archiv
 def delete_project(context: Context, caller: Caller, project_id: str) -> None:
     """Remove an archived project with all that is its own. Its lines of the audit log stay, and so does its use.
 
-    Bytes go first: ended in between, the project is still there to be deleted again.
+    What the storage has goes first: ended in between, the project is still there to be deleted again. What machines
+    have in their data folders, each removes by itself: runs, inputs, answers of batches.
 
     Raises:
         ApiError: 404; 409: it is not archived.
@@ -114,19 +119,27 @@ def delete_project(context: Context, caller: Caller, project_id: str) -> None:
         if row.archived_at is None:
             raise ApiError(409, "Archive the project before it is deleted", code="not_archived")
         _require_closable(connection, row)
-        runs = [one.run for one in connection.execute(select(JOBS.c.run).where(JOBS.c.project_id == project_id))]
-    for place in (f"projects/{project_id}", *(f"runs/{run}" for run in runs if run and "/" not in run)):
-        for found in list(context.storage.walk(place)):
-            context.storage.remove(found.path)
+        jobs, batches = (_work_of(connection, table, project_id) for table in (JOBS, BATCHES))
+    let_go_of_jobs(context, jobs)
+    for place in (f"projects/{project_id}", *(f"runs/{job_id}" for job_id in jobs)):
+        remove_below(context.storage, place)
     with context.database.write() as connection:
         archived = PROJECTS.c.archived_at.is_not(None)
         gone = connection.execute(delete(PROJECTS).where(PROJECTS.c.id == project_id, archived))
         if gone.rowcount == 0:
             # Somebody else was faster, or has opened it again.
             raise ApiError(409, "The project was changed meanwhile; try again", code="conflict")
-        kept = {"id": project_id, "name": row.name, "deleted_at": context.now()}
-        connection.execute(insert(DELETED_PROJECTS).values(**kept))
+        now = context.now()
+        connection.execute(insert(DELETED_PROJECTS).values(id=project_id, name=row.name, deleted_at=now))
+        work = [{"id": name, "deleted_at": now} for name in (*jobs, *batches)]
+        if work:
+            connection.execute(insert(DELETED_WORK), work)
         _note(context, connection, caller, "project.delete", row)
+
+
+def _work_of(connection: Connection, table: Table, project_id: str) -> list[str]:
+    """All jobs, or all batches, of a project."""
+    return list(connection.execute(select(table.c.id).where(table.c.project_id == project_id)).scalars())
 
 
 def use_of(context: Context, connection: Connection, row: Row[Any]) -> dict[str, Any]:
@@ -166,6 +179,9 @@ def _require_closable(connection: Connection, row: Row[Any]) -> None:
     open_jobs = select(JOBS.c.id).where(JOBS.c.project_id == row.id, JOBS.c.state.not_in(_ENDED)).limit(1)
     if connection.execute(open_jobs).first() is not None:
         raise ApiError(409, "Jobs of the project have not ended; cancel them first", code="jobs_open")
+    asking = (BATCHES.c.project_id == row.id) & BATCHES.c.state.not_in(_ENDED_BATCHES)
+    if connection.execute(select(BATCHES.c.id).where(asking).limit(1)).first() is not None:
+        raise ApiError(409, "Batches of the project have not ended; cancel them first", code="batches_open")
     measuring = (EVALUATIONS.c.project_id == row.id) & EVALUATIONS.c.state.not_in(_ENDED)
     if connection.execute(select(EVALUATIONS.c.id).where(measuring).limit(1)).first() is not None:
         raise ApiError(409, "Evaluations of the project have not ended; cancel them first", code="evaluations_open")

@@ -23,6 +23,7 @@ from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS, UPLOADS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
+from tunesmith.storage.store import Store
 
 FILE_FOLDER = "files"
 UPLOAD_FOLDER = "uploads"
@@ -152,6 +153,16 @@ def keep_file(
             expires_at=expires_at,
         )
     return name
+
+
+def remove_below(store: Store, folder: str) -> None:
+    """Remove every file below a folder of a storage.
+
+    Raises:
+        OutputError, NetworkError: The storage cannot be written.
+    """
+    for found in list(store.walk(folder)):
+        store.remove(found.path)
 
 
 def add_file(connection: Connection, **columns: Any) -> None:

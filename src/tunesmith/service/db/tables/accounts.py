@@ -44,6 +44,14 @@ DELETED_PROJECTS = Table(
     time_column("deleted_at", nullable=False),
 )
 
+# Jobs and batches of projects that are gone: machines that have folders of theirs remove them.
+DELETED_WORK = Table(
+    "deleted_work",
+    METADATA,
+    id_column(),
+    time_column("deleted_at", nullable=False),
+)
+
 USERS = Table(
     "users",
     METADATA,
