@@ -3,6 +3,8 @@
 with recording(service.root) as proxy:
     ... a client with base_url=f"{proxy.url}/v1" ...
 proxy.exchanges                    # method, path, query, request's JSON, status, answer's JSON or streamed chunks
+
+``losing`` names requests, such as "POST /v1/files": the first answer to each never arrives, and its connection breaks.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import base64
 import json
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,8 +63,9 @@ class Proxy:
 
 
 @contextmanager
-def recording(target: str) -> Iterator[Proxy]:
+def recording(target: str, losing: Collection[str] = ()) -> Iterator[Proxy]:
     """A proxy before a server for the time of the block."""
+    to_lose = set(losing)
     client = httpx.Client(base_url=target, timeout=120.0, trust_env=False)
     exchanges: list[Exchange] = []
 
@@ -73,10 +76,17 @@ def recording(target: str) -> Iterator[Proxy]:
             body = _body(self)
             given = [(key, value) for key, value in self.headers.items() if key.lower() not in _HOP]
             with client.stream(self.command, self.path, content=body, headers=given) as answer:
-                pieces = self._answer(answer)
+                asked = f"{self.command} {self.path}"
+                pieces = self._lose(answer) if asked in to_lose else self._answer(answer)
+                to_lose.discard(asked)
             exchanges.append(_exchange(self, body, answer, b"".join(pieces)))
 
         do_GET = do_POST = do_DELETE = _pass
+
+        def _lose(self, answer: httpx.Response) -> list[bytes]:
+            pieces = list(answer.iter_bytes())
+            self.close_connection = True
+            return pieces
 
         def _answer(self, answer: httpx.Response) -> list[bytes]:
             self.send_response(answer.status_code)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import socket
 import tempfile
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, select
@@ -79,6 +83,20 @@ def _portal() -> BlockingPortal:
     if not _portals:
         _portals.append(_opened.enter_context(start_blocking_portal("asyncio")))
     return _portals[0]
+
+
+@contextmanager
+def served(site: Site) -> Iterator[str]:
+    """The site at an address of this machine, for clients that want one."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(site.app, log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 def close_portal() -> None:

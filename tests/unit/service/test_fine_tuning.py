@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai import OpenAI
 from openapi import load_contract
+from recording_proxy import recording
 from service_jobs import chat_rows, create, jobs_site, pair_rows, status, upload
-from service_site import DATABASES, Site, make_site
+from service_site import DATABASES, Site, make_site, served
 from sqlalchemy import insert, select, update
 
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.db.tables.models import TUNED_MODELS
+from tunesmith.service.fine_tuning import router
 from tunesmith.service.shared.metering import count_use
 
 JOB_PATH = "/fine_tuning/jobs"
@@ -233,6 +236,36 @@ def test_a_retry_of_the_official_client_makes_no_second_job(site: Site) -> None:
     retried = client.post("/v1/fine_tuning/jobs", json=body, headers={"x-stainless-retry-count": "1"}).json()
     assert retried == first
     assert len(client.get("/v1/fine_tuning/jobs").json()["data"]) == 1
+
+
+def test_the_official_client_tries_again_by_itself_and_one_job_is_made(site: Site) -> None:
+    file_id = upload(site.default, chat_rows(20))
+    with served(site) as root, recording(root, losing=["POST /v1/fine_tuning/jobs"]) as proxy:
+        with OpenAI(base_url=f"{proxy.url}/v1", api_key=site.default.key()) as client:
+            job = client.fine_tuning.jobs.create(model="tiny", training_file=file_id)
+            assert [one.id for one in client.fine_tuning.jobs.list()] == [job.id]
+        first, second = (one for one in proxy.exchanges if one.method == "POST")
+    assert (first.answer["id"], second.answer["id"]) == (job.id, job.id)
+    assert second.headers["idempotency-replayed"] == "true"
+
+
+def test_a_process_that_dies_before_it_answers_has_made_the_one_job(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, file_id = site.client(), upload(site.default, chat_rows(20))
+    whole = router.keep_job
+
+    def dies(*given: Any) -> Any:
+        whole(*given)
+        raise MemoryError
+
+    asked = {"json": {"model": "tiny", "training_file": file_id}, "headers": {"Idempotency-Key": "one"}}
+    monkeypatch.setattr(router, "keep_job", dies)
+    assert client.post("/v1/fine_tuning/jobs", **asked).status_code == 500
+    monkeypatch.setattr(router, "keep_job", whole)
+    again = client.post("/v1/fine_tuning/jobs", **asked)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert [one["id"] for one in client.get("/v1/fine_tuning/jobs").json()["data"]] == [again.json()["id"]]
 
 
 def test_so_many_jobs_may_wait(tmp_path: Path) -> None:

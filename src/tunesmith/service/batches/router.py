@@ -14,7 +14,7 @@ from tunesmith.service.batches.service import cancel, create, find
 from tunesmith.service.context import InContext
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.lists import page
-from tunesmith.service.shared.once import once
+from tunesmith.service.shared.once import Keep, once
 
 
 def batches_router() -> APIRouter:
@@ -26,8 +26,8 @@ def batches_router() -> APIRouter:
         body.check()
         asked = body.model_dump()
 
-        def make() -> tuple[int, dict[str, Any]]:
-            return 200, shown(create(context, caller, body))
+        def make(keep: Keep) -> dict[str, Any]:
+            return create(context, caller, body, keep)
 
         return once(context, caller, request.headers, request.url.path, asked, make)
 

@@ -7,18 +7,19 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from tunesmith.service.auth.caller import Caller
-from tunesmith.service.batches.schema import ENDED, WINDOW_SECONDS, CreateBatch
+from tunesmith.service.batches.schema import ENDED, WINDOW_SECONDS, CreateBatch, shown
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
 from tunesmith.service.shared.files import find_file
 from tunesmith.service.shared.metering import require_budget
+from tunesmith.service.shared.once import Keep
 from tunesmith.service.shared.telling import note_action
 
 
-def create(context: Context, caller: Caller, asked: CreateBatch) -> Row[Any]:
-    """Take a batch; its lines are looked at later.
+def create(context: Context, caller: Caller, asked: CreateBatch, keep: Keep) -> dict[str, Any]:
+    """Take a batch, and keep the answer that tells of it; its lines are looked at later.
 
     Raises:
         ApiError: 400 or 404: the file cannot be used; 429: the budget is spent.
@@ -55,7 +56,9 @@ def create(context: Context, caller: Caller, asked: CreateBatch) -> Row[Any]:
         }
         connection.execute(insert(BATCHES).values(**row))
         note_action(context, connection, caller, "batch.create", target=name)
-        return find(connection, caller, name)
+        answer = shown(find(connection, caller, name))
+        keep(connection, answer)
+    return answer
 
 
 def find(connection: Connection, caller: Caller, name: str) -> Row[Any]:

@@ -12,7 +12,7 @@ from tunesmith.service.context import InContext
 from tunesmith.service.deployments.schema import ChangeDeployment, CreateDeployment
 from tunesmith.service.deployments.service import change, create, remove, view, view_all
 from tunesmith.service.lists import listed
-from tunesmith.service.shared.once import once
+from tunesmith.service.shared.once import Keep, once
 
 
 def deployments_router() -> APIRouter:
@@ -21,8 +21,12 @@ def deployments_router() -> APIRouter:
 
     @router.post("")
     def create_deployment(body: CreateDeployment, request: Request, caller: Member, context: InContext) -> JSONResponse:
-        def make() -> tuple[int, dict[str, Any]]:
-            return 200, create(context, caller, body)
+        def make(keep: Keep) -> dict[str, Any]:
+            made = create(context, caller, body)
+            # How it is shown is asked of the engines, after it is made; its name keeps it from being made twice.
+            with context.database.write() as connection:
+                keep(connection, made)
+            return made
 
         return once(context, caller, request.headers, request.url.path, body.model_dump(), make)
 

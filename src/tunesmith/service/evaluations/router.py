@@ -15,7 +15,7 @@ from tunesmith.service.evaluations.reports import read_report
 from tunesmith.service.evaluations.schema import CreateEvaluation, shown
 from tunesmith.service.evaluations.service import cancel, create, find, remove
 from tunesmith.service.lists import page
-from tunesmith.service.shared.once import once
+from tunesmith.service.shared.once import Keep, once
 
 
 def evaluations_router() -> APIRouter:
@@ -26,8 +26,8 @@ def evaluations_router() -> APIRouter:
     def create_evaluation(body: CreateEvaluation, request: Request, caller: Member, context: InContext) -> JSONResponse:
         body.check()
 
-        def make() -> tuple[int, dict[str, Any]]:
-            return 200, shown(create(context, caller, body))
+        def make(keep: Keep) -> dict[str, Any]:
+            return create(context, caller, body, keep)
 
         return once(context, caller, request.headers, request.url.path, body.model_dump(), make)
 

@@ -12,18 +12,21 @@ from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.evaluations.examine import READ_AT_ONCE_BYTES, require_rows, rows_of
 from tunesmith.service.evaluations.reports import remove_reports
-from tunesmith.service.evaluations.schema import ENDED, CreateEvaluation
+from tunesmith.service.evaluations.schema import ENDED, CreateEvaluation, shown
 from tunesmith.service.evaluations.states import cancel_now
 from tunesmith.service.ids import new_id
 from tunesmith.service.shared.choosing import find_deployment
 from tunesmith.service.shared.files import find_file
 from tunesmith.service.shared.metering import require_budget
 from tunesmith.service.shared.naming import Named, require_model
+from tunesmith.service.shared.once import Keep
 from tunesmith.service.shared.telling import note_action
 
 
-def create(context: Context, caller: Caller, asked: CreateEvaluation) -> Row[Any]:
-    """Take an evaluation; it waits for its turn. Rows of a large file are looked at when that comes.
+def create(context: Context, caller: Caller, asked: CreateEvaluation, keep: Keep) -> dict[str, Any]:
+    """Take an evaluation, and keep the answer that tells of it; it waits for its turn.
+
+    Rows of a large file are looked at when that comes.
 
     Raises:
         ApiError: 400, 403 or 404: the model or the file cannot be used; 429: the budget is spent, or too many of the
@@ -63,7 +66,9 @@ def create(context: Context, caller: Caller, asked: CreateEvaluation) -> Row[Any
         _require_room(context, connection, caller.project_id)
         connection.execute(insert(EVALUATIONS).values(**row))
         note_action(context, connection, caller, "evaluation.create", target=name, detail={"model": named.name})
-        return find(connection, caller, name)
+        answer = shown(find(connection, caller, name))
+        keep(connection, answer)
+    return answer
 
 
 def find(connection: Connection, caller: Caller, name: str) -> Row[Any]:

@@ -28,7 +28,7 @@ from tunesmith.service.shared.files import (
     room_left,
     storage_full,
 )
-from tunesmith.service.shared.once import once
+from tunesmith.service.shared.once import Keep, once
 from tunesmith.service.shared.receiving import Received, Wanted
 from tunesmith.service.shared.telling import note_action
 
@@ -62,10 +62,10 @@ def create_file(
     if asked.purpose == "batch" and received.bytes > most:
         raise ApiError(413, f"A batch's input may have {most} bytes", code="file_too_large", param="file")
     body = {**asked.model_dump(), "filename": received.filename, "sha256": received.sha256}
-    return once(context, caller, headers, "/files", body, lambda: (200, _keep(context, caller, received, asked)))
+    return once(context, caller, headers, "/files", body, lambda keep: _keep(context, caller, received, asked, keep))
 
 
-def _keep(context: Context, caller: Caller, received: Received, asked: CreateFile) -> dict[str, Any]:
+def _keep(context: Context, caller: Caller, received: Received, asked: CreateFile, keep: Keep) -> dict[str, Any]:
     name, now = new_id("file-"), context.now()
     place = place_of(caller.project_id, name, received.filename)
     seconds = seconds_kept(asked.purpose, asked.expires_after)
@@ -85,7 +85,9 @@ def _keep(context: Context, caller: Caller, received: Received, asked: CreateFil
                 created_at=now,
                 expires_at=None if seconds is None else now + seconds,
             )
-            return told_file(find_file(connection, caller.project_id, name))
+            told = told_file(find_file(connection, caller.project_id, name))
+            keep(connection, told)
+        return told
     except ApiError:
         # Of any other failure nobody knows whether the row was written; bytes that no row names are swept up.
         context.storage.remove(place)

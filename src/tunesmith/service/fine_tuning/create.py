@@ -18,13 +18,14 @@ from tunesmith.service.errors import ApiError, unsupported
 from tunesmith.service.fine_tuning.examine import Examined, Files, Question, cost_of, examine
 from tunesmith.service.fine_tuning.mapping import plain_recipe
 from tunesmith.service.fine_tuning.options import DRY_RUN, EXACT, PREVIEW, flag
-from tunesmith.service.fine_tuning.schema import CreateJob
+from tunesmith.service.fine_tuning.schema import CreateJob, job_json
 from tunesmith.service.fine_tuning.states import Reason, State, Wish
 from tunesmith.service.fine_tuning.telling import Line, say
 from tunesmith.service.ids import new_id
 from tunesmith.service.shared.files import find_file, local_copy
 from tunesmith.service.shared.metering import require_budget
 from tunesmith.service.shared.naming import Named, require_model
+from tunesmith.service.shared.once import Keep
 from tunesmith.service.shared.telling import note_action
 
 # Larger files are looked at by the dispatcher, while the job waits.
@@ -138,8 +139,10 @@ def suffix_of(filename: str) -> str:
     return PurePath(filename).suffix.lower() or ".jsonl"
 
 
-def keep_job(context: Context, caller: Caller, asked: Asked, examined: Examined | None) -> Row[Any]:
-    """Write a job down; it waits for its turn, or for its files to be looked at where they are large.
+def keep_job(context: Context, caller: Caller, asked: Asked, examined: Examined | None, keep: Keep) -> dict[str, Any]:
+    """Write a job down together with the answer that tells of it; it waits for its turn.
+
+    Large files are looked at while it does.
 
     Raises:
         ApiError: 429: too many of the project's jobs wait, or its budget does not allow this one.
@@ -179,8 +182,10 @@ def keep_job(context: Context, caller: Caller, asked: Asked, examined: Examined 
         for line in first_lines(job_id, wanted, is_valid=examined is not None):
             say(connection, job_id, line, now)
         note_action(context, connection, caller, "job.create", target=job_id, detail={"model": asked.named.name})
-        kept: Row[Any] = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one()
-    return kept
+        kept = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one()
+        answer = job_json(kept, context.settings.organization)
+        keep(connection, answer)
+    return answer
 
 
 def short_estimate(examined: Examined) -> dict[str, Any]:

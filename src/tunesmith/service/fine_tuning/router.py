@@ -15,7 +15,7 @@ from tunesmith.service.fine_tuning.create import keep_job, look_at, look_up
 from tunesmith.service.fine_tuning.estimate import full_estimate
 from tunesmith.service.fine_tuning.options import DRY_RUN, flag
 from tunesmith.service.fine_tuning.schema import CreateJob, CreatePermissions, job_json
-from tunesmith.service.shared.once import once
+from tunesmith.service.shared.once import Keep, once
 
 _METADATA = "metadata"
 # The contract names no most; a page is one answer.
@@ -32,10 +32,10 @@ def fine_tuning_router() -> APIRouter:
         if flag(body.tunesmith, DRY_RUN):
             return JSONResponse(full_estimate(context, look_up(context, caller, body)))
 
-        def make() -> tuple[int, dict[str, Any]]:
+        def make(keep: Keep) -> dict[str, Any]:
             asked = look_up(context, caller, body)
             examined = look_at(context, asked) if asked.is_small else None
-            return 200, job_json(keep_job(context, caller, asked, examined), context.settings.organization)
+            return keep_job(context, caller, asked, examined, keep)
 
         return once(context, caller, request.headers, "/fine_tuning/jobs", body.model_dump(mode="json"), make)
 

@@ -4,6 +4,9 @@ A client that wants to be sure sends ``Idempotency-Key``. OpenAI's own clients s
 when an answer is lost, so that a job would be made twice; but they count their tries in a header. So every answer is
 kept for a while under who asked, where and what, and a try that is not the first gets the first one's answer. A first
 try is always a new request: who asks twice for the same may want it twice.
+
+An answer is kept in the transaction that makes the thing, so that a process which is killed has either made it and can
+tell so, or has made nothing.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ _TRIED_SECONDS = 15 * 60.0
 # A process that was killed leaves its request under way; nobody waits longer for it.
 _UNDER_WAY_SECONDS = 10 * 60.0
 _WAIT_SECONDS = 5
+_MADE = 200
+Keep = Callable[[Connection, dict[str, Any]], None]
 
 
 def once(  # noqa: PLR0917  (what every creating route hands over, in this order)
@@ -40,7 +45,7 @@ def once(  # noqa: PLR0917  (what every creating route hands over, in this order
     headers: Mapping[str, str],
     path: str,
     body: bytes | Mapping[str, Any],
-    do: Callable[[], tuple[int, dict[str, Any]]],
+    do: Callable[[Keep], dict[str, Any]],
 ) -> JSONResponse:
     """Answer a request that makes something; its repetition gets the same answer and makes nothing.
 
@@ -50,8 +55,9 @@ def once(  # noqa: PLR0917  (what every creating route hands over, in this order
         headers: Of the request, by names in any case of letters that the mapping allows.
         path: Of the request.
         body: What was asked, as bytes or as plain JSON.
-        do: Makes the thing; returns the status and the body of the answer. What it raises is forgotten, and so is an
-            answer from 400 on: nothing was made, and another try may do better.
+        do: Makes the thing; returns the body of the answer. It gets a function that keeps this body within the
+            transaction that writes the thing. What it raises is forgotten: nothing was made, and another try may do
+            better.
 
     Raises:
         ApiError: 409 ``request_under_way``: the first one has no answer yet; 422 ``idempotency_key_reused``: the key
@@ -62,15 +68,11 @@ def once(  # noqa: PLR0917  (what every creating route hands over, in this order
     if known is not None:
         return JSONResponse(known.answer, known.status, {REPLAYED_HEADER: "true"})
     try:
-        status, answer = do()
+        answer = do(lambda connection, answer: _keep(context, connection, asked, answer))
     except BaseException:
         _forget(context, asked)
         raise
-    if status >= 400:
-        _forget(context, asked)
-    else:
-        _keep(context, asked, status, answer)
-    return JSONResponse(answer, status)
+    return JSONResponse(answer, _MADE)
 
 
 def forget_old_answers(context: Context) -> None:
@@ -142,14 +144,18 @@ def _begin(context: Context, asked: _Asked) -> Row[Any] | None:
             param="Idempotency-Key",
         )
     if known.status is None:
-        raise ApiError(
-            409,
-            "The same request is under way; its answer can be asked for in a moment",
-            code="request_under_way",
-            headers={"Retry-After": str(_WAIT_SECONDS)},
-            retry=True,
-        )
+        raise _under_way()
     return known
+
+
+def _under_way() -> ApiError:
+    return ApiError(
+        409,
+        "The same request is under way; its answer can be asked for in a moment",
+        code="request_under_way",
+        headers={"Retry-After": str(_WAIT_SECONDS)},
+        retry=True,
+    )
 
 
 def _find(connection: Connection, row: Mapping[str, Any]) -> Row[Any]:
@@ -157,12 +163,17 @@ def _find(connection: Connection, row: Mapping[str, Any]) -> Row[Any]:
     return connection.execute(select(REQUESTS).where(*where).with_for_update()).one()
 
 
-def _keep(context: Context, asked: _Asked, status: int, answer: dict[str, Any]) -> None:
-    values = {"status": status, "answer": answer, "expires_at": context.now() + asked.kept_seconds}
-    with context.database.write() as connection:
-        connection.execute(update(REQUESTS).where(REQUESTS.c.id == asked.row["id"]).values(**values))
+def _keep(context: Context, connection: Connection, asked: _Asked, answer: dict[str, Any]) -> None:
+    values = {"status": _MADE, "answer": answer, "expires_at": context.now() + asked.kept_seconds}
+    kept = connection.execute(update(REQUESTS).where(REQUESTS.c.id == asked.row["id"]).values(**values))
+    # Of two first tries without a key each is to make its own; the later one has the place.
+    if kept.rowcount == 0 and not asked.is_new:
+        # It took so long that another try has begun instead.
+        raise _under_way()
 
 
 def _forget(context: Context, asked: _Asked) -> None:
     with context.database.write() as connection:
-        connection.execute(delete(REQUESTS).where(REQUESTS.c.id == asked.row["id"]))
+        # What was made before the error is there, and so is its answer.
+        mine = (REQUESTS.c.id == asked.row["id"]) & REQUESTS.c.status.is_(None)
+        connection.execute(delete(REQUESTS).where(mine))

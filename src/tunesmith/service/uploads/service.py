@@ -17,7 +17,7 @@ from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
 from tunesmith.service.shared.file_shape import seconds_kept
 from tunesmith.service.shared.files import move_in, place_of_part, require_room, room_left, storage_full
-from tunesmith.service.shared.once import once
+from tunesmith.service.shared.once import Keep, once
 from tunesmith.service.shared.receiving import Received, Wanted, plain_name
 from tunesmith.service.uploads.schema import CreateUpload, told_part, told_upload
 
@@ -32,7 +32,7 @@ def create_upload(context: Context, caller: Caller, headers: Headers, asked: Cre
     if asked.bytes > most:
         raise ApiError(413, f"The file may have {most} bytes", code="file_too_large", param="bytes")
 
-    def do() -> tuple[int, dict[str, Any]]:
+    def do(keep: Keep) -> dict[str, Any]:
         name, now = new_id("upload_"), context.now()
         row = {
             "id": name,
@@ -50,7 +50,9 @@ def create_upload(context: Context, caller: Caller, headers: Headers, asked: Cre
             if asked.bytes > room_left(context, connection, caller.project_id):
                 raise storage_full()
             connection.execute(insert(UPLOADS).values(**row))
-            return 200, told_upload(find_upload(connection, caller, name), None, now)
+            told = told_upload(find_upload(connection, caller, name), None, now)
+            keep(connection, told)
+        return told
 
     return once(context, caller, headers, "/uploads", asked.model_dump(), do)
 
@@ -79,10 +81,10 @@ def create_part(context: Context, caller: Caller, headers: Headers, upload_id: s
     if not received.bytes:
         raise ApiError(400, "The part is empty", code="empty_file", param="data")
     path, body = f"/uploads/{upload_id}/parts", {"sha256": received.sha256}
-    return once(context, caller, headers, path, body, lambda: (200, _keep(context, caller, upload_id, received)))
+    return once(context, caller, headers, path, body, lambda keep: _keep(context, caller, upload_id, received, keep))
 
 
-def _keep(context: Context, caller: Caller, upload_id: str, received: Received) -> dict[str, Any]:
+def _keep(context: Context, caller: Caller, upload_id: str, received: Received, keep: Keep) -> dict[str, Any]:
     name = new_id("part_")
     place = place_of_part(caller.project_id, upload_id, name)
     move_in(context, received.path, place)
@@ -92,7 +94,9 @@ def _keep(context: Context, caller: Caller, upload_id: str, received: Received) 
             require_pending(find_upload(connection, caller, upload_id, lock=True), context.now())
             row = {"id": name, "upload_id": upload_id, "bytes": received.bytes, "place": place}
             connection.execute(insert(UPLOAD_PARTS).values(created_at=context.now(), **row))
-            return told_part(connection.execute(select(UPLOAD_PARTS).where(UPLOAD_PARTS.c.id == name)).one())
+            told = told_part(connection.execute(select(UPLOAD_PARTS).where(UPLOAD_PARTS.c.id == name)).one())
+            keep(connection, told)
+        return told
     except ApiError:
         # Of any other failure nobody knows whether the row was written; bytes that no row names are swept up.
         context.storage.remove(place)
