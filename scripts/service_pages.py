@@ -47,13 +47,15 @@ MEANINGS = {
     "limits.requests_per_minute": "requests of a key in a minute",
     "limits.tokens_per_minute": "tokens of a project in a minute",
     "limits.failures_per_minute": "wrong keys and sign-ins from an address in a minute",
-    "limits.jobs_at_once": "jobs that train at the same time, in the whole service",
+    "limits.jobs_at_once": "jobs that train at the same time, in the whole service and wherever they train; unless it "
+    "is said, 1 with the executor `local` and no limit with others",
     "limits.jobs_waiting": "jobs of a project that wait, and its evaluations",
     "limits.evaluations_at_once": "models that a dispatcher's machine measures at the same time; 0: none",
     "prices": "of a million, by model (`*`: any other) and kind: `input_tokens`, `output_tokens`, `trained_tokens`",
     "currency": "of prices and budgets",
     "file_retention_days": "files are deleted so long after they came",
-    "job_retention_days": "runs, reports and logs of jobs, and evaluations are deleted so long after their end; jobs and models stay",
+    "job_retention_days": "runs, reports and logs of jobs, and evaluations are deleted so long after their end; jobs "
+    "and models stay",
     "engine_idle_seconds": "a model that nobody has asked for so long leaves the memory",
     "engines_at_once": "bases in memory at the same time",
     "engine_wait_seconds": "how long a request waits for a model that is being loaded",

@@ -39,7 +39,8 @@ class Limits(BaseModel):
     tokens_per_minute: int | None = None
     # Of one address: keys and sign-ins that were not good.
     failures_per_minute: int = 30
-    jobs_at_once: int = 1
+    # Of the whole service, wherever they train; see Settings.jobs_at_once.
+    jobs_at_once: int | None = Field(default=None, ge=1)
     jobs_waiting: int = 1_000
     # Of each machine that has a dispatcher; each loads a model.
     evaluations_at_once: int = Field(default=1, ge=0, le=64)
@@ -105,6 +106,15 @@ class Settings(BaseModel):
     def registry(self) -> str:
         """The address of the registry of tuned models."""
         return f"{self.storage}/registry"
+
+    @property
+    def jobs_at_once(self) -> int | None:
+        """Jobs that may train at the same time; None: as many as there are, since the executor has a queue of its own.
+
+        Unless it is said, this machine trains one at a time, and no other executor has a limit here.
+        """
+        chosen = self.limits.jobs_at_once
+        return 1 if chosen is None and not self.shares_runs else chosen
 
     @property
     def shares_runs(self) -> bool:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from service_dispatch import World, jobs
+from service_dispatch import World, jobs, make_world
 from service_jobs import status
 from sqlalchemy import select
 
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.dispatcher.claims import LOCK_SECONDS, claim_due, release, start_next
 from tunesmith.service.dispatcher.holding import LockLostError
+from tunesmith.service.dispatcher.loop import Dispatcher
 from tunesmith.service.dispatcher.tending import tend
 from tunesmith.service.fine_tuning.places import run_of
 from tunesmith.service.fine_tuning.states import STEPS, TERMINAL, Reason, State, Step, Wish, take
@@ -42,6 +45,22 @@ def test_limits_of_jobs_at_once_are_kept(world: World) -> None:
     with world.context.database.read() as connection:
         rows = connection.execute(select(JOBS.c.project_id).where(JOBS.c.state == State.RUNNING)).scalars().all()
     assert sorted(rows) == sorted([few.id, world.site.default.id, world.site.default.id])
+
+
+@pytest.mark.parametrize(
+    ("executor", "limit", "running"),
+    [("local", None, 1), ("local", 2, 2), ("ray", None, 3), ("ray", 2, 2)],
+)
+def test_the_service_s_limit_holds_for_every_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, limit: int | None, running: int
+) -> None:
+    limits = {} if limit is None else {"jobs_at_once": limit}
+    world = make_world(tmp_path, monkeypatch, executor={"name": executor}, limits=limits)
+    jobs(world, 3)
+    with ThreadPoolExecutor(2) as pool:
+        Dispatcher(world.context, pool).turn()
+    assert sorted(world.states().values()) == sorted(["running"] * running + ["queued"] * (3 - running))
+    world.context.database.close()
 
 
 def test_two_dispatchers_start_each_job_once(both: World) -> None:

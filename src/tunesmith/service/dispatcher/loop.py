@@ -38,7 +38,7 @@ def run(context: Context, stop: threading.Event) -> None:
     # Workers and stages of this process, those of evaluations too, find versions of the registry by addresses alone.
     os.environ["TUNESMITH_REGISTRY"] = context.settings.registry
     if not context.settings.shares_runs:
-        set_at_once(context.settings.runs_folder, context.settings.limits.jobs_at_once)
+        set_at_once(context.settings.runs_folder, context.settings.jobs_at_once or 1)
     with ThreadPoolExecutor(_WORKERS, "job") as pool, ThreadPoolExecutor(_CHORES_AT_ONCE, "chore") as chores:
         dispatcher = Dispatcher(context, pool)
         due = _Due(CHORES, chores, context)
@@ -72,9 +72,7 @@ class Dispatcher:
         self._renew()
         for job_id, lock in claim_due(self._context).items():
             self._take(job_id, lock)
-        local = not self._context.settings.shares_runs
-        most = self._context.settings.limits.jobs_at_once if local else None
-        while (started := start_next(self._context, most)) is not None:
+        while (started := start_next(self._context, self._context.settings.jobs_at_once)) is not None:
             self._take(*started)
         now = time.monotonic()
         for job_id, tended in self._tended.items():
