@@ -11,7 +11,7 @@ from tunesmith.cli.lazy import new_app
 from tunesmith.cli.options import AsJson
 from tunesmith.cli.up import Config, Database, DataDir, Storage, absolute_database, absolute_storage
 
-app = new_app("Bring the hosted service's tables up to date, make a key, back it up and restore it.")
+app = new_app("Bring the hosted service's tables up to date, make a key, take jobs over, back it up and restore it.")
 
 
 @app.command()
@@ -29,6 +29,17 @@ def migrate(
 def key(data_dir: DataDir = None, database: Database = None, *, config: Config = None, as_json: AsJson = False) -> None:
     """Make a new administrator's key, for when all are lost, and print it this once."""
     _become("key", data_dir, _choices(config, database, None), as_json=as_json)
+
+
+@app.command()
+def adopt(
+    data_dir: DataDir = None, database: Database = None, *, config: Config = None, as_json: AsJson = False
+) -> None:
+    """Let this data folder have the jobs of a database whose own folder is gone for good.
+
+    Jobs that were running there begin again; make sure that no worker of them is left.
+    """
+    _become("adopt", data_dir, _choices(config, database, None), as_json=as_json)
 
 
 @app.command()

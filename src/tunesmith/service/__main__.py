@@ -78,6 +78,13 @@ def _key(options: argparse.Namespace) -> None:
     _tell(options, {"key": key}, key)
 
 
+def _adopt(options: argparse.Namespace) -> None:
+    from tunesmith.service.operate import adopt
+
+    _beside(options.data_dir, adopt)
+    _tell(options, {"data_folder": str(options.data_dir)}, f"jobs of this database train in {options.data_dir} now")
+
+
 def _backup(options: argparse.Namespace) -> None:
     from tunesmith.service.operate import back_up
 
@@ -139,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--parent-pid", type=int, default=None, help="end when this process ends")
         if name == "api":
             role.add_argument("--listener", type=int, default=None, help="a socket that listens; else one is opened")
-    for name in ("up", "migrate", "key", "backup", "restore"):
+    for name in ("up", "migrate", "key", "adopt", "backup", "restore"):
         command = commands.add_parser(name)
         command.add_argument("--data-dir", type=_absolute, required=True, help="where the service's data lies")
         if name in ("backup", "restore"):
@@ -161,6 +168,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "engines": _work,
     "migrate": _migrate,
     "key": _key,
+    "adopt": _adopt,
     "backup": _backup,
     "restore": _restore,
 }

@@ -1,4 +1,4 @@
-"""What an operator does beside the running service: tables, a key when all are lost, backups."""
+"""What an operator does beside the running service: tables, a key when all are lost, a lost data folder, backups."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tunesmith.service.db.migrate import newest, upgrade
 from tunesmith.service.db.tables.accounts import API_KEYS
 from tunesmith.service.first import prepare
 from tunesmith.service.ids import new_id
+from tunesmith.service.owning import adopt_local_runs, own_local_runs
 from tunesmith.service.process import open_current
 from tunesmith.service.settings import Settings
 
@@ -29,10 +30,12 @@ def prepare_tables(settings: Settings) -> str | None:
         The first administrator's key, the first time; None later.
 
     Raises:
-        UsageError: ``service.database``: it does not answer; ``service.newer_database``.
+        UsageError: ``service.database``: it does not answer; ``service.newer_database``; ``service.runs_elsewhere``:
+            its jobs train in another data folder.
     """
     context = _opened(settings)
     try:
+        own_local_runs(context)
         return prepare(context)
     finally:
         context.database.close()
@@ -71,6 +74,19 @@ def new_operator_key(settings: Settings) -> str:
         with context.database.write() as connection:
             connection.execute(insert(API_KEYS).values(**row))
         return key.secret
+    finally:
+        context.database.close()
+
+
+def adopt(settings: Settings) -> None:
+    """Let a data folder have the jobs that trained in another one, which is gone for good.
+
+    Raises:
+        UsageError: As of :func:`prepare_tables`; a dispatcher works for jobs at this moment.
+    """
+    context = _opened(settings)
+    try:
+        adopt_local_runs(context)
     finally:
         context.database.close()
 

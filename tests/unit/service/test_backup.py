@@ -23,6 +23,7 @@ from tunesmith.service.db.tables import METADATA
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOB_EVENTS, JOBS
 from tunesmith.service.db.tables.usage import USAGE
+from tunesmith.service.owning import own_local_runs
 from tunesmith.service.settings import Settings
 
 ROWS = b'{"messages": []}\n' * 20
@@ -118,6 +119,18 @@ def test_files_models_and_runs_come_along(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="storage"):
         write_backup(context, tmp_path / "two.tar", with_files=True)
     for one in (site.context, again.context, context):
+        one.database.close()
+
+
+def test_a_restored_service_trains_in_whichever_folder_starts_it(tmp_path: Path) -> None:
+    site = make_site(tmp_path / "first")
+    site.context.settings.data_folder.mkdir(exist_ok=True)
+    own_local_runs(site.context)
+    write_backup(site.context, tmp_path / "one.tar", with_files=False)
+    context = restored(new_settings(tmp_path / "second"), tmp_path / "one.tar")
+    assert context.scratch.is_dir()
+    own_local_runs(context)
+    for one in (site.context, context):
         one.database.close()
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from service_dispatch import World, jobs
+from service_site import DATABASES, database_url
 
 from tunesmith.cli import hosted
 from tunesmith.cli.main import run
-from tunesmith.errors import TunesmithError
-from tunesmith.service.__main__ import CHOICES_VARIABLE
+from tunesmith.errors import TunesmithError, UsageError
+from tunesmith.service.__main__ import CHOICES_VARIABLE, main
+from tunesmith.service.choices import settings_of
+from tunesmith.service.dispatcher.claims import LOCK_SECONDS
+from tunesmith.service.operate import prepare_tables
+from tunesmith.service.owning import adopt_local_runs, own_local_runs
 from tunesmith.service.settings import Settings
 from tunesmith.service.up import start_as_json, up
 from tunesmith.service.web.rendering import VENDOR
@@ -82,6 +89,52 @@ def test_options_become_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "executor": {"name": "local", "threads": 2},
         "models": ["a", "b"],
     }
+
+
+def choose(folder: Path, patch: pytest.MonkeyPatch, command: str, **choices: Any) -> int:
+    """What an operator does with a data folder; the exit code."""
+    patch.setenv(CHOICES_VARIABLE, json.dumps({"port": 0, **choices}))
+    return main([command, "--data-dir", str(folder), "--json"])
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_one_data_folder_has_the_jobs_that_train_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    url = database_url(kind, tmp_path)
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    assert prepare_tables(settings_of(make_folder(first), {"database": url})) is not None
+    capsys.readouterr()
+    assert choose(second, monkeypatch, "up", database=url) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert (error["code"], "adopt" in error["hint"]) == ("service.runs_elsewhere", True)
+    # The same one may start again, also where it was moved to, and on a cluster everybody finds every job.
+    first = first.rename(tmp_path / "moved")
+    prepare_tables(settings_of(first, {"database": url}))
+    prepare_tables(settings_of(make_folder(third), {"database": url, "executor": {"name": "ray"}}))
+    assert choose(second, monkeypatch, "adopt", database=url) == 0
+    prepare_tables(settings_of(second, {"database": url}))
+    with pytest.raises(UsageError, match="another data folder"):
+        prepare_tables(settings_of(first, {"database": url}))
+
+
+def test_jobs_of_a_dispatcher_at_work_are_not_taken_over(world: World) -> None:
+    jobs(world, 1)
+    own_local_runs(world.context)
+    world.turn()
+    settings = world.context.settings.model_copy(update={"data_folder": world.context.scratch})
+    other = replace(world.context, settings=settings)
+    with pytest.raises(UsageError) as caught:
+        adopt_local_runs(other)
+    assert caught.value.code == "service.dispatcher_works"
+    world.time += LOCK_SECONDS + 1
+    adopt_local_runs(other)
+    own_local_runs(other)
+
+
+def make_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def test_without_the_extra_its_name_is_told(

@@ -16,6 +16,7 @@ from tunesmith.service.backup.rows import load_rows, tables_of
 from tunesmith.service.context import Context, open_context
 from tunesmith.service.db.database import Database
 from tunesmith.service.db.migrate import revision_of, revisions, upgrade
+from tunesmith.service.owning import disown
 from tunesmith.service.settings import Settings
 from tunesmith.service.shared.files import move_in
 
@@ -72,6 +73,7 @@ def _restore_rows(database: Database, archive: Archive, revision: str) -> dict[s
         upgrade(database, revision)
         restored = _load(database, archive)
         upgrade(database)
+        disown(database)
     except BaseException:
         # It was empty before, and is to be empty again.
         metadata = MetaData()
