@@ -13,7 +13,10 @@ import httpx
 import psutil
 import pytest
 from live_service import LiveService, end_tree, end_workers, live_service, start_service
+from prometheus_client.parser import text_string_to_metric_families
 from service_site import DATABASES, database_url
+
+REQUESTS = 20
 
 
 def tunesmith(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -32,7 +35,10 @@ def test_the_life_of_a_service(tmp_path: Path) -> None:
     first = start_service(tmp_path, "--api-processes", "2")
     try:
         _is_private(first)
+        _counts_for_all_processes(first)
         _survives_the_end_of_a_process(first)
+        # Nor are its counts lost with a process.
+        assert counted(first, "/v1/models") == {REQUESTS}
         taken = tunesmith("up", "--data-dir", str(first.data_folder), "--port", "0", "--json")
         assert (taken.returncode, json.loads(taken.stdout)["error"]["code"]) == (15, "service.data_folder_taken")
         # Nobody is told when a keeper is killed; its processes see it and end.
@@ -63,6 +69,26 @@ def _is_private(service: LiveService) -> None:
     lines = [" ".join(one.cmdline()) for one in [psutil.Process(service.process.pid), *service.processes().values()]]
     assert [line for line in lines if service.key in line] == []
     assert [path for path in files if service.key.encode() in path.read_bytes()] == []
+
+
+def counted(service: LiveService, route: str) -> set[float]:
+    """How many requests to a route were answered, by every process that is asked: each time a new connection."""
+    name = "tunesmith_requests_total"
+    found = set()
+    for _ in range(2 * REQUESTS):
+        text = httpx.get(f"{service.root}/metrics", headers=service.headers, trust_env=False).text
+        families = text_string_to_metric_families(text)
+        samples = [one for family in families for one in family.samples if one.name == name]
+        found.add(sum(one.value for one in samples if one.labels["route"] == route))
+    return found
+
+
+def _counts_for_all_processes(service: LiveService) -> None:
+    for _ in range(REQUESTS):
+        assert httpx.get(f"{service.base_url}/models", headers=service.headers, trust_env=False).status_code == 200
+    assert counted(service, "/v1/models") == {REQUESTS}
+    files = [path.name for path in (service.data_folder / "counts").glob("counter_*.db")]
+    assert len(files) == 2, "both processes were asked"
 
 
 def _survives_the_end_of_a_process(service: LiveService) -> None:

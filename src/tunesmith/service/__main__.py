@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tunesmith.errors import TunesmithError, UsageError
-from tunesmith.service.settings import Settings, read_settings
+from tunesmith.service.settings import COUNTS_VARIABLE, Settings, read_settings
 
 # What `tunesmith up` was told, as JSON: the environment is this user's alone, a command line is everybody's.
 CHOICES_VARIABLE = "TUNESMITH_SERVICE_CHOICES"
@@ -47,9 +47,11 @@ def _up(options: argparse.Namespace) -> None:
 
 
 def _api(options: argparse.Namespace) -> None:
+    settings = read_settings(options.settings)
+    settings.counts_folder.mkdir(exist_ok=True)
+    os.environ[COUNTS_VARIABLE] = str(settings.counts_folder)
     from tunesmith.service.api import open_listener, run_api
 
-    settings = read_settings(options.settings)
     if options.listener is None:
         listener = open_listener(settings.host, settings.port)
     else:

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunesmith.runs.atomic import read_json, write_json
 
+# Names the folder in which prometheus_client counts; it looks once, when it is loaded.
+COUNTS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
 
 class OpenIdSettings(BaseModel):
     """Where people sign in; the client's secret is in an environment variable."""
@@ -96,6 +99,11 @@ class Settings(BaseModel):
     def logs_folder(self) -> Path:
         """Where the processes write what they do."""
         return self.data_folder / "logs"
+
+    @property
+    def counts_folder(self) -> Path:
+        """Where the processes that take requests count them, so that each can tell the sum."""
+        return self.data_folder / "counts"
 
     @property
     def runs_folder(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -63,6 +64,8 @@ def up(data_folder: Path, choices: Mapping[str, Any], *, as_json: bool) -> None:
             keep_choices(data_folder, chosen)
             write_settings(settings, settings.settings_file)
             settings.logs_folder.mkdir(exist_ok=True)
+            # Counts begin anew with the service, and outlive any of its processes.
+            shutil.rmtree(settings.counts_folder, ignore_errors=True)
             begin_log(settings, "keeper")
             programs = programs_of(settings, listener.fileno(), owner)
             _keep(Keeper(programs, settings.logs_folder if settings.logs == "files" else None), settings, stop, now)

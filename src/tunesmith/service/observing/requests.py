@@ -1,33 +1,47 @@
-"""Counting requests of one process, by route and status."""
+"""Counting requests by route and status: those of all processes where they share a folder, else of this one.
+
+prometheus_client counts into files of the folder that PROMETHEUS_MULTIPROC_DIR names, one for each process.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from functools import cache
 
 from fastapi.routing import iter_route_contexts
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunesmith.service.settings import COUNTS_VARIABLE
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class RequestNumbers:
-    """Numbers of requests; names of things in their paths are not among the labels."""
+    """Numbers of requests; names of things in their paths are not among the labels.
+
+    ``told`` is what is asked for them: it has the sums over the processes that share a folder.
+    """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        registry = CollectorRegistry()
+        self.told = registry
+        if COUNTS_VARIABLE in os.environ:
+            self.told = CollectorRegistry()
+            MultiProcessCollector(self.told)  # type: ignore[no-untyped-call]
         labels = ("method", "route", "status")
-        self.count = Counter("tunesmith_requests", "Requests answered", labels, registry=self.registry)
+        self.count = Counter("tunesmith_requests", "Requests answered", labels, registry=registry)
         self.seconds = Histogram(
             "tunesmith_request_seconds",
             "Seconds from a request to the last byte of its answer",
             ("method", "route"),
             buckets=_SECONDS,
-            registry=self.registry,
+            registry=registry,
         )
         self._paths: list[str] = []
 

@@ -21,7 +21,7 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 def observe(app: FastAPI, context: Context) -> None:
     """Count an application's requests, tell of them under ``/metrics``, and trace them where the settings say so."""
     numbers = RequestNumbers()
-    numbers.registry.register(Gauges(context))
+    numbers.told.register(Gauges(context))
     app.include_router(_metrics_router(numbers))
     app.add_middleware(Measured, numbers=numbers)
     trace_requests(app, context.settings)
@@ -34,7 +34,7 @@ def _metrics_router(numbers: RequestNumbers) -> APIRouter:
     def metrics(request: Request) -> Response:
         if not _is_of_this_machine(request):
             needs_operator(request)
-        return Response(generate_latest(numbers.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(numbers.told), media_type=CONTENT_TYPE_LATEST)
 
     return router
 
