@@ -209,7 +209,7 @@ def _beginning(model: str, wanted: Mode, said: str, hardware: str | None) -> Mat
         if place.price_per_hour is None:
             hint = "give price_per_hour, currency, price_date and price_source"
             raise UsageError("this hardware has no price", code="usage.no_price", place=hardware, hint=hint)
-        keys = ("price_per_hour", "currency", "price_date", "price_source")
+        keys = ("price_per_hour", "currency", "price_date", "price_source", "device")
         price = {key: place.model_dump(mode="json")[key] for key in keys}
     return Found(model=model, mode=wanted, commands=(said,), price=price)
 

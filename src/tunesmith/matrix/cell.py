@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,20 @@ class Result(_Part):
     conditions: Mapping[str, Any] = Field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a run cost as a whole, measuring included, and what a token of its training; in the price's currency."""
+
+    run: float
+    token: float
+
+
 class Matrix(_Part):
     """A whole matrix: what was asked for, and the cells that have run so far.
 
-    ``data`` has hashes by scenario, ``own_data`` the scenarios whose data was given to the command.
+    ``data`` has hashes by scenario, ``own_data`` the scenarios whose data was given to the command. ``price`` has
+    ``price_per_hour``, ``currency``, ``price_date``, ``price_source``, and the ``device`` that it is of: an hour of one
+    GPU (``cuda``), or of the whole machine (``cpu``). Files of earlier versions do not say which.
     """
 
     format: int = FORMAT
@@ -141,6 +152,25 @@ class Matrix(_Part):
             and one.cell.kind == kind
             and one.cell.column == column
             and scenario in (None, one.cell.scenario)
+        ]
+
+    def costs(self, column: str, scenario: str) -> list[Cost]:
+        """What each run of a column's quality cells cost; nothing without a price.
+
+        Nothing either of runs on several devices under a price that does not say what it is of.
+        """
+        price = self.price
+        if price is None:
+            return []
+        rate, device = price["price_per_hour"] / 3600, price.get("device")
+        paid = [
+            (one.outcome, rate * (1 if device == "cpu" else one.cell.devices))
+            for one in self.results
+            if one.outcome and (one.cell.kind, one.cell.column, one.cell.scenario) == ("quality", column, scenario)
+            if device or one.cell.devices == 1
+        ]
+        return [
+            Cost(run=a_second * one.total_seconds, token=a_second * one.seconds_per_token) for one, a_second in paid
         ]
 
     def has(self, cell: Cell) -> bool:

@@ -32,6 +32,7 @@ def matrix_page(layout: Layout, matrix: Matrix, picture: str | None = None) -> s
         "bootstrap over the held-out rows. *Best* is the largest gain; *as good* is one that its interval does not "
         "tell apart from it. The target is the held-out loss half way from the untuned model to the lowest that any "
         "column reached; time to it is of training alone, between two validations.",
+        _price_words(matrix),
         *_scenario_parts(layout, matrix),
         *_sharing_part(layout, matrix),
         "## The rules",
@@ -166,16 +167,12 @@ def _scenario_table(layout: Layout, matrix: Matrix, scenario: Scenario) -> str:
         "to the target",
         "trained",
     ]
-    price = matrix.price
-    heads += [f"cost ({price['currency']})"] if price else []
+    heads += _price_heads(matrix)
     rows = []
     for name, found in outcomes.items():
         cells = [layout.column(name).title, _mean(found, "base"), _mean(found, "tuned"), _gain(gains[name])]
         cells += [_rank(name, best, known), _mean(found, "tuned_loss"), *_cost_cells(found, target)]
-        if price:
-            seconds = statistics.fmean(one.total_seconds for one in found)
-            cells.append(f"{seconds / 3600 * price['price_per_hour']:.4f}")
-        rows.append(cells)
+        rows.append([*cells, *_price_cells(matrix, name, scenario)])
     return _table(heads, rows) if rows else "No run of it has ended well."
 
 
@@ -189,6 +186,36 @@ def _cost_cells(found: Sequence[Outcome], target: float | None) -> list[str]:
         f"{statistics.fmean(reached):.0f} s" if reached and all_reached else "not reached" if target else "–",
         f"{found[0].trained_parameters:,}",
     ]
+
+
+def _price_words(matrix: Matrix) -> str:
+    """Where the cost comes from, beside the columns that show it; or why there are none."""
+    price = matrix.price
+    if not price:
+        return "No price was given (`--hardware FILE`), so no cost is told."
+    of = {"cpu": "the machine", "cuda": "each GPU"}.get(str(price.get("device")), "one device")
+    return (
+        f"Cost is by a price of {price['price_per_hour']:g} {price['currency']} an hour of {of} "
+        f"({price['price_source']}, {price['price_date']}): of a whole run, measuring included, and of a million "
+        "tokens of training."
+    )
+
+
+def _price_heads(matrix: Matrix) -> list[str]:
+    if not matrix.price:
+        return []
+    of = f"({matrix.price['currency']}, {matrix.price['price_date']})"
+    return [f"cost of the run {of}", f"of a million tokens {of}"]
+
+
+def _price_cells(matrix: Matrix, column: str, scenario: Scenario) -> list[str]:
+    if not matrix.price:
+        return []
+    costs = matrix.costs(column, scenario.id)
+    if not costs:
+        return ["–", "–"]
+    run, token = (statistics.fmean(values) for values in zip(*((one.run, one.token) for one in costs), strict=True))
+    return [f"{run:.4f}", f"{1e6 * token:.4f}"]
 
 
 def _rank(name: str, best: str | None, known: Mapping[str, Gain]) -> str:

@@ -117,6 +117,12 @@ class Cell(_Kept):
         """A name that no other cell of a matrix has."""
         return "-".join([self.kind, self.scenario, self.column, str(self.seed)])
 
+    @property
+    def devices(self) -> int:
+        """Devices, or processes on a machine without any, that share the run; the last setting counts."""
+        said = [value for key, _, value in (one.partition("=") for one in self.settings) if key == "train.devices"]
+        return int(said[-1]) if said else 1
+
 
 @cache
 def load_layout() -> Layout:

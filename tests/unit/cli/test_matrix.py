@@ -125,8 +125,8 @@ def test_another_budget_is_refused_for_a_matrix_that_is_there(tunesmith) -> None
 def test_a_price_is_kept_and_told(tunesmith) -> None:
     Path("rack.yaml").write_text(yaml.safe_dump({**MACHINE, **PRICE}))
     assert tunesmith("matrix", *SMALL, "--hardware", "rack.yaml").code == 0
-    assert read_matrix(Path("matrix.json")).price == PRICE
-    assert "cost (EUR)" in Path("matrix.md").read_text()
+    assert read_matrix(Path("matrix.json")).price == {**PRICE, "device": "cpu"}
+    assert "cost of the run (EUR, 2026-11-01)" in Path("matrix.md").read_text()
 
 
 NOTHING_TO_DRAW = failing(DataError("no cell of the matrix has ended well", code="data.matrix_empty"))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matrix_cases import GIB, failed, gain, matrix_of, outcome, ran, shared
+from matrix_cases import GIB, cell, failed, gain, matrix_of, outcome, ran, shared
 
+from tunesmith.jobs.advice import measured_matrix
 from tunesmith.matrix.cell import Gain, Matrix
 from tunesmith.matrix.page import matrix_page, target_loss
 from tunesmith.matrix.plan import load_layout
 from tunesmith.matrix.rules import RULES
+from tunesmith.planner.hardware import load_hardware
 
 LAYOUT = load_layout()
 
@@ -252,12 +255,51 @@ def test_without_sharing_there_is_no_part_about_it() -> None:
     assert "Memory of several processes" not in page_of(ran("routing", "lora"))
 
 
+PRICE = {"price_per_hour": 1.8, "currency": "EUR", "price_date": "2026-11-01", "price_source": "an offer"}
+COSTS = ("cost of the run (EUR, 2026-11-01)", "of a million tokens (EUR, 2026-11-01)")
+
+
+def costs_of(page: str, title: str) -> tuple[str, ...]:
+    return tuple(row_of(page, title)[head] for head in COSTS)
+
+
 def test_a_price_turns_time_into_cost() -> None:
-    price = {"price_per_hour": 1.8, "currency": "EUR", "price_date": "2026-11-01", "price_source": "an offer"}
-    page = page_of(ran("routing", "lora", total_seconds=36.0), price=price)
-    assert row_of(page, "LoRA")["cost (EUR)"] == "0.0180"
+    page = page_of(
+        ran("routing", "lora", total_seconds=36.0, tokens_per_second=500.0), price={**PRICE, "device": "cpu"}
+    )
+    assert costs_of(page, "LoRA") == ("0.0180", "1.0000")
     assert "price: an offer, 2026-11-01" in page
-    assert "cost (" not in "".join(tables(page_of(ran("routing", "lora")))[1][0])
+    assert "1.8 EUR an hour of the machine (an offer, 2026-11-01)" in part(page, "## Scenario by scenario")
+
+
+def test_without_a_price_there_is_no_cost_and_the_page_says_why() -> None:
+    page = page_of(ran("routing", "lora"))
+    assert "cost" not in "".join(tables(page)[1][0])
+    assert "No price was given (`--hardware FILE`)" in part(page, "## Scenario by scenario")
+
+
+@pytest.mark.parametrize(
+    ("device", "two_devices"),
+    [("cuda", ("0.0360", "2.0000")), ("cpu", ("0.0180", "1.0000")), (None, ("–", "–"))],
+)
+def test_two_gpus_cost_twice_of_one_and_two_processes_of_a_machine_the_same(device, two_devices) -> None:
+    values = {"total_seconds": 36.0, "tokens_per_second": 500.0}
+    alone, shared_out = ran("routing", "lora", **values), ran("routing", "zero", **values)
+    settings = cell("routing", "zero", settings=LAYOUT.column("zero").settings)
+    price = {**PRICE, **({"device": device} if device else {})}
+    page = page_of(alone, shared_out.model_copy(update={"cell": settings}), price=price)
+    assert costs_of(page, "LoRA") == ("0.0180", "1.0000")
+    assert costs_of(page, "ZeRO-3") == two_devices
+
+
+def test_the_committed_page_is_that_of_the_measurements_that_ship() -> None:
+    shipped, root = measured_matrix(), Path(__file__).parents[3]
+    assert shipped is not None
+    assert (root / "docs/matrix.md").read_text("utf-8") == matrix_page(LAYOUT, shipped, "matrix.png")
+    sample = load_hardware(str(root / "docs/sample-price.yaml"))
+    assert shipped.price is not None
+    assert shipped.price == {key: sample.model_dump(mode="json")[key] for key in shipped.price}
+    assert "a sample, no offer" in shipped.price["price_source"]
 
 
 def test_the_picture_is_shown_where_there_is_one() -> None:
@@ -308,7 +350,7 @@ def every_kind(message: str) -> Matrix:
         failed("routing", "dora", message, hint=message),
         failed("problems", "zero", message, hint=message, kind="pooled"),
         shared("ddp", 4),
-        price={"price_per_hour": 1.8, "currency": "EUR", "price_date": "2026-11-01", "price_source": "an offer"},
+        price={**PRICE, "device": "cpu"},
     )
 
 
