@@ -40,11 +40,11 @@ def finished(place: Place) -> RealRun:
     return place.run("planned", RECIPE).done()
 
 
-def tunesmith(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+def tunesmith(place: Place, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(TUNESMITH), *words],
         cwd=place.folder,
-        env={**os.environ, "TUNESMITH_CACHE": str(place.folder / "cache"), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "TUNESMITH_CACHE": str(place.folder / "cache"), "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -77,9 +77,12 @@ def test_the_command_plans_at_once_what_it_has_seen(place: Place, finished: Real
     planned = json.loads(first.stdout)
     assert planned["plan"]["memory"]["trained_parameters"] == finished.report["cost"]["trained_parameters"]
     assert planned["resolved"]["portable"]["train.tokens_per_step"]["value"] > 0
-    second = tunesmith(place, *words)
+    second = tunesmith(place, *words, PYTHONPROFILEIMPORTTIME="1")
     assert second.returncode == 0
     assert "auditing" not in second.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in second.stderr.splitlines()}
+    assert "tunesmith.jobs.planning" in loaded
+    assert not {"torch", "transformers"} & loaded, "a worker would say what it loads here too"
     assert "fits:" in second.stdout
     assert "technique=lora" in second.stdout
 

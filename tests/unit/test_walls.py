@@ -114,8 +114,16 @@ print(json.dumps(blame))
     return found
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["runs", "list"], ["models", "list"]])
+# Of a model that is not here tokens are guessed, so that a plan needs no worker.
+FAR = ["--model", "llama-3.1-8b-instruct", "--data", "rows.csv", "--hardware", "a100-80gb"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["runs", "list"], ["models", "list"], ["plan", *FAR], ["advise", *FAR]],
+)
 def test_light_commands_load_nothing_heavy(arguments, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"words {at},kind {at % 2}\n" for at in range(40)))
     program = f"""
 import contextlib, io, os, sys
 os.chdir({str(tmp_path)!r})
