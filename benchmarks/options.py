@@ -10,8 +10,11 @@ from pathlib import Path
 from benchmarks.workloads import WORKLOADS
 
 
-def read_options(about: str, names: Collection[str], budget: str) -> argparse.Namespace:
-    """``data_folder``, ``only`` of ``names``, ``budget`` of each run, ``set`` for every run, ``no_keep``."""
+def read_options(about: str, names: Collection[str], budget: str | None) -> argparse.Namespace:
+    """``data_folder``, ``only`` of ``names``, ``budget`` of each run, ``set`` for every run, ``no_keep``.
+
+    ``budget`` is None where each run has one of its own.
+    """
     parser = _parser(about)
     parser.add_argument("--only", nargs="*", default=list(names), choices=names)
     parser.add_argument("--budget", default=budget)

@@ -51,6 +51,7 @@ def test_figures_are_those_of_dense_products():
     assert load_hardware("a100-80gb").flops_per_second("bfloat16") == 312e12
     assert load_hardware("h100-80gb").flops_per_second("bfloat16") == 989e12
     assert load_hardware("l4").flops_per_second("bfloat16") == 121e12
+    assert load_hardware("l40s").flops_per_second("bfloat16") == 362e12
 
 
 def test_a_chip_without_bfloat16_computes_it_as_it_can():
