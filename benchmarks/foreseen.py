@@ -37,8 +37,9 @@ def summary_text(
     ratios = [true / planned for planned, true in pairs]
     under = max(0.0, *(1 - planned / true for planned, true in pairs))
     limit = "" if most_under is None else f" (aim: never more than {most_under:.0%}, {_kept(under <= most_under)})"
+    count = "1 plan" if len(pairs) == 1 else f"{len(pairs)} plans"
     return (
-        f"{what}, {len(pairs)} plans: median error {median:.0%} (aim {aim:.0%}, {_kept(median <= aim)}); {truth} over "
+        f"{what}, {count}: median error {median:.0%} (aim {aim:.0%}, {_kept(median <= aim)}); {truth} over "
         f"planned {min(ratios):.2f} to {max(ratios):.2f}; worst under-estimate {under:.0%}{limit}."
     )
 

@@ -89,6 +89,7 @@ def test_errors_are_told_with_their_aims_and_what_is_left_out() -> None:
 def test_an_aim_that_is_kept_is_called_so_and_nothing_is_said_of_nothing() -> None:
     kept = summary_text("memory", [(1.05, 1.0)], 0.10, most_under=0.25)
     assert kept.count("kept") == 2
+    assert kept.startswith("memory, 1 plan: ")
     assert "worst under-estimate 0%" in kept
     assert "no plan" in summary_text("memory", [], 0.10)
 
