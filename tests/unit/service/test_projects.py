@@ -85,7 +85,8 @@ def test_a_deleted_project_leaves_no_rows_and_no_bytes(site: Site) -> None:
     refused = site.operator.post(f"{OWN}/projects/{project.id}/archive")
     assert refused.json()["error"]["code"] == "jobs_open"
     with site.context.database.write() as connection:
-        connection.execute(update(JOBS).where(JOBS.c.id == job).values(state="succeeded", run=job))
+        connection.execute(update(JOBS).where(JOBS.c.id == job).values(state="succeeded"))
+    # A run of a cluster lies in the storage; the job may have lost its word of it.
     site.context.storage.write(f"runs/{job}/recipe.yaml", b"x")
     site.operator.post(f"{OWN}/projects/{project.id}/archive")
     assert site.operator.delete(f"{OWN}/projects/{project.id}").json()["deleted"] is True

@@ -107,6 +107,8 @@ def test_a_deleted_project_leaves_nothing_on_any_machine(world: World, tmp_path:
     else:
         finish(world, mine, theirs)
     assert [world.row(one).state for one in (mine, theirs)] == ["succeeded"] * 2
+    for project, mark in ((gone, "zebra"), (stays, "gnu")):
+        world.context.storage.write(f"projects/{project.id}/evaluations/eval_1/report.json", mark.encode())
     there = places_of(tmp_path, (theirs, "gnu"))
     assert places_of(tmp_path, (mine, "zebra"))
     remove(world, gone)
