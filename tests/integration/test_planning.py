@@ -178,8 +178,9 @@ def of_bytes(size: int) -> Hardware:
 def too_small(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A run on a machine that has not quite the memory that the plan wants, up to its planning."""
 
-    def plan(name: str, fit: str, again: bool | str = False) -> Any:
-        run = place.run(name, {**RECIPE, "fit": fit, "train": {"activation_checkpointing": again}})
+    def plan(name: str, fit: str, again: bool | str = False, devices: int = 1) -> Any:
+        train = {"activation_checkpointing": again, "devices": devices}
+        run = place.run(name, {**RECIPE, "fit": fit, "train": train})
         prepared, resolved, teller = prepared_run(run)
         monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(10**12))
         planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
@@ -214,6 +215,17 @@ def test_the_cheapest_change_is_made_where_the_recipe_asks_for_it(too_small: Cal
 def test_what_the_recipe_leaves_open_is_chosen_so_that_it_fits(too_small: Callable[..., Any]) -> None:
     run, plan = too_small("again", "refuse", "auto")
     assert plan().activation_checkpointing is True
+    assert json.loads(run.folder.plan.read_text())["fits"]
+
+
+def test_an_open_strategy_is_the_first_that_fits(too_small: Callable[..., Any]) -> None:
+    """Of this tiny model no strategy saves enough by itself, since messages take what parts save."""
+    run, plan = too_small("shared", "refuse", "auto", devices=2)
+    resolved = plan()
+    tried = resolved.reasons["strategy"]
+    assert tried.startswith("auto: the first that fits by the plan: ddp ")
+    assert "fsdp" in tried
+    assert (resolved.strategy, resolved.activation_checkpointing) == ("ddp", True)
     assert json.loads(run.folder.plan.read_text())["fits"]
 
 

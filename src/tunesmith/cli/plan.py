@@ -158,6 +158,8 @@ def print_plan(planned: Planned) -> None:
     )
     for one in planned.changes:
         note(f"would fit: {' '.join(one.settings)} ({storage(one.peak_bytes)}, {duration(one.total_seconds)})", "bold")
+    if plan.devices * plan.nodes > 1:
+        note(f"{plan.strategy}: {planned.resolved.reasons['strategy']}", "dim")
     for line in plan.notes:
         note(f"note: {line}", "dim")
 

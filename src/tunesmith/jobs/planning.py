@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -319,9 +320,11 @@ def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Cal
     from tunesmith.planner.changes import change_of
     from tunesmith.planner.hardware import load_hardware
     from tunesmith.planner.hardware import this_machine as machine_of
+    from tunesmith.planner.strategy import choosing
     from tunesmith.recipe.refusal import Facts
     from tunesmith.recipe.refusals import check
     from tunesmith.recipe.resolve import resolve
+    from tunesmith.recipe.strategies import DEEPSPEED
 
     # A name that means nothing is told before rows are counted.
     named = load_hardware(hardware) if hardware else None
@@ -339,8 +342,12 @@ def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Cal
     host = named.host_facts() if named else known.host or HostFacts(1, 1)
     facts = Facts(known.data, known.model, host)
     check(recipe, facts)
-    resolved = resolve(recipe, known.data, known.model, host)
-    return Scene(known, resolved, place, change_of(recipe, resolved, facts), len(recipe.data.new_tokens))
+    resolved, new_tokens = resolve(recipe, known.data, known.model, host), len(recipe.data.new_tokens)
+    change = change_of(recipe, resolved, facts)
+    # What another machine has installed is not known here.
+    missing = DEEPSPEED if named is None and find_spec("deepspeed") is None else ()
+    change = choosing(recipe, change, known.shape, known.data, place, new_tokens=new_tokens, missing=missing)
+    return Scene(known, change(()) or resolved, place, change, new_tokens)
 
 
 def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:

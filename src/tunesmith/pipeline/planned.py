@@ -14,10 +14,11 @@ from tunesmith.pipeline.sharing import require_shareable
 from tunesmith.pipeline.told import Teller
 from tunesmith.planner.alternatives import Alternative, cheapest_fits
 from tunesmith.planner.calibration import apply, learn, read_calibration
-from tunesmith.planner.changes import Settings, changed_recipe
+from tunesmith.planner.changes import Change, Settings, changed_recipe
 from tunesmith.planner.hardware import Hardware, this_machine
 from tunesmith.planner.plan import Plan, make_plan, plan_from_json
 from tunesmith.planner.shape import ModelShape, shape_of_config
+from tunesmith.planner.strategy import choosing
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
@@ -33,8 +34,9 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     A run that earlier attempts began is planned and never refused or changed: it may have trained well already.
 
     Returns:
-        The values as they are; with activations computed again where the recipe leaves that open and needs it; or with
-        the cheapest change that fits where it says ``fit: auto``.
+        The values as they are, but for ``strategy: auto``, which is the first that fits; with activations computed
+        again where the recipe leaves that open and needs it; or with the cheapest change that fits where it says
+        ``fit: auto``.
 
     Raises:
         ResourceError: ``resource.plan``: it does not fit, with up to three changes that would make it fit.
@@ -43,6 +45,8 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     if shape is None:
         return resolved
     hardware = _hardware(prepared)
+    if is_new:
+        resolved = _change(prepared, resolved, shape)(()) or resolved
     plan = _plan(shape, prepared, resolved, hardware)
     if is_new and not plan.fits:
         resolved = _fitted(prepared, resolved, shape, teller)
@@ -66,10 +70,7 @@ def _fitted(prepared: Prepared, resolved: Resolved, shape: ModelShape, teller: T
         again = replace(resolved, activation_checkpointing=True, reasons={**resolved.reasons, key: reason})
         if _plan(shape, prepared, again, hardware).fits:
             return again
-
-    def change(settings: Settings) -> Resolved | None:
-        return _changed(prepared, resolved, settings)
-
+    change = _change(prepared, resolved, shape)
     changes = cheapest_fits(shape, data_facts(prepared), hardware, change, new_tokens=len(prepared.new_token_ids))
     for way in changes if fit == "auto" else ():
         changed = change(way.settings)
@@ -145,6 +146,16 @@ def _shape(prepared: Prepared, teller: Teller) -> ModelShape | None:
 
 def _plan(shape: ModelShape, prepared: Prepared, resolved: Resolved, hardware: Hardware) -> Plan:
     return make_plan(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
+
+
+def _change(prepared: Prepared, resolved: Resolved, shape: ModelShape) -> Change:
+    """How the recipe changes, with an open strategy chosen by the plan."""
+
+    def change(settings: Settings) -> Resolved | None:
+        return _changed(prepared, resolved, settings)
+
+    new_tokens = len(prepared.new_token_ids)
+    return choosing(prepared.recipe, change, shape, data_facts(prepared), _hardware(prepared), new_tokens=new_tokens)
 
 
 def _changed(prepared: Prepared, resolved: Resolved, settings: Settings) -> Resolved | None:

@@ -7,33 +7,58 @@ from typing import Any
 
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.reasons import ASKED, Reasons
+from tunesmith.recipe.refusal import Facts
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.strategies import CUT_WEIGHTS, can_cut_weights
+from tunesmith.recipe.strategies import BY_COST, CUT_WEIGHTS, against
+from tunesmith.recipe.techniques import OWN_WEIGHTS, Quantized
 
 # Scores of some labels and what is made of them: two products of 2**24 numbers in float32.
 SCORES_BYTES = 2 * 2**24 * 4
 # A device holds the whole model where it takes no more of the memory than this; activations need the rest.
 WHOLE_MODEL_SHARE = 0.5
+# A weight in fewer bits with its scale, and some of embeddings, which stay whole.
+QUANTIZED_BYTES = {"int8": 1.2, "nf4": 0.7}
 MICRO_BATCH_TOKENS = 1024
 SHARING_MICRO_BATCH_TOKENS = 2048
 
 
 def choose_strategy(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts, reasons: Reasons) -> Any:
-    """One device alone; of several each holds the whole model where there is memory for as many."""
+    """One device alone; of several each holds the whole model where there is memory for as many.
+
+    A rule of thumb: where the planner knows the model, it chooses (:mod:`tunesmith.planner.strategy`).
+    """
     devices, ranks = recipe.train.devices, recipe.train.devices * recipe.train.nodes
     if recipe.strategy != "auto":
         return reasons.give("strategy", recipe.strategy, ASKED)
     if ranks == 1:
         return reasons.give("strategy", "single", "auto: one device")
-    needed = model.parameters * (16 if recipe.technique.name == "full" else 4)
-    there = host.memory_of_each(devices)
-    fits = needed <= WHOLE_MODEL_SHARE * there
-    name = "ddp" if fits or not can_cut_weights(recipe, data, model) else "fsdp"
+    facts = Facts(data, model, host)
+    needed, there = _held_bytes(recipe, model, host), host.memory_of_each(devices)
     reason = (
         f"auto: weights, gradients and moments take about {needed / 2**30:.1f} GiB whole, and {there / 2**30:.1f} GiB "
         f"are there for each of {devices} devices"
     )
-    return reasons.give("strategy", name, reason)
+    wanted = "ddp" if needed <= WHOLE_MODEL_SHARE * there and not recipe.train.offload else "fsdp"
+    obstacle = against(wanted, recipe, facts)
+    if obstacle is None:
+        return reasons.give("strategy", wanted, reason)
+    name = next((name for name in BY_COST if against(name, recipe, facts) is None), "ddp")
+    return reasons.give("strategy", name, f"{reason}; not {wanted}: {obstacle}")
+
+
+def _held_bytes(recipe: Recipe, model: ModelFacts, host: HostFacts) -> int:
+    """About what weights, gradients and moments take, whole; of what trains beside frozen weights little is known."""
+    technique = recipe.technique
+    if technique.name == "full":
+        return 16 * model.parameters
+    if isinstance(technique, Quantized):
+        return int(QUANTIZED_BYTES[technique.quantization] * model.parameters)
+    half = technique.name not in OWN_WEIGHTS and _precision(recipe, host) == "bfloat16"
+    return (2 if half else 4) * model.parameters
+
+
+def _precision(recipe: Recipe, host: HostFacts) -> str:
+    return host.fast_dtype if recipe.train.precision == "auto" else recipe.train.precision
 
 
 def choose_precision(recipe: Recipe, host: HostFacts, reasons: Reasons) -> Any:
@@ -73,7 +98,7 @@ def choose_checkpointing(
     # A frozen, whole output matrix makes scores of some labels at a time; else those of all are there, and two copies.
     cut = strategy in CUT_WEIGHTS
     scores_bytes = tokens * 3 * model.vocabulary_size * 4 if full or cut else SCORES_BYTES
-    held_bytes = model.parameters * (16 if full else 4)
+    held_bytes = _held_bytes(recipe, model, host)
     if cut:
         held_bytes //= recipe.train.devices * recipe.train.nodes
     needed = held_bytes + model.layers * layer_bytes + scores_bytes

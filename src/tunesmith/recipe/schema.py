@@ -197,8 +197,8 @@ class Recipe(Part):
     strategy: Literal["auto", "single", "ddp", "fsdp", "zero1", "zero2", "zero3"] = Field(
         "auto",
         description="How the devices share the work: ddp (each holds all), zero1 (a part of the moments), zero2 (of "
-        "the gradients too), zero3 or fsdp (of the weights too), or single; auto: single for one device, else ddp or "
-        "fsdp by memory.",
+        "the gradients too), zero3 or fsdp (of the weights too), or single; auto: single for one device, else the "
+        "first of them that fits by the plan.",
     )
     fit: Literal["refuse", "auto", "try"] = Field(
         "refuse",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from tunesmith.recipe.facts import DataFacts, ModelFacts
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import HEADS
-from tunesmith.recipe.refusal import Refusal
+from tunesmith.recipe.refusal import Facts, Refusal
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import PLAIN_BEGINNINGS
 
+# Of several devices, what sends least first; each holds less than those before it.
+BY_COST = ("ddp", "zero1", "zero2", "fsdp", "zero3")
 # Each cuts what those before it cut as well.
 CUT_MOMENTS = ("zero1", "zero2", "zero3", "fsdp")
 CUT_WEIGHTS = ("zero3", "fsdp")
@@ -21,20 +23,23 @@ def _ranks(recipe: Recipe) -> int:
     return recipe.train.devices * recipe.train.nodes
 
 
-def can_cut_weights(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
-    """Whether nothing stands against cutting the weights; see the refusals."""
-    return (
-        recipe.technique.name in CUT_TECHNIQUES
-        and recipe.train.optimizer == "adamw"
-        and not recipe.data.new_tokens
-        and _can_cut_model(recipe, data, model)
-    )
+def against(strategy: str, recipe: Recipe, facts: Facts) -> str | None:
+    """Why a recipe cannot be shared out so: the first refusal's reason; None where nothing stands against it."""
+    chosen = recipe.model_copy(update={"strategy": strategy})
+    return next((one.reason for one in OF_STRATEGIES if one.applies(chosen, facts)), None)
 
 
 def _can_cut_model(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
     objective = objective_of(recipe, task=data.task, shape=data.shape, model_kind=model.kind).name
     beginning = getattr(recipe.technique, "initialization", "default")
     return model.kind == "causal" and objective not in HEADS and beginning in PLAIN_BEGINNINGS
+
+
+def _holds_whole(recipe: Recipe, facts: Facts) -> bool:
+    """Whether nothing is cut, or, where the strategy is open, nothing can be."""
+    if recipe.strategy != "auto":
+        return recipe.strategy not in CUT_MOMENTS
+    return all(against(name, recipe, facts) for name in CUT_MOMENTS)
 
 
 OF_STRATEGIES: tuple[Refusal, ...] = (
@@ -113,7 +118,7 @@ OF_STRATEGIES: tuple[Refusal, ...] = (
         "train.offload",
         "what a device alone holds, or holds whole, is not moved to the host's memory",
         f"set strategy to one of {', '.join(CUT_MOMENTS)} with several train.devices, or train.offload=false",
-        lambda recipe, _: recipe.train.offload and recipe.strategy not in CUT_MOMENTS,
+        lambda recipe, facts: recipe.train.offload and _holds_whole(recipe, facts),
     ),
     Refusal(
         "recipe.offload_host",

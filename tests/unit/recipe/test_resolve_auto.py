@@ -180,7 +180,32 @@ def test_several_devices_hold_the_whole_model_where_there_is_room():
 @pytest.mark.parametrize("setting", ["technique=ia3", "train.optimizer=adafactor", "data.new_tokens=[a]"])
 def test_what_cannot_be_cut_stays_whole(setting):
     large = replace(MODEL, parameters=3_000_000_000)
-    assert resolved("train.devices=2", setting, model=large).strategy == "ddp"
+    found = resolved("train.devices=2", setting, model=large)
+    assert found.strategy == "ddp"
+    assert "not fsdp: " in found.reasons["strategy"]
+
+
+def test_the_learning_curve_keeps_the_model_whole():
+    large = replace(MODEL, parameters=3_000_000_000)
+    found = resolved("train.devices=2", "evaluate.learning_curve=true", model=large)
+    assert found.strategy == "ddp"
+    assert "its points are trained on one device" in found.reasons["strategy"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "strategy"),
+    [
+        (("train.precision=float32",), "fsdp"),
+        (("train.precision=bfloat16",), "ddp"),
+        # Weights that train are float32 whatever the products are.
+        (("train.precision=bfloat16", "technique=full"), "fsdp"),
+    ],
+)
+def test_frozen_weights_in_half_precision_take_half(settings, strategy):
+    """Of seven billion weights 26 GiB in float32 and 13 GiB in bfloat16, where 40 GiB are there."""
+    large = replace(MODEL, parameters=7_000_000_000)
+    gpus = replace(HOST, device="cuda", device_memory_bytes=40 * 2**30)
+    assert resolved("train.devices=2", *settings, model=large, host=gpus).strategy == strategy
 
 
 def test_no_more_layers_compute_again_than_memory_needs():

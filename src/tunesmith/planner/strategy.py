@@ -1,0 +1,102 @@
+"""``strategy: auto``, chosen by the plan: of the ways to share a training, the first that fits, the cheapest first.
+
+    change = choosing(recipe, change, shape, data, hardware)
+    change(())                  # the recipe's values, with the strategy that the plan chooses
+
+The order is that of :data:`tunesmith.recipe.strategies.BY_COST`: what sends least comes first. Where none fits, all are
+tried once more with activations computed again, if the recipe leaves that open. What is offloaded is the recipe's wish:
+it is never turned on here, and where it is on, strategies that cut nothing are out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+from tunesmith.planner.changes import Change, Settings
+from tunesmith.planner.hardware import Hardware
+from tunesmith.planner.memory import MemoryPlan, predict_memory
+from tunesmith.planner.shape import ModelShape
+from tunesmith.recipe.facts import DataFacts
+from tunesmith.recipe.resolved import Resolved
+from tunesmith.recipe.schema import Recipe
+from tunesmith.recipe.strategies import BY_COST
+
+_STRATEGY, _AGAIN = "strategy", "train.activation_checkpointing"
+_GIB = 2**30
+
+
+def choosing(
+    recipe: Recipe,
+    change: Change,
+    shape: ModelShape,
+    data: DataFacts,
+    hardware: Hardware,
+    *,
+    new_tokens: int = 0,
+    missing: Collection[str] = (),
+) -> Change:
+    """How a recipe changes, with the strategy chosen by the plan wherever recipe and settings leave it open.
+
+    Args:
+        recipe: What was asked for.
+        change: How it changes, with the strategy by a rule of thumb.
+        shape: The model.
+        data: The training data in tokens.
+        hardware: Where it is to run.
+        new_tokens: Tokens that the model did not have.
+        missing: Strategies whose library is known not to be there.
+    """
+
+    def weigh(resolved: Resolved) -> MemoryPlan:
+        return predict_memory(shape, resolved, data, hardware, new_tokens=new_tokens)
+
+    def choose(settings: Settings) -> Resolved | None:
+        now = change(settings)
+        if now is None or now.devices * now.nodes == 1 or not _is_open(_STRATEGY, recipe.strategy, settings):
+            return now
+        again = _is_open(_AGAIN, recipe.train.activation_checkpointing, settings)
+        tried: list[str] = []
+        for more in _ways(again=again):
+            found = None if more[0].partition("=")[2] in missing else change((*settings, *more))
+            if found is None:
+                continue
+            memory = weigh(found)
+            size = memory.peak if hardware.device_memory_bytes else memory.host
+            tried.append(f"{' and '.join(_words(more))} {size / _GIB:.1f}")
+            if memory.headroom(hardware) >= 0:
+                return _told(now, found, more, f"auto: the first that fits by the plan: {_sizes(tried, hardware)}")
+        reason = f"auto: by the plan nothing fits: {_sizes(tried, hardware)}" if tried else now.reasons[_STRATEGY]
+        return replace(now, reasons={**now.reasons, _STRATEGY: reason})
+
+    return choose
+
+
+def _is_open(key: str, wanted: object, settings: Settings) -> bool:
+    return wanted == "auto" and not any(setting.startswith(f"{key}=") for setting in settings)
+
+
+def _ways(*, again: bool) -> Iterator[Settings]:
+    for name in BY_COST:
+        yield (f"{_STRATEGY}={name}",)
+    for name in BY_COST if again else ():
+        yield f"{_STRATEGY}={name}", f"{_AGAIN}=true"
+
+
+def _words(settings: Settings) -> Iterator[str]:
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        yield value if key == _STRATEGY else "activations again"
+
+
+def _sizes(tried: list[str], hardware: Hardware) -> str:
+    there = hardware.device_memory_bytes or hardware.host_memory_bytes or 0
+    which = "a device has" if hardware.device_memory_bytes else "all processes together have"
+    return f"{', '.join(tried)} GiB; {which} {there / _GIB:.1f}"
+
+
+def _told(now: Resolved, found: Resolved, settings: Settings, reason: str) -> Resolved:
+    """The values with this reason, and the others as they were: nobody asked for what was only tried."""
+    kept = {key: why for key, why in now.reasons.items() if found.value(key) == now.value(key)}
+    keys = [setting.partition("=")[0] for setting in settings]
+    return replace(found, reasons={**found.reasons, **kept, **dict.fromkeys(keys, reason)})
