@@ -132,6 +132,8 @@ def print_plan(planned: Planned) -> None:
     out(f"{plan.model} with {plan.technique}, {plan.strategy}, {plan.precision}, on {where.name}")
     answer = f"{verdict}: {storage(memory.peak)}{sharing} at most, {storage(there)} are there"
     out(answer, "green" if plan.fits else "red")
+    if memory.offloaded:
+        out(f"the host keeps {storage(memory.offloaded)}, and has {_or_unknown(where.host_memory_bytes)}")
     out(f"about {duration(time.total_seconds)}: {_steps(planned)}, measuring {duration(time.evaluation_seconds)}")
     if time.price is not None:
         out(f"price: {time.price:.2f} {time.currency} ({where.price_source}, {where.price_date})")
@@ -162,6 +164,10 @@ def print_plan(planned: Planned) -> None:
         note(f"{plan.strategy}: {planned.resolved.reasons['strategy']}", "dim")
     for line in plan.notes:
         note(f"note: {line}", "dim")
+
+
+def _or_unknown(size: int | None) -> str:
+    return "unknown memory" if size is None else storage(size)
 
 
 def _steps(planned: Planned) -> str:

@@ -191,6 +191,12 @@ def _refusal(plan: Plan, hardware: Hardware, changes: list[Alternative]) -> Reso
 
 
 def _shortage(plan: Plan, hardware: Hardware) -> str:
-    there = hardware.device_memory_bytes or hardware.host_memory_bytes or 0
-    needed = plan.memory.peak if hardware.device_memory_bytes else plan.memory.host
-    return f"{needed / _GIB:.1f} GiB are needed, {there / _GIB:.1f} GiB are there, of which most can be used"
+    memory, host = plan.memory, hardware.host_memory_bytes or 0
+    told = []
+    if memory.device_headroom(hardware) < 0:
+        there = hardware.device_memory_bytes or host
+        needed = memory.peak if hardware.device_memory_bytes else memory.host
+        told.append(f"{needed / _GIB:.1f} GiB are needed, {there / _GIB:.1f} GiB are there")
+    if (memory.host_headroom(hardware) or 0) < 0:
+        told.append(f"{memory.offloaded / _GIB:.1f} GiB are offloaded, the host has {host / _GIB:.1f} GiB")
+    return f"{'; '.join(told)}, of which most can be used"

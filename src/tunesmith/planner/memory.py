@@ -55,8 +55,9 @@ class MemoryPlan:
     """Bytes. The first nine parts are those of one device, at the height of training.
 
     ``loading`` and ``answering`` are all that a device holds at other times; ``host`` is a machine's own memory (on a
-    processor, that of all its processes), ``checkpoints`` and ``result`` are disk. ``pack_tokens`` are those of the
-    largest pack.
+    processor, that of all its processes), ``offloaded`` the part of a machine with GPUs that it cannot drop again, the
+    processes with it; 0 where nothing is offloaded. ``checkpoints`` and ``result`` are disk. ``pack_tokens`` are those
+    of the largest pack.
     """
 
     weights: int
@@ -76,6 +77,8 @@ class MemoryPlan:
     trained_parameters: int
     trained_is_known: bool
     pack_tokens: int
+    # Plans that lie in run folders may be older.
+    offloaded: int = 0
 
     @property
     def parts(self) -> dict[str, int]:
@@ -94,13 +97,24 @@ class MemoryPlan:
         return max(self.training, self.loading, self.answering)
 
     def headroom(self, hardware: Hardware) -> int:
-        """Bytes that are left of a device; below 0 the plan does not fit.
+        """Bytes that are left where least is, on a device or on the host; below 0 the plan does not fit."""
+        here, host = self.device_headroom(hardware), self.host_headroom(hardware)
+        return here if host is None else min(here, host)
 
-        The host of GPUs is not judged: weights that it reads lie in files, and leave its memory when others want it.
-        """
+    def device_headroom(self, hardware: Hardware) -> int:
+        """Bytes that are left of a device; on a processor, of the memory that all processes share."""
         if hardware.device_memory_bytes is not None:
             return int(USABLE["cuda"] * hardware.device_memory_bytes) - self.peak
         return int(USABLE["cpu"] * (hardware.host_memory_bytes or 0)) - self.host
+
+    def host_headroom(self, hardware: Hardware) -> int | None:
+        """Bytes that are left of the memory of a host with GPUs; None where nothing is kept there, or none is known.
+
+        Only what is offloaded counts: weights that are read lie in files, and leave memory when others want it.
+        """
+        if hardware.device_memory_bytes is None or hardware.host_memory_bytes is None or not self.offloaded:
+            return None
+        return int(USABLE["cpu"] * hardware.host_memory_bytes) - self.offloaded
 
 
 def predict_memory(
@@ -305,4 +319,5 @@ def _with_host(plan: MemoryPlan, resolved: Resolved, sizes: Sizes, held: _Held, 
     process = PROCESS_BYTES + max(through, held.offloaded)
     # The main process writes checkpoints from copies.
     host = resolved.devices * process + sizes.gradients + sizes.optimizer
-    return MemoryPlan(**{**vars(plan), "host": host})
+    kept = resolved.devices * (PROCESS_BYTES + held.offloaded) if resolved.offload else 0
+    return MemoryPlan(**{**vars(plan), "host": host, "offloaded": kept})

@@ -174,8 +174,13 @@ def _notes(memory: MemoryPlan, hardware: Hardware, *, estimated_tokens: bool) ->
         yield "how much this technique trains is known of the built model only; as much as LoRA of rank 16 is assumed"
     if hardware.device == "cuda":
         known = hardware.host_memory_bytes
-        there = "" if known is None else f" of {known / 2**30:.0f}"
-        needed = f"{memory.host / 2**30:.0f} GiB{there}"
-        yield f"the host may need up to {needed}, most of it for files that it can drop again"
+        there = "unknown for this hardware" if known is None else f"{known / 2**30:.0f} GiB"
+        yield (
+            f"the host may need up to {memory.host / 2**30:.0f} GiB, most of it for files that it can drop again; "
+            f"its memory is {there}"
+        )
+        if memory.offloaded:
+            judged = "whether they are there is unknown" if known is None else "they are counted"
+            yield f"of that {memory.offloaded / 2**30:.1f} GiB stay, since they are offloaded: {judged}"
     if hardware.activation_scale == 1 and hardware.time_scale == 1:
         yield "no run on this hardware has been held against a plan yet"

@@ -120,6 +120,22 @@ def test_several_gpus_can_cut_and_offload(data, gpu, changing):
     assert settings_of(every) & {"train.offload=true"}
 
 
+def test_nothing_is_offloaded_to_a_host_that_has_no_room_for_it(data, gpu, changing):
+    """Three billion weights that train: offloaded they are 46 GiB of the host in all."""
+    entry = find_entry("smollm3-3b")
+    assert entry is not None
+    shape = shape_of_entry(entry)
+    offered = {}
+    for host in (200, 40):
+        card = gpu.model_copy(update={"device_memory_bytes": 24 * 10**9, "host_memory_bytes": host * 10**9})
+        change = changing("technique=full", "train.devices=4", "strategy=ddp", hardware=card, shape=shape)
+        every = cheapest_fits(shape, data, card, change, most=99)
+        offered[host] = [one for one in every if not any(word.startswith("technique") for word in one.settings)]
+    assert any("train.offload=true" in one.settings for one in offered[200])
+    assert offered[40]
+    assert not any("train.offload=true" in one.settings for one in offered[40])
+
+
 def test_offload_needs_a_strategy_that_cuts_and_a_gpu(processor, gpu, changing):
     change = changing("train.devices=2", "strategy=ddp", hardware=gpu)
     assert change(("train.offload=true",)) is None

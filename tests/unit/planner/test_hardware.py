@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 import pytest
 import yaml
@@ -45,6 +46,13 @@ def test_every_shipped_profile_says_where_it_is_from_and_has_no_price(hardware):
 def test_the_common_ones_are_there():
     wanted = "laptop-2-cores laptop-8-cores server-32-cores rtx-3090 rtx-4090 a10g l4 t4 v100-32gb a100-40gb a100-80gb"
     assert {*wanted.split(), "h100-80gb", "h200-141gb", "mi300x"} <= known_hardware().keys()
+
+
+def test_machines_have_the_host_memory_that_was_published_and_cards_have_none():
+    for one in known_hardware().values():
+        assert (one.host_memory_bytes is None) == (one.device == "cuda" and one.devices is None), one.id
+        if one.device == "cuda" and one.host_memory_bytes:
+            assert re.search(r"20\d\d", one.source), one.id
 
 
 def test_figures_are_those_of_dense_products():

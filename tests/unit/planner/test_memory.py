@@ -267,3 +267,23 @@ def test_headroom_is_that_of_the_device_for_a_host_can_drop_files(memory_of, gpu
     assert plan.headroom(small_host) == plan.headroom(gpu)
     unknown_host = gpu.model_copy(update={"host_memory_bytes": None})
     assert plan.headroom(unknown_host) == plan.headroom(gpu)
+
+
+def test_what_is_offloaded_has_to_be_there_on_the_host(memory_of, gpu):
+    settings = ("technique=full", "train.devices=2", "strategy=zero2", "train.offload=true")
+    plan = memory_of(*settings, hardware=gpu)
+    assert plan.headroom(gpu) == plan.device_headroom(gpu)
+    for left in (10**6, -(10**6)):
+        host = gpu.model_copy(update={"host_memory_bytes": int((plan.offloaded + left) / 0.9)})
+        assert plan.host_headroom(host) == pytest.approx(left, abs=2)
+        assert (plan.headroom(host) >= 0) == (left > 0)
+    unknown = gpu.model_copy(update={"host_memory_bytes": None})
+    assert plan.host_headroom(unknown) is None
+    assert plan.headroom(unknown) == plan.device_headroom(unknown)
+
+
+def test_of_two_machines_each_keeps_its_own_part(memory_of, gpu):
+    settings = ("technique=full", "strategy=zero2", "train.offload=true", "train.tokens_per_step=65536")
+    one = memory_of(*settings, "train.devices=4", hardware=gpu).offloaded
+    two = memory_of(*settings, "train.devices=2", "train.nodes=2", hardware=gpu).offloaded
+    assert two == pytest.approx(one / 2, abs=10)

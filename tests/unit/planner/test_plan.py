@@ -75,7 +75,11 @@ def test_what_a_plan_leaves_out_is_noted(plan_of, processor, gpu):
     assert any("no run" in note for note in plan_of().notes)
     known = processor.model_copy(update={"activation_scale": 1.1, "time_scale": 0.9})
     assert plan_of(hardware=known).notes == ()
-    assert any("host" in note for note in plan_of(hardware=gpu.model_copy(update={"host_memory_bytes": None})).notes)
+    hostless = gpu.model_copy(update={"host_memory_bytes": None})
+    assert any("its memory is unknown" in note for note in plan_of(hardware=hostless).notes)
+    offloads = ("strategy=zero2", "train.devices=2", "train.offload=true")
+    for hardware, judged in ((hostless, "whether they are there is unknown"), (gpu, "they are counted")):
+        assert any(judged in note for note in plan_of(*offloads, hardware=hardware).notes)
 
 
 def test_planning_loads_nothing_heavy():
