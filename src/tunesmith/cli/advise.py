@@ -103,8 +103,10 @@ def _plain(one: Candidate) -> dict[str, object]:
 
 
 def _print(advice: Advice) -> None:
-    for reason in advice.reasons[:3]:
-        out(reason)
+    # The others are rows of the table.
+    for reason in advice.reasons:
+        if not reason.startswith("instead of "):
+            out(reason)
     out("")
     print_table(
         [

@@ -23,12 +23,11 @@ from tunesmith.cli.options import (
 )
 from tunesmith.cli.tables import Cell, Column, print_table
 from tunesmith.cli.terminal import note, out, out_json
-from tunesmith.cli.words import duration, storage
+from tunesmith.cli.words import NOTHING, duration, storage
 from tunesmith.errors import UsageError
 
 if TYPE_CHECKING:
     from tunesmith.jobs.planning import Planned
-    from tunesmith.planner.alternatives import Alternative
     from tunesmith.recipe.schema import Recipe
 
 app = new_app()
@@ -154,10 +153,7 @@ def print_plan(planned: Planned) -> None:
     ]
     print_table([Column("also"), Column("", right=True)], [list(one) for one in facts])
     out("")
-    print_table(
-        [Column("otherwise"), Column("memory", right=True), Column("time", right=True), Column("fits")],
-        [_way(one) for one in planned.others],
-    )
+    _print_ways(planned)
     for one in planned.changes:
         note(f"would fit: {' '.join(one.settings)} ({storage(one.peak_bytes)}, {duration(one.total_seconds)})", "bold")
     if plan.devices * plan.nodes > 1:
@@ -176,7 +172,26 @@ def _steps(planned: Planned) -> str:
     return f"{time.steps:,} steps of {duration(time.step_seconds)}{within}"
 
 
-def _way(one: Alternative) -> list[str | Cell]:
-    name = " ".join(one.settings) or "as it is"
-    fits = Cell("yes") if one.fits else Cell("no", "red")
-    return [name, storage(one.peak_bytes), duration(one.total_seconds), fits]
+def _print_ways(planned: Planned) -> None:
+    """The same in other ways; with the host's memory where devices have their own, and prices where there are any."""
+    own_memory = planned.hardware.device_memory_bytes is not None
+    priced = planned.plan.time.price is not None
+    right = ["memory", *(["host"] if own_memory else []), "disk", "time", *(["price"] if priced else [])]
+    columns = [Column("otherwise"), *(Column(name, right=True) for name in (*right, "pack", "row")), Column("fits")]
+    rows: list[list[str | Cell]] = []
+    for one in planned.others:
+        cells = {
+            "memory": storage(one.peak_bytes),
+            "host": storage(one.host_bytes),
+            "disk": storage(one.checkpoint_bytes),
+            "time": duration(one.total_seconds),
+            "price": NOTHING if one.price is None else f"{one.price:.2f} {one.currency}",
+        }
+        longest = [NOTHING if size is None else f"{size:,}" for size in (one.largest_micro_batch, one.longest_context)]
+        fits = Cell("yes") if one.fits else Cell("no", "red")
+        # The plan shares another technique in another way where that was left open.
+        shared = "" if one.strategy == planned.plan.strategy or "strategy=" in " ".join(one.settings) else one.strategy
+        name = " ".join(one.settings) + (f" ({shared})" if shared else "") or "as it is"
+        rows.append([name, *(cells[name] for name in right), *longest, fits])
+    print_table(columns, rows)
+    note("pack and row: the most tokens of either that fit; the parts of memory of each are in --json", "dim")

@@ -144,7 +144,7 @@ def advise(
     proposed = changed_recipe(recipe, scene.resolved, settings, keep_objective=False)
     title = next((one.title for one in layout.rows if one.id == row), "")
     source = "" if matrix is None else matrix.model
-    reasons = (_about(scene, wish), *_reasons(scene, ordered, title, source))
+    reasons = (_about(scene, wish), *_without_price(scene, wish), *_reasons(scene, ordered, title, source))
     return Advice(proposed, reasons, tuple(ordered), tuple(refused))
 
 
@@ -159,24 +159,29 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
         return f"{title} does not go with the rest of the recipe"
     if not way.fits:
         changes = cheapest_fits(
-            shape, data, place, lambda more: scene.change((*wanted, *more)), new_tokens=scene.new_tokens, most=99
+            shape,
+            data,
+            place,
+            lambda more: scene.change((*wanted, *more)),
+            new_tokens=scene.new_tokens,
+            most=1,
+            techniques=False,
         )
-        kept = [one for one in changes if not any(setting.startswith("technique=") for setting in one.settings)]
-        if not kept:
+        if not changes:
             return f"{title} does not fit: {way.peak_bytes / _GIB:.1f} GiB"
-        way = kept[0]
+        way = changes[0]
         wanted = (*wanted, *way.settings)
-    price = place.price_per_hour
-    devices = 1 if place.device == "cpu" else scene.resolved.devices
-    cost = None if price is None else price * devices * scene.resolved.nodes * way.total_seconds / 3600
-    return Candidate(column.id, title, wanted, way, cost, gain)
+    return Candidate(column.id, title, wanted, way, way.price, gain)
 
 
 def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
     """Best first. Where gains are not told apart, less time decides; what was measured to make things worse is last."""
     if wish == "memory":
         return sorted(found, key=lambda one: (_is_worse(one), one.way.peak_bytes))
-    if wish in ("time", "cost"):
+    if wish == "cost":
+        # Without a price all cost by the hour, whatever that is; the reasons say so.
+        return sorted(found, key=lambda one: (_is_worse(one), one.price or 0.0, one.way.total_seconds))
+    if wish == "time":
         return sorted(found, key=lambda one: (_is_worse(one), one.way.total_seconds))
     gains = [one.gain for one in found if one.gain is not None and not _is_worse(one)]
     best = max(gains, key=lambda gain: gain.value, default=None)
@@ -210,6 +215,14 @@ def _about(scene: Scene, wish: Wish) -> str:
     data = scene.known.data
     rows = f"{data.rows:,} rows of {data.mean_row_tokens:.0f} tokens"
     return f"task {data.task}, {rows}, on {scene.hardware.name}; wanted: {_WISHES[wish]}"
+
+
+def _without_price(scene: Scene, wish: Wish) -> Iterator[str]:
+    if wish == "cost" and scene.hardware.price_per_hour is None:
+        yield (
+            f"no price is configured for {scene.hardware.name}, so the least time stands for the least cost: a "
+            "hardware file with price_per_hour, currency, price_date and price_source gives one (--hardware FILE)"
+        )
 
 
 def _reasons(scene: Scene, ordered: Sequence[Candidate], title: str, source: str) -> Iterator[str]:

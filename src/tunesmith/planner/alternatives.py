@@ -9,32 +9,47 @@ All of it is prediction; nothing is tried. ``change`` gives the values that a re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
 from tunesmith.planner.changes import Change, Settings
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.memory import predict_memory
-from tunesmith.planner.plan import FEWEST_TOKENS, fits
+from tunesmith.planner.plan import FEWEST_TOKENS, fits, make_plan
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.time import predict_time
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.resolved import Resolved
-from tunesmith.recipe.strategies import CUT_MOMENTS
+from tunesmith.recipe.strategies import BY_COST, CUT_MOMENTS
 
 _PACK = "train.tokens_per_micro_batch="
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another way for the same recipe: the settings that differ, and what they come to."""
+    """Another way for the same recipe: the settings that differ, and what they come to.
+
+    ``parts`` are bytes of a device by name; ``host_bytes``, ``offloaded_bytes``, ``checkpoint_bytes`` and the largest
+    pack and longest row, in tokens, are as in a plan (:class:`tunesmith.planner.plan.Plan`). ``price`` is None without
+    prices.
+    """
 
     settings: Settings
+    technique: str
+    strategy: str
     peak_bytes: int
+    parts: Mapping[str, int]
     host_bytes: int
+    offloaded_bytes: int
+    checkpoint_bytes: int
+    trained_parameters: int
     step_seconds: float
     total_seconds: float
+    price: float | None
+    currency: str | None
+    largest_micro_batch: int | None
+    longest_context: int | None
     fits: bool
 
 
@@ -77,17 +92,38 @@ class _Scene:
     def tried(self, settings: Settings) -> Alternative | None:
         """The recipe with some settings; None where they do not go together."""
         changed = self.change(settings)
-        if changed is None:
-            return None
-        memory = predict_memory(self.shape, changed, self.data, self.hardware, new_tokens=self.new_tokens)
-        time = predict_time(self.shape, changed, self.data, self.hardware, new_tokens=self.new_tokens)
+        return None if changed is None else self.way(settings, changed)
+
+    def holds(self, resolved: Resolved) -> bool:
+        """Whether values fit."""
+        memory = predict_memory(self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens)
+        return fits(memory, self.hardware)
+
+    def seconds(self, resolved: Resolved) -> float:
+        """How long values take in all."""
+        return predict_time(self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens).total_seconds
+
+    def way(self, settings: Settings, resolved: Resolved) -> Alternative:
+        """What values come to, with the largest pack and row, which take the most time to find."""
+        plan = make_plan(self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens)
+        memory, time = plan.memory, plan.time
         return Alternative(
             settings=settings,
+            technique=plan.technique,
+            strategy=plan.strategy,
             peak_bytes=memory.peak,
+            parts=memory.parts,
             host_bytes=memory.host,
+            offloaded_bytes=memory.offloaded,
+            checkpoint_bytes=memory.checkpoints,
+            trained_parameters=memory.trained_parameters,
             step_seconds=time.step_seconds,
             total_seconds=time.total_seconds,
-            fits=fits(memory, self.hardware),
+            price=time.price,
+            currency=time.currency,
+            largest_micro_batch=plan.largest_micro_batch,
+            longest_context=plan.longest_context,
+            fits=plan.fits,
         )
 
 
@@ -97,7 +133,7 @@ def _single_changes(resolved: Resolved, hardware: Hardware) -> Iterator[Settings
             yield (f"technique={name}",)
     yield ("train.activation_checkpointing=" + ("false" if resolved.activation_checkpointing else "true"),)
     if resolved.devices * resolved.nodes > 1:
-        for name in ("ddp", "zero2", "zero3", "fsdp"):
+        for name in BY_COST:
             if name != resolved.strategy:
                 back = resolved.offload and name not in CUT_MOMENTS
                 yield (f"strategy={name}", *(["train.offload=false"] if back else []))
@@ -106,38 +142,46 @@ def _single_changes(resolved: Resolved, hardware: Hardware) -> Iterator[Settings
 
 
 def cheapest_fits(
-    shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, *, new_tokens: int = 0, most: int = 3
+    shape: ModelShape,
+    data: DataFacts,
+    hardware: Hardware,
+    change: Change,
+    *,
+    new_tokens: int = 0,
+    most: int = 3,
+    techniques: bool = True,
 ) -> list[Alternative]:
     """Changes that would make a plan fit that does not, cheapest in time first; none where it fits or nothing helps.
 
     No change holds a setting that it could do without, and of smaller packs the largest that fits is taken.
+    ``techniques`` says whether another technique is a change.
     """
     scene = _Scene(shape, data, hardware, change, new_tokens)
-    if fits(predict_memory(shape, scene.now, data, hardware, new_tokens=new_tokens), hardware):
+    if scene.holds(scene.now):
         return []
-    found: list[Alternative] = []
-    for settings in sorted(_combinations(scene.now, hardware), key=len):
-        if any(set(one.settings) <= set(settings) for one in found):
+    found: dict[Settings, Resolved] = {}
+    for settings in sorted(_combinations(scene.now, hardware, techniques=techniques), key=len):
+        if any(set(one) <= set(settings) for one in found):
             continue
-        tried = scene.tried(settings)
-        if tried is not None and tried.fits:
-            found.append(tried)
-    best: dict[Settings, Alternative] = {}
-    for one in sorted(found, key=lambda one: (one.total_seconds, len(one.settings))):
+        changed = change(settings)
+        if changed is not None and scene.holds(changed):
+            found[settings] = changed
+    best: dict[Settings, Settings] = {}
+    for settings in sorted(found, key=lambda one: (scene.seconds(found[one]), len(one))):
         # Packs of several sizes are one kind of change.
-        kind = tuple(_PACK if setting.startswith(_PACK) else setting for setting in one.settings)
-        best.setdefault(kind, one)
-    return list(best.values())[:most]
+        kind = tuple(_PACK if setting.startswith(_PACK) else setting for setting in settings)
+        best.setdefault(kind, settings)
+    return [scene.way(settings, found[settings]) for settings in list(best.values())[:most]]
 
 
-def _combinations(resolved: Resolved, hardware: Hardware) -> Iterator[Settings]:
+def _combinations(resolved: Resolved, hardware: Hardware, *, techniques: bool) -> Iterator[Settings]:
     """All combinations of changes that save memory, as settings."""
     packs = [resolved.tokens_per_micro_batch // share for share in (2, 4, 8)]
-    techniques = [f"technique={name}" for name in ("lora", "qlora") if name != resolved.technique.name]
+    others = [f"technique={name}" for name in ("lora", "qlora") if techniques and name != resolved.technique.name]
     again = ["train.activation_checkpointing=true"] if resolved.activation_checkpointing is not True else []
     smaller = [f"{_PACK}{tokens}" for tokens in packs if tokens >= FEWEST_TOKENS]
     several = resolved.devices * resolved.nodes > 1
-    cuts = [f"strategy={name}" for name in ("zero2", "zero3", "fsdp") if several and name != resolved.strategy]
+    cuts = [f"strategy={name}" for name in BY_COST[1:] if several and name != resolved.strategy]
     offload = ["train.offload=true"] if several and hardware.device == "cuda" and not resolved.offload else []
-    for chosen in product(*([None, *one] for one in (techniques, again, smaller, cuts, offload))):
+    for chosen in product(*([None, *one] for one in (others, again, smaller, cuts, offload))):
         yield tuple(setting for setting in chosen if setting is not None)

@@ -240,6 +240,15 @@ def test_least_memory_and_least_time_can_be_asked_for(propose, wish, number) -> 
     assert advice.candidates[0].title != "DoRA", "quality is not asked for"
 
 
+def test_least_cost_without_a_price_says_that_time_stands_for_it(propose) -> None:
+    assert any("no price is configured for Two cores" in reason for reason in propose(wish="cost").reasons)
+    price = {"price_per_hour": 0.2, "currency": "EUR", "price_date": "2026-11-01", "price_source": "an offer"}
+    for advice in (propose(wish="cost", **price), propose(wish="time")):
+        assert not any("no price" in reason for reason in advice.reasons)
+    prices = [one.price for one in propose(wish="cost", **price).candidates]
+    assert prices == sorted(prices)
+
+
 def test_the_least_memory_of_a_gpu_is_that_of_four_bits(propose) -> None:
     gpu = {"device": "cuda", "device_memory_bytes": int(80e9)}
     assert propose(500, wish="memory", **gpu).recipe.technique.name == "qlora"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tunesmith.catalog.entries import find_entry
 from tunesmith.planner.alternatives import alternatives, cheapest_fits
 from tunesmith.planner.memory import predict_memory
+from tunesmith.planner.plan import make_plan
 from tunesmith.planner.shape import shape_of_entry
 
 
@@ -34,9 +36,32 @@ def test_techniques_and_checkpointing_stand_side_by_side(starter, data, processo
     assert again.step_seconds > lora.step_seconds
 
 
+PRICE = {"price_per_hour": 3.0, "currency": "EUR", "price_date": datetime.date(2026, 11, 1), "price_source": "an offer"}
+
+
+def test_every_way_says_what_a_plan_of_it_says(starter, data, processor, settled, changing):
+    """Parts, host, disk, price, and the largest pack and the longest row of each."""
+    priced = processor.model_copy(update=PRICE)
+    found = {one.settings: one for one in alternatives(starter, data, priced, changing(hardware=priced))}
+    for settings in ((), ("technique=full",), ("train.activation_checkpointing=true",)):
+        plan, one = make_plan(starter, settled(*settings, hardware=priced), data, priced), found[settings]
+        assert one.parts == plan.memory.parts
+        assert (one.host_bytes, one.checkpoint_bytes) == (plan.memory.host, plan.memory.checkpoints)
+        assert (one.price, one.currency) == (plan.time.price, "EUR")
+        assert (one.largest_micro_batch, one.longest_context) == (plan.largest_micro_batch, plan.longest_context)
+    assert found["technique=full",].parts["optimizer"] > found[()].parts["optimizer"]
+    assert found["train.activation_checkpointing=true",].longest_context >= found[()].longest_context
+
+
+def test_without_prices_no_way_has_one(starter, data, processor, changing):
+    found = alternatives(starter, data, processor, changing(hardware=processor))
+    assert {(one.price, one.currency) for one in found} == {(None, None)}
+
+
 def test_several_devices_can_be_shared_in_other_ways(starter, data, gpu, changing):
     change = changing("technique=lora", "train.devices=8", "strategy=ddp", hardware=gpu)
     assert settings_of(alternatives(starter, data, gpu, change)) >= {
+        "strategy=zero1",
         "strategy=zero2",
         "strategy=zero3",
         "strategy=fsdp",
@@ -78,6 +103,12 @@ def test_three_changes_that_fit_are_offered_the_fastest_first(starter, data, pro
     assert seconds == sorted(seconds)
     assert ("technique=lora",) in {one.settings for one in found}
     assert len({one.settings for one in found}) == len(found)
+
+
+def test_other_techniques_can_be_left_out(starter, data, processor, changing):
+    change = changing("technique=full", "evaluate.max_new_tokens=8", hardware=processor)
+    found = cheapest_fits(starter, data, with_host(processor, 4.2), change, most=99, techniques=False)
+    assert not any(setting.startswith("technique=") for setting in settings_of(found))
 
 
 def test_no_change_holds_what_it_could_do_without(starter, data, processor, changing):
