@@ -16,6 +16,7 @@ from loopback_hub import serve_hub
 from real_worker import Place, RealRun, write_labelled
 
 from tunesmith.errors import ResourceError
+from tunesmith.models.host import memory_bytes
 from tunesmith.pipeline import planned
 from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.prepare import prepare, resolve_run
@@ -25,6 +26,7 @@ from tunesmith.recipe.load import load_recipe
 from tunesmith.runs.events import open_events
 
 TUNESMITH = Path(sys.executable).with_name("tunesmith")
+WIDE_VOCABULARY = 2**17
 RECIPE = {"data": {"train": "rows.csv", "validation": 0.25}, "technique": "full", "evaluate": {"rows": 6}}
 
 
@@ -160,6 +162,69 @@ def test_a_file_of_ones_own_says_how_many_devices_there_are(place: Place) -> Non
         assert json.loads(done.stdout)["plan"]["devices"] == devices, done.stderr
     refused = tunesmith(place, *words, "--devices", "3")
     assert "usage.hardware_devices" in refused.stdout
+
+
+def test_a_machine_that_is_too_small_is_told_with_ways_that_fit(place: Place) -> None:
+    """Also one whose GPUs have room, and whose host has none for what is offloaded."""
+    card = "device: cuda, device_memory_bytes: 80e9, source: this test, matmul_flops_per_second: {float32: 2e13}"
+    words = ("plan", "--model", "llama-3.1-8b-instruct", "--data", "rows.csv", "--hardware")
+    (place.folder / "small.yaml").write_text(f"{{id: small, name: Small, devices: 8, host_memory_bytes: 32e9, {card}}}")
+    offloads = ("small.yaml", "technique=full", "strategy=zero2", "train.offload=true")
+    done = tunesmith(place, *words, *offloads, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    plan = found["plan"]
+    assert not plan["fits"]
+    assert plan["memory"]["offloaded"] > 32e9
+    assert found["changes"]
+    assert all(one["fits"] and one["offloaded_bytes"] < 32e9 for one in found["changes"])
+    wanted = {"parts", "host_bytes", "checkpoint_bytes", "price", "largest_micro_batch", "longest_context"}
+    assert all(wanted <= one.keys() for one in found["others"])
+    told = tunesmith(place, *words, *offloads)
+    assert "does not fit" in told.stdout
+    assert "the host keeps" in told.stdout
+    assert "would fit: " in told.stderr
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A model whose scores of all rows at once are more than this machine's memory, and rows for it."""
+    place = Place.make(tmp_path_factory.mktemp("wide"), vocab_size=WIDE_VOCABULARY)
+    labels = int(1.2 * memory_bytes()) // (2 * 4 * WIDE_VOCABULARY)
+    text = "a line of words that come again and again "
+    # A token of this tokenizer has fewer than four letters.
+    lines = [json.dumps({"text": text * 6 + str(number)}) for number in range(labels * 4 // len(text * 6) + 1)]
+    (place.folder / "rows.jsonl").write_text("\n".join(lines))
+    return place
+
+
+# One pack of all rows, for which the scores of all labels are made.
+ONE_PACK = {"tokens_per_micro_batch": 10_000_000, "tokens_per_step": 10_000_000, "epochs": 1}
+
+
+def test_the_command_refuses_to_train_what_does_not_fit(wide: Place) -> None:
+    settings = (f"train.{key}={value}" for key, value in {**ONE_PACK, "precision": "float32"}.items())
+    words = ("train", "--model", str(wide.model), "--data", "rows.jsonl", "--name", "refused", "technique=full")
+    done = tunesmith(wide, *words, "evaluate.rows=2", *settings)
+    assert done.returncode != 0
+    assert "by the plan this run does not fit into memory" in done.stderr
+    assert "cheapest changes that fit: technique=lora" in done.stderr
+    assert not (wide.folder / "runs" / "refused" / "plan.json").exists()
+
+
+@pytest.mark.slow
+def test_a_worker_makes_the_change_that_fits_where_it_is_asked_to(wide: Place) -> None:
+    evaluate = {"rows": 2, "max_new_tokens": "auto", "few_shot": "auto"}
+    recipe = {"data": {"train": "rows.jsonl"}, "technique": "full", "evaluate": evaluate, "train": ONE_PACK}
+    run = wide.run("changed", {**recipe, "fit": "auto"})
+    worker = run.start()
+    # What it is then trained with is what counts here; all those scores take a while.
+    worker.until(lambda _: run.folder.resolved.exists())
+    worker.kill()
+    worker.wait()
+    assert run.resolved["technique"]["name"] == "lora"
+    assert json.loads(run.folder.plan.read_text())["fits"]
+    assert "memory is not enough otherwise" in run.warnings["resource.fit"]
 
 
 def of_bytes(size: int) -> Hardware:
