@@ -184,6 +184,10 @@ def test_a_machine_that_is_too_small_is_told_with_ways_that_fit(place: Place) ->
     assert "does not fit" in told.stdout
     assert "the host keeps" in told.stdout
     assert "would fit: " in told.stderr
+    (place.folder / "card.yaml").write_text(f"{{id: card, name: Card, devices: 8, {card}}}")
+    unknown = tunesmith(place, *words, "card.yaml", *offloads[1:])
+    assert "and has unknown memory" in unknown.stdout
+    assert "yes if the host has " in unknown.stdout
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from tunesmith.errors import UsageError
 
 if TYPE_CHECKING:
     from tunesmith.jobs.planning import Planned
+    from tunesmith.planner.alternatives import Alternative
     from tunesmith.recipe.schema import Recipe
 
 app = new_app()
@@ -155,11 +156,18 @@ def print_plan(planned: Planned) -> None:
     out("")
     _print_ways(planned)
     for one in planned.changes:
-        note(f"would fit: {' '.join(one.settings)} ({storage(one.peak_bytes)}, {duration(one.total_seconds)})", "bold")
+        sizes = f"{storage(one.peak_bytes)}, {duration(one.total_seconds)}"
+        note(f"would fit{_if_the_host_has(one, planned)}: {' '.join(one.settings)} ({sizes})", "bold")
     if plan.devices * plan.nodes > 1:
         note(f"{plan.strategy}: {planned.resolved.reasons['strategy']}", "dim")
     for line in plan.notes:
         note(f"note: {line}", "dim")
+
+
+def _if_the_host_has(one: Alternative, planned: Planned) -> str:
+    """What stays open of a way that offloads to a host of unknown memory."""
+    unknown = one.offloaded_bytes and planned.hardware.host_memory_bytes is None
+    return f" if the host has {storage(one.offloaded_bytes)}" if unknown else ""
 
 
 def _or_unknown(size: int | None) -> str:
@@ -188,7 +196,7 @@ def _print_ways(planned: Planned) -> None:
             "price": NOTHING if one.price is None else f"{one.price:.2f} {one.currency}",
         }
         longest = [NOTHING if size is None else f"{size:,}" for size in (one.largest_micro_batch, one.longest_context)]
-        fits = Cell("yes") if one.fits else Cell("no", "red")
+        fits = Cell("yes" + _if_the_host_has(one, planned)) if one.fits else Cell("no", "red")
         # The plan shares another technique in another way where that was left open.
         shared = "" if one.strategy == planned.plan.strategy or "strategy=" in " ".join(one.settings) else one.strategy
         name = " ".join(one.settings) + (f" ({shared})" if shared else "") or "as it is"
