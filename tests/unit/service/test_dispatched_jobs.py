@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 from service_dispatch import World, jobs
 from service_jobs import create, pair_rows, status, upload
@@ -30,6 +31,12 @@ def test_a_job_is_followed_to_its_end(both: World) -> None:
     world.platform.work(job_id)
     world.platform.tell(job_id, "evaluation", 1, loss=1.2, accuracy=0.75)
     world.turn()
+    # What the page shows while it runs: three seconds are left, counted from this look.
+    going = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert going["status"] == "running"
+    assert going["estimated_finish"] == pytest.approx(world.time + 3.0, abs=1.0)
+    (step,) = [line for line in events_of(client, job_id) if "total_steps" in (line["data"] or {})]
+    assert (step["data"]["step"], step["data"]["train_loss"], step["data"]["seconds_left"]) == (1, 1.5, 3.0)
     world.platform.work(job_id, "succeeded")
     world.turn()
     job = client.get(f"/v1/fine_tuning/jobs/{job_id}").json()
@@ -49,6 +56,11 @@ def test_a_job_is_followed_to_its_end(both: World) -> None:
     with world.context.database.read() as connection:
         used = connection.execute(select(USAGE.c.kind, USAGE.c.model, USAGE.c.quantity)).all()
     assert [tuple(row) for row in used] == [("trained_tokens", "tiny", 200)]
+
+
+def events_of(client: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = client.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"]
+    return found
 
 
 def numbers_of(world: World, job_id: str) -> tuple[Any, Any, Any]:
