@@ -59,7 +59,7 @@ def up(data_folder: Path, choices: Mapping[str, Any], *, as_json: bool) -> None:
             settings = settings.model_copy(update={"port": listener.getsockname()[1]})
             first_key = prepare_tables(settings)
             # At once: nobody can tell it again.
-            _tell_start(settings, first_key, as_json=as_json)
+            tell_start(settings, first_key, as_json=as_json)
             # Only what worked holds for the next start.
             keep_choices(data_folder, chosen)
             write_settings(settings, settings.settings_file)
@@ -219,7 +219,8 @@ def _lives(holder: str) -> bool:
     return holder.isdigit() and psutil.pid_exists(int(holder))
 
 
-def _tell_start(settings: Settings, first_key: str | None, *, as_json: bool) -> None:
+def tell_start(settings: Settings, first_key: str | None, *, as_json: bool) -> None:
+    """Print where the service answers, and the first key where there is a new one."""
     base_url = base_url_of(settings)
     if settings.host not in LOOPBACK and not base_url.startswith("https://"):
         _note(

@@ -20,7 +20,7 @@ from tunesmith.service.dispatcher.claims import LOCK_SECONDS
 from tunesmith.service.operate import prepare_tables
 from tunesmith.service.owning import adopt_local_runs, own_local_runs
 from tunesmith.service.settings import Settings
-from tunesmith.service.up import start_as_json, up
+from tunesmith.service.up import start_as_json, tell_start, up
 from tunesmith.service.web.rendering import VENDOR
 
 
@@ -52,6 +52,25 @@ def test_a_start_tells_programs_too_what_the_web_page_lacks(tmp_path: Path, monk
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     assert start_as_json(settings, None)["web_page_lacks"] == []
+
+
+def test_a_start_tells_people_what_the_web_page_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(data_folder=tmp_path, database="sqlite://", storage=str(tmp_path), port=8321)
+    monkeypatch.setattr("tunesmith.service.web.rendering.STATIC", tmp_path)
+    tell_start(settings, "ts-key", as_json=False)
+    told = capsys.readouterr().out
+    assert "The web page is http://127.0.0.1:8321/ui (its charts" in told
+    assert "run `make web`" in told
+    assert "ts-key" in told
+    for name in VENDOR:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    tell_start(settings, None, as_json=False)
+    told = capsys.readouterr().out
+    assert "The web page is http://127.0.0.1:8321/ui\n" in told
+    assert "make web" not in told
 
 
 @pytest.mark.parametrize(

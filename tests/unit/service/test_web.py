@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from service_evaluations import go_on, plan_of, report_of, stand_in_worker
 from service_jobs import chat_rows, create, jobs_site, upload
@@ -215,6 +219,42 @@ def run_one_batch(site: Site) -> None:
     row = take(site.context)
     assert row is not None
     work(site.context, row, threading.Event())
+
+
+def test_an_export_of_use_has_the_days_that_are_shown(lite: Site) -> None:
+    other = lite.project("other")
+    with lite.operator as client:
+        client.cookies.set(PROJECT_COOKIE, other.id)
+        day = datetime.now(UTC).date().isoformat()
+        old = exported(client, "/ui/usage?start=2020-01-01&end=2020-02-01")
+        assert old == {"start": ["2020-01-01"], "end": ["2020-02-01"], "project": [other.id]}
+        assert exported(client, f"/ui/usage?start={day}") == {"start": [day], "project": [other.id]}
+        assert exported(client, "/ui/usage") == {"project": [other.id]}
+    with lite.client("admin") as client:
+        assert exported(client, "/ui/usage") == {}
+
+
+def exported(client: httpx.Client, path: str) -> dict[str, list[str]]:
+    """What the page's link asks of the export, which is there."""
+    (link,) = [str(one["href"]) for one in see(client, path).all("a") if "download" in one]
+    assert client.get(link).status_code == 200
+    return parse_qs(urlsplit(link).query)
+
+
+def test_a_service_of_own_folders_offers_every_technique(tmp_path: Path) -> None:
+    own = make_site(tmp_path / "own", models=[f"mine={tmp_path / 'mine'}"])
+    known = make_site(tmp_path / "known", models=["smollm2-135m-instruct"])
+    offered = []
+    for site in (own, known):
+        with site.client() as client:
+            page = see(client, "/ui/jobs/new")
+            at = next(at for at, (tag, given) in enumerate(page.tags) if given.get("id") == "technique")
+            offered.append(
+                [given["value"] for tag, given in takewhile(lambda one: one[0] == "option", page.tags[at + 1 :])]
+            )
+        site.context.database.close()
+    assert offered[0] == offered[1]
+    assert {"lora", "qlora", "freeze", "full"} <= set(offered[0])
 
 
 def test_webhooks_and_what_was_sent(site: Site) -> None:

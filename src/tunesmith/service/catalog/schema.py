@@ -61,7 +61,7 @@ def _described(offer: Offer) -> dict[str, Any]:
     if entry is None:
         # An operator's own folder: whoever asks has no business with where it is.
         unknown = ("family", "kind", "parameters", "context_length", "licence", "licence_url", "architecture", "source")
-        return {"name": offer.name, **dict.fromkeys(unknown), "techniques": []}
+        return {"name": offer.name, **dict.fromkeys(unknown), "techniques": list(_techniques())}
     return {
         "name": entry.name,
         "family": entry.family,

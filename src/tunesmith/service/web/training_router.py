@@ -48,7 +48,6 @@ def training_pages() -> APIRouter:
             models = await api.get(f"{OWN}/catalog")
             tuned = await api.get(f"{OWN}/registry", limit=100)
         bases = [one for one in models["data"] if one["allowed"]]
-        techniques = next((one["techniques"] for one in bases if one["techniques"]), ["lora", "dora", "full"])
         return page(
             request,
             api,
@@ -56,7 +55,7 @@ def training_pages() -> APIRouter:
             files=files["data"],
             bases=bases,
             tuned=tuned["data"],
-            techniques=techniques,
+            techniques=models["data"][0]["techniques"] if models["data"] else [],
             model=model,
             file=file,
         )
