@@ -9,6 +9,7 @@ from tunesmith.formats.overlap import overlap
 from tunesmith.formats.split import plan_split
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
+from tunesmith.service.files.sample import first_rows
 from tunesmith.service.files.schema import CheckFile
 from tunesmith.service.shared.files import find_file, local_copy
 from tunesmith.service.shared.training_rows import TrainingReport, check_training_file
@@ -30,6 +31,8 @@ def check_file(context: Context, caller: Caller, file_id: str, asked: CheckFile)
     with local_copy(context, row.place) as path:
         report = _report(path, asked)
         told = {"object": "tunesmith.file_check", "file": file_id, **report.to_json()}
+        found = report.inspection
+        told["first_rows"] = [] if found is None or not found.good_rows else first_rows(found)
         told["split"] = None if asked.validation is None or report.problems else _split(report, asked)
         if other is not None:
             with local_copy(context, other.place) as held:

@@ -73,12 +73,10 @@ async function check() {
     if (file !== at("training-file").value) return;
     usable = found.usable;
     showCheck(found, place);
+    showRows(found.first_rows, at("rows"));
+    at("preview").hidden = !found.first_rows.length;
   } catch (error) {
     place.replaceChildren(tunesmith.element("p", { class: "notice bad" }, error.message));
-  }
-  try {
-    at("preview").hidden = !showRows(await firstBytes(file), at("rows"));
-  } catch {
     at("preview").hidden = true;
   }
 }
