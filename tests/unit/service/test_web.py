@@ -13,20 +13,26 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from registry_cases import add_small
 from service_evaluations import go_on, plan_of, report_of, stand_in_worker
 from service_jobs import chat_rows, create, jobs_site, upload
-from service_rows import plant
+from service_rows import Putter, plant
 from service_site import DATABASES, Site, make_site
 from web_pages import FOR_INFERENCE, PAGES, Page, see
 
 from tunesmith.service.auth.gate import COOKIE
 from tunesmith.service.batches.states import take
 from tunesmith.service.batches.work import work
+from tunesmith.service.db.tables.files import FILES
+from tunesmith.service.db.tables.jobs import JOB_CHECKPOINTS, JOBS
+from tunesmith.service.db.tables.models import TUNED_MODELS
+from tunesmith.service.ids import short_id
 from tunesmith.service.projects.schema import QUOTAS
-from tunesmith.service.web import project_router
+from tunesmith.service.web import choosing, project_router, training_router
 from tunesmith.service.web.asking import PROJECT_COOKIE
 from tunesmith.service.web.rendering import STATIC, VENDOR, count, duration, environment, moment, money, short, size
 from tunesmith.service.web.snippets import snippets
+from tunesmith.storage.address import open_store
 
 HOSTILE = "<script>alert('x')</script>\"&"
 
@@ -98,6 +104,67 @@ def test_long_lists_have_pages(lite: Site) -> None:
         assert "file-04" in second.words
         assert not [one for one in second.all("a") if one.get("rel") == "next"]
         assert [one for one in second.all("a") if one.get("href") == "/ui/files" and one.get("class")]
+
+
+def test_what_an_address_names_can_be_chosen_however_old_it_is(lite: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A select holds the newest; the page says how many older ones there are, and what is not there at all."""
+    monkeypatch.setattr(choosing, "MOST_LISTED", 3)
+    put = Putter(lite.context, lite.default.id)
+    listed = {"fine-tune": "jobs/new", "batch": "batches", "evals": "evaluations"}
+    old = {}
+    for purpose in listed:
+        for number in range(5):
+            name = put(FILES, "file-", purpose=purpose, status="processed", filename=f"{purpose}-{number:03}.jsonl")
+            old.setdefault(purpose, name)
+    with lite.client() as client:
+        for purpose, place in listed.items():
+            # Of evaluations, files for training are rows as well.
+            others = 7 if purpose == "evals" else 2
+            page = see(client, f"/ui/{place}")
+            assert old[purpose] not in chosen(page, all_of_them=True)
+            assert f"{others} older ones are not" in page.words
+            page = see(client, f"/ui/{place}?file={old[purpose]}")
+            assert old[purpose] in chosen(page)
+            assert f"{others - 1} older ones are not" in page.words
+            assert "This project has no" not in page.words
+            wrong = "file-nothing" if purpose == "evals" else old["evals"]
+            page = see(client, f"/ui/{place}?file={wrong}")
+            assert wrong not in chosen(page)
+            assert f"{wrong} for this" in page.words
+
+
+def chosen(page: Page, *, all_of_them: bool = False) -> list[str]:
+    return [str(one.get("value")) for one in page.all("option") if all_of_them or "selected" in one]
+
+
+def test_an_older_model_can_be_trained_further_and_older_checkpoints_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choosing, "MOST_LISTED", 3)
+    monkeypatch.setattr(training_router, "_CHECKPOINTS", 3)
+    site = jobs_site(tmp_path)
+    put = Putter(site.context, site.default.id)
+    add_small(open_store(site.context.settings.registry), tmp_path, "small", {"adapter/a.bin": b"a"})
+    job = put(JOBS, "ftjob-", model="tiny", base="tiny", method={"type": "supervised"}, state="running")
+    names = [f"ft:tiny:tunesmith:m{number:03}:{short_id()}" for number in range(4)]
+    for step, name in enumerate(names):
+        put(TUNED_MODELS, id=name, base="tiny", job_id=job, address="small:1", created_at=float(step))
+        put(JOB_CHECKPOINTS, "ftckpt_", job_id=job, step=step, name=name, metrics={})
+    with site.client() as client:
+        everything = chosen(see(client, "/ui/jobs/new"), all_of_them=True)
+        (old,) = set(names) - set(everything)
+        page = see(client, f"/ui/jobs/new?model={old}")
+        assert old in chosen(page)
+        assert "some older ones are not" in page.words
+        assert "This project has no model" not in see(client, "/ui/jobs/new?model=tiny").words
+        assert "ft:gone for this" in see(client, "/ui/jobs/new?model=ft:gone").words
+        first = see(client, f"/ui/jobs/{job}/results")
+        (following,) = [str(one["hx-get"]) for one in first.all("button") if "hx-get" in one]
+        assert names[0] not in first.words
+        second = see(client, following)
+        assert names[0] in second.words
+        assert names[3] not in second.words
+    site.context.database.close()
 
 
 def test_long_lists_of_people_and_projects_are_apart(lite: Site) -> None:

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from tunesmith.service.web.asking import OWN, asking
+from tunesmith.service.web.choosing import files_to_choose
 from tunesmith.service.web.pages_route import PageRoute
 from tunesmith.service.web.rendering import page
 
 _PAGE = 20
-_FILES = 100
 _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 # Those that a file of rows of some shape may have; the API takes every task of the command line.
 _TASKS = ("chat", "classification", "ner", "translation", "qa", "preference", "function_calling", "text_to_sql", "math")
@@ -30,7 +30,7 @@ def evaluation_pages() -> APIRouter:
     ) -> Response:
         async with asking(request) as api:
             found = await api.get(f"{OWN}/evaluations", after=after, limit=_PAGE)
-            files = await api.get("/v1/files", limit=_FILES)
+            files = await files_to_choose(api, file, without=_NOT_ROWS)
             models = await api.get("/v1/models")
         names = sorted((str(one["id"]) for one in models["data"]), key=lambda name: (not name.startswith("ft:"), name))
         return page(
@@ -38,7 +38,7 @@ def evaluation_pages() -> APIRouter:
             api,
             "evaluations.html",
             evaluations=found,
-            files=[one for one in files["data"] if one["purpose"] not in _NOT_ROWS],
+            files=files,
             file=file,
             models=names,
             model=model,

@@ -10,12 +10,12 @@ from fastapi.responses import Response
 
 from tunesmith.service.context import context_of
 from tunesmith.service.web.asking import OWN, Api, asking
+from tunesmith.service.web.choosing import files_to_choose
 from tunesmith.service.web.pages_route import PageRoute
 from tunesmith.service.web.rendering import page
 from tunesmith.service.web.snippets import snippets
 
 _PAGE = 20
-_BATCH_FILES = 100
 _BATCH_ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
 Name = Annotated[str, Query(max_length=255)]
 
@@ -81,7 +81,7 @@ def _batch_pages() -> APIRouter:
         request: Request, after: Annotated[str | None, Query(max_length=64)] = None, file: Name = ""
     ) -> Response:
         async with asking(request) as api:
-            files = await api.get("/v1/files", purpose="batch", limit=_BATCH_FILES)
+            files = await files_to_choose(api, file, purpose="batch")
             found = await api.get("/v1/batches", after=after, limit=_PAGE)
         has_live = any(one["status"] not in _BATCH_ENDED for one in found["data"])
         return page(
@@ -89,7 +89,7 @@ def _batch_pages() -> APIRouter:
             api,
             "batches.html",
             batches=found,
-            files=files["data"],
+            files=files,
             file=file,
             has_live=has_live,
             is_first=after is None,
