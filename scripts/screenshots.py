@@ -147,8 +147,7 @@ def _every_look(
                 picture(looker, folder / f"sign-in-{look}.png")
             looker.sign_in(found.service.key)
             if project is not None:
-                cookie = {"name": "tunesmith_project", "value": project, "url": looker.root}
-                looker.page.context.add_cookies([cookie])
+                looker.open_project(project)
             for name, path in pages.items():
                 if is_chosen(name, look):
                     _take(looker, folder, name, path, look)

@@ -24,6 +24,9 @@ VENDOR = ROOT / "src" / "tunesmith" / "service" / "web" / "static" / "vendor" / 
 _QUIET = (
     "--no-sandbox",
     "--disable-gpu",
+    # A name for this machine that browsers do not trust as they trust 127.0.0.1.
+    "--host-resolver-rules=MAP elsewhere.test 127.0.0.1",
+    "--no-proxy-server",
     "--disable-quic",
     "--disable-background-networking",
     "--disable-component-update",
@@ -80,6 +83,10 @@ class Looker:
         self.page.get_by_label("API key").fill(key)
         self.page.get_by_role("button", name="Sign in").click()
         self.page.wait_for_url(f"{self.root}/ui")
+
+    def open_project(self, project: str) -> None:
+        """Look at a project from the next page on."""
+        self.page.context.add_cookies([{"name": "tunesmith_project", "value": project, "url": self.root}])
 
     def _at_home(self, url: str) -> None:
         parts = urlsplit(url)

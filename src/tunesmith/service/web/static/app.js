@@ -221,6 +221,17 @@ function tabs(root) {
   });
 }
 
+// Browsers give the clipboard to pages over TLS and of this machine alone; elsewhere the reader copies what is selected.
+async function copied(place) {
+  try {
+    await navigator.clipboard.writeText(place.textContent);
+    return "Copied";
+  } catch {
+    getSelection().selectAllChildren(place);
+    return "The text is selected. Press Ctrl+C to copy it.";
+  }
+}
+
 document.addEventListener("submit", (event) => {
   if (!event.target.dataset.api) return;
   event.preventDefault();
@@ -247,8 +258,7 @@ document.addEventListener("click", async (event) => {
       document.getElementById("toast").textContent = error.message;
     }
   } else if ("copy" in target.dataset) {
-    await navigator.clipboard.writeText(target.closest(".copy").querySelector("code").textContent);
-    document.getElementById("toast").textContent = "Copied";
+    document.getElementById("toast").textContent = await copied(target.closest(".copy").querySelector("code"));
   } else if (target.dataset.openProject) {
     tunesmith.chooseProject(target.dataset.openProject);
     location.assign("/ui/project");
