@@ -60,7 +60,8 @@ web: ## fetch the files of others that the pages of the service want, by npm and
 pictures: setup-test ## take pictures of the pages for docs/; needs chromium and `make web`
 	@$(RUN)/python scripts/screenshots.py
 
-build: setup-test ## wheel and source archive in dist/
+build: setup-test ## wheel and source archive in dist/; needs `make web`, and says so
+	@$(PYTHON) scripts/web_files.py --check
 	@$(RUN)/python -m hatchling build
 
 bench: setup-test ## tokens a second and peak memory of the main job

@@ -1,6 +1,7 @@
 """Put the files of others that the pages of the service want into the package, with their licences beside them.
 
-`make web` calls it after `npm ci` in the folder web/. Git has none of these files; the wheel has all of them.
+`make web` calls it after `npm ci` in the folder web/. Git has none of these files; the wheel has all of them, and
+`make build` builds none without them: `python scripts/web_files.py --check` says what is missing.
 """
 
 from __future__ import annotations
@@ -21,6 +22,14 @@ FILES = {
 }
 
 
+def check() -> int:
+    """Say which files are not in the package; 1 when there are any."""
+    missing = [target for target in FILES.values() if not (VENDOR / target).is_file()]
+    if missing:
+        print(f"error: not in the package: {', '.join(missing)}; run `make web` first", file=sys.stderr)
+    return 1 if missing else 0
+
+
 def main() -> int:
     """Copy the files; 1 when one of them is not there."""
     missing = [name for name in FILES if not (MODULES / name).is_file()]
@@ -36,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(check() if sys.argv[1:] == ["--check"] else main())

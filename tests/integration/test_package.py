@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tunesmith.service.web.rendering import VENDOR
+
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+import web_files  # noqa: E402
+
 NOT_SHIPPED = {".pyc"}
 
 
@@ -36,6 +41,31 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel):
     kinds = {Path(name).suffix for name in wanted}
     assert {".css", ".j2", ".jsonl", ".yaml"} <= kinds
     assert any(name.endswith("/licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_has_the_files_of_others_with_their_licences(wheel):
+    """Beside each of them the licence it came with; what pages ask for is among them."""
+    names = set(zipfile.ZipFile(wheel).namelist())
+    folder = web_files.VENDOR.relative_to(ROOT / "src").as_posix()
+    wanted = set(web_files.FILES.values())
+    licensed = {name.partition(".")[0] for name in wanted if name.endswith(".LICENSE.txt")}
+    assert {name.partition(".")[0] for name in wanted} == licensed
+    assert {Path(name).name for name in VENDOR} == {name for name in wanted if not name.endswith(".LICENSE.txt")}
+    if not web_files.VENDOR.is_dir():
+        pytest.skip("the pages' files are missing: make web")
+    assert {f"{folder}/{name}" for name in wanted} <= names
+
+
+def test_a_build_without_the_files_of_others_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(web_files, "VENDOR", tmp_path)
+    assert web_files.check() == 1
+    told = capsys.readouterr().err
+    assert "make web" in told
+    assert all(name in told for name in web_files.FILES.values())
+    for name in web_files.FILES.values():
+        (tmp_path / name).write_text("")
+    assert web_files.check() == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_an_unpacked_wheel_finds_its_data(wheel, tmp_path):
