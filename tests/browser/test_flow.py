@@ -1,4 +1,4 @@
-"""A person with a browser, from signing in to a tuned model that answers, on a whole service that really trains."""
+"""A person with a browser: the way to a tuned model that answers, and every page of a service that really trains."""
 
 from __future__ import annotations
 
@@ -12,42 +12,25 @@ from pathlib import Path
 
 import pytest
 from client_environments import environment
-from live_service import LiveService, live_service
-from tiny_models import tiny_model_folder
+from live_service import LiveService
 from web_pages import PAGES, see
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-test")
-from browser_pages import AXE, VENDOR, Looker, browser, chromium_path, looking  # noqa: E402
+from browser_pages import AXE, VENDOR, Looker, chromium_path, looking  # noqa: E402
+from browser_walk import Walked, walk  # noqa: E402
 from playwright.sync_api import Browser, expect  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(chromium_path() is None, reason="there is no chromium on this machine"),
+    # The first test that needs what the walk makes waits for all of it.
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not (AXE.is_file() and VENDOR.is_file()), reason="the pages' files are missing: make web"),
 ]
-WAIT = 120_000
-QUICK = {"precision": "float32", "samples": 2, "few_shot": 0, "max_new_tokens": 4, "evaluation_rows": 2}
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    os.environ.setdefault("NO_PROXY", "127.0.0.1")
-    folder = tmp_path_factory.mktemp("pages")
-    model = tiny_model_folder("llama", folder / "tiny")
-    config = folder / "service.yaml"
-    prices = {"*": {"input_tokens": 1.0, "output_tokens": 2.0, "trained_tokens": 3.0}}
-    config.write_text(json.dumps({"models": [f"tiny={model}", "gemma-2-2b-it"], "prices": prices}))
-    with live_service(folder, "--config", str(config)) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as chromium:
-        yield chromium
-
-
-@pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def walked(service: LiveService, chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Walked:
+    """The whole way once, since what it makes is what the pages are looked at with."""
     path = tmp_path_factory.mktemp("rows") / "questions.jsonl"
     turns = [("Where is my parcel?", "On its way."), ("How do I return it?", "Send it back.")]
     with path.open("w") as file:
@@ -55,237 +38,95 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
             question, answer = turns[number % 2]
             messages = [{"role": "user", "content": f"{question} {number}"}, {"role": "assistant", "content": answer}]
             file.write(json.dumps({"messages": messages}) + "\n")
-    return path
+    return walk(chromium, service, path)
 
 
-@pytest.mark.timeout(420)
-def test_from_signing_in_to_a_tuned_answer(service: LiveService, chromium: Browser, rows: Path) -> None:
-    with looking(chromium, service.root) as looker:
-        looker.sign_in(service.key)
-        _make_project(looker)
-        _hook(looker)
-        _accept(looker)
-        _train(looker, rows)
-        _watch(looker)
-        _label(looker)
-        _deploy(looker)
-        _ask(looker)
-        _ask_many(looker, rows.with_name("many.jsonl"))
-        _measure(looker)
-        _told(looker)
-        _account(looker)
-        looker.require_clean()
+def test_from_signing_in_to_a_tuned_answer(walked: Walked) -> None:
+    """Each step of the walk says what it expects; here is what may have gone wrong beside them."""
+    assert walked.faults == ()
+    assert {"new job", "job", "model", "deployment", "batch", "evaluation", "webhook"} <= set(walked.pages)
 
 
-def _make_project(looker: Looker) -> None:
-    page = looker.page
-    page.goto(f"{looker.root}/ui/admin")
-    page.get_by_label("Name of a new project").fill("support desk")
-    page.get_by_role("button", name="Make a project").click()
-    expect(page.get_by_role("heading", name="Project support desk")).to_be_visible()
-
-
-def _hook(looker: Looker) -> None:
-    """Its secret is shown once, while the list already has it; whoever may not be asked is refused in place."""
-    page = looker.page
-    page.get_by_role("link", name="Webhooks").click()
-    page.get_by_label("Address").fill("https://127.0.0.1:9/hook")
-    page.get_by_label("budget exceeded").uncheck()
-    page.get_by_role("button", name="Make a webhook").click()
-    expect(page.locator("[data-secret] code")).to_have_text(re.compile("^whsec_"))
-    expect(page.get_by_role("region", name="Webhooks")).to_contain_text("11 of 12")
-    assert looker.faults_of_access() == []
-
-
-def _accept(looker: Looker) -> None:
-    page = looker.page
-    page.get_by_role("link", name="Catalog").click()
-    tile = page.locator(".tile").filter(has=page.get_by_role("checkbox"))
-    tile.get_by_role("checkbox").check()
-    tile.get_by_role("button", name="Accept").click()
-    expect(page.get_by_text("ready", exact=True)).to_have_count(2)
-
-
-def _train(looker: Looker, rows: Path) -> None:
-    page = looker.page
-    page.get_by_role("link", name="Jobs").click()
-    page.get_by_role("link", name="New job").click()
-    page.get_by_label("or upload one now").set_input_files(rows)
-    expect(page.get_by_text("This file can be trained on.")).to_be_visible()
-    expect(page.locator("#rows mark.learned").first).to_have_text("On its way.")
-    page.get_by_role("button", name="Next: model and technique").click()
-    page.locator("#model").select_option("tiny")
-    page.get_by_label("Rank").fill("4")
-    page.get_by_label("A name of your own").fill("first")
-    page.get_by_text("More settings").click()
-    page.get_by_label("Longest row").fill("64")
-    page.get_by_label("Further options").fill(json.dumps(QUICK))
-    expect(page.locator("#plan").get_by_text("Tokens trained")).to_be_visible()
-    assert looker.faults_of_access() == []
-    page.get_by_role("button", name="Count and show tokens").click()
-    expect(page.locator("#token-rows mark.learned").first).to_be_visible(timeout=WAIT)
-    page.get_by_role("button", name="Next: review").click()
-    expect(page.locator("#review")).to_contain_text("lora")
-    page.get_by_role("button", name="Start training").click()
-    page.wait_for_url(re.compile(r"/ui/jobs/ftjob-"))
-
-
-def _watch(looker: Looker) -> None:
-    """Live: the page is not loaded again between the first event and the report."""
-    page = looker.page
-    expect(page.locator("[data-events] li").first).to_be_visible()
-    expect(page.locator("[data-state]")).to_have_text("succeeded", timeout=WAIT)
-    expect(page.locator("[data-gauge=loss]")).to_have_text(re.compile(r"^\d"))
-    expect(page.locator("[data-gauge=speed]")).to_have_text(re.compile(r"^\d"))
-    expect(page.locator("[data-gauge=memory]")).to_have_text(re.compile("iB$"))
-    expect(page.locator("[data-gauge=progress]")).to_have_text(re.compile(r"^(\d+) of \1$"))
-    expect(page.locator("[data-chart] canvas")).to_be_visible()
-    expect(page.get_by_role("heading", name="Before and after")).to_be_visible()
-    expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
-    assert looker.faults_of_access() == []
-
-
-def _label(looker: Looker) -> None:
-    """From the job to its model, which gets a stage and an alias."""
-    page = looker.page
-    page.get_by_role("link", name="Models").click()
-    page.get_by_role("link", name=re.compile("^ft:tiny:[^ ]*first:[a-z0-9]{8}$")).click()
-    expect(page.get_by_role("region", name="Measures")).to_contain_text("loss")
-    page.get_by_label("Stage").select_option("production")
-    page.get_by_role("button", name="Promote").click()
-    expect(page.locator(".rows .state", has_text="production")).to_be_visible()
-    page.get_by_label("Alias").fill("best")
-    page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.locator(".rows .state", has_text="best")).to_be_visible()
-    page.get_by_role("button", name="Take away best").click()
-    expect(page.locator(".rows .state", has_text="best")).to_have_count(0)
-    assert looker.faults_of_access() == []
-
-
-def _deploy(looker: Looker) -> None:
-    page = looker.page
-    page.get_by_role("link", name="Deploy", exact=True).click()
-    expect(page.locator("#model")).to_have_value(re.compile("^ft:tiny:"))
-    page.get_by_label("Name").fill("support")
-    page.get_by_role("button", name="Deploy").click()
-    page.wait_for_url(f"{looker.root}/ui/deployments/support")
-    page.get_by_role("tab", name="curl").focus()
-    page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("tabpanel", name="OpenAI")).to_contain_text(f"{looker.root}/v1")
-    assert looker.faults_of_access() == []
-
-
-def _ask(looker: Looker) -> None:
-    """By the keyboard alone once the page is there; both models answer, and their tokens are counted."""
-    page = looker.page
-    page.get_by_role("link", name="Try it").click()
-    page.get_by_label("Left model", exact=True).select_option("support")
-    page.get_by_label("Right model", exact=True).select_option("tiny")
-    page.get_by_text("Settings", exact=True).click()
-    page.get_by_label("Most new tokens").fill("8")
-    page.get_by_label("Your message").fill("Where is my parcel?")
-    page.get_by_label("Your message").press("Control+Enter")
-    for side in ("left", "right"):
-        pane = page.locator(f"[data-pane={side}]")
-        expect(pane).to_have_attribute("data-answered", "1", timeout=WAIT)
-        expect(pane.locator(".count")).to_have_text(re.compile(r"^\d+ tokens read, [1-8] written"))
-        expect(pane.locator(".said.assistant .words")).not_to_have_class(re.compile("failed"))
-    assert looker.faults_of_access() == []
-
-
-def _ask_many(looker: Looker, path: Path) -> None:
-    """A file of questions becomes a file of answers; the page follows by itself until it may be downloaded."""
-    page = looker.page
-    with path.open("w") as file:
-        for number in range(3):
-            asked = {"model": "support", "messages": [{"role": "user", "content": f"Hello {number}"}], "max_tokens": 2}
-            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": asked}
-            file.write(json.dumps(line) + "\n")
-    page.get_by_role("link", name="Batches").click()
-    page.locator("#upload").set_input_files(path)
-    page.get_by_role("button", name="Upload", exact=True).click()
-    expect(page.locator("#input")).to_have_value(re.compile("^file-"))
-    page.get_by_role("button", name="Start the batch").click()
-    answers = page.get_by_role("link", name="Download answers")
-    expect(answers).to_be_visible(timeout=WAIT)
-    expect(page.get_by_role("group", name="The batch now")).to_contain_text("3 of 3")
-    assert looker.faults_of_access() == []
-    with page.expect_download() as waiting:
-        answers.click()
-    lines = [json.loads(line) for line in Path(waiting.value.path()).read_text().splitlines()]
-    assert sorted(line["custom_id"] for line in lines) == ["0", "1", "2"]
-
-
-def _measure(looker: Looker) -> None:
-    """The tuned model beside its base; the page follows until the report is there."""
-    page = looker.page
-    page.get_by_role("link", name="Models").click()
-    page.get_by_role("link", name=re.compile("^ft:tiny")).first.click()
-    page.get_by_role("link", name="Measure").click()
-    expect(page.get_by_label("Model", exact=True)).to_have_value(re.compile("^ft:tiny"))
-    rows = page.get_by_label("Rows", exact=True)
-    rows.select_option(rows.locator("option", has_text="questions.jsonl").get_attribute("value"))
-    page.get_by_label("At most so many rows").fill("3")
-    page.get_by_text("More", exact=True).click()
-    page.get_by_label("Longest answer, in tokens").fill("4")
-    assert looker.faults_of_access() == []
-    page.get_by_role("button", name="Measure").click()
-    expect(page.get_by_role("heading", name="Before and after")).to_be_visible(timeout=WAIT)
-    expect(page.get_by_role("region", name="Measures before and after")).to_contain_text("Tuned")
-    expect(page.get_by_role("link", name="Download the report")).to_be_visible()
-    assert looker.faults_of_access() == []
-    page.get_by_role("link", name="Evaluations").first.click()
-    expect(page.get_by_role("region", name="Evaluations")).to_contain_text("succeeded")
-
-
-def _told(looker: Looker) -> None:
-    """What was sent to the webhook, which nobody takes there; it is switched off."""
-    page = looker.page
-    page.get_by_role("link", name="Webhooks").click()
-    page.get_by_role("link", name="https://127.0.0.1:9/hook").click()
-    deliveries = page.get_by_role("region", name="Deliveries")
-    expect(deliveries).to_contain_text("fine_tuning.job.succeeded")
-    page.get_by_role("button", name="Send a test").click()
-    expect(deliveries).to_contain_text("webhook.test")
-    page.get_by_role("button", name="Switch off").click()
-    expect(page.get_by_role("button", name="Switch on")).to_be_visible()
-    assert looker.faults_of_access() == []
-
-
-def _account(looker: Looker) -> None:
-    """What was used is on the page of usage; the key that was signed in with is worth nothing after signing out."""
-    page = looker.page
-    page.get_by_role("link", name="Usage").click()
-    expect(page.get_by_role("region", name="Use by model")).to_contain_text("trained tokens")
-    expect(page.locator("[data-days] canvas")).to_be_visible()
-    page.get_by_role("button", name="Sign out").click()
-    page.wait_for_url(f"{looker.root}/ui/sign-in")
-    assert not [one for one in page.context.cookies() if one["name"] == "tunesmith_session"]
-
-
-@pytest.mark.parametrize(
+FAST_LOOKS = ((False, 1280), (True, 380))
+LOOKS = pytest.mark.parametrize(
     ("dark", "width"),
-    [
-        (False, 1280),
-        (True, 380),
-        pytest.param(True, 1280, marks=pytest.mark.slow),
-        pytest.param(False, 380, marks=pytest.mark.slow),
-    ],
+    [*FAST_LOOKS, *(pytest.param(*look, marks=pytest.mark.slow) for look in ((True, 1280), (False, 380)))],
 )
-def test_pages_in_light_and_dark_wide_and_narrow(
-    service: LiveService, chromium: Browser, dark: bool, width: int
+
+
+@LOOKS
+def test_pages_with_content_in_light_and_dark_wide_and_narrow(
+    walked: Walked, service: LiveService, chromium: Browser, dark: bool, width: int
 ) -> None:
     """No serious fault of accessibility, no page that is wider than the window, no error."""
     with looking(chromium, service.root, dark=dark, width=width) as looker:
-        looker.page.goto(f"{looker.root}/ui/sign-in")
-        assert looker.faults_of_access() == []
         looker.sign_in(service.key)
+        looker.open_project(walked.project)
         wrong = []
+        for name, path in walked.pages.items():
+            looker.page.goto(f"{looker.root}{path}")
+            for part in _parts(looker, name):
+                wrong += _faults(looker, f"{name} {part}".strip(), width)
+        looker.require_clean()
+        looker.page.goto(f"{looker.root}/ui/jobs/ftjob-nothing")
+        wrong += _faults(looker, "error", width)
+        # The browser tells the console of the answer 404 by itself.
+        assert len(looker.faults) == 1
+        assert wrong == []
+
+
+def _parts(looker: Looker, name: str) -> Iterator[str]:
+    """Wait for what comes late on a page; a page of several steps is looked at in each."""
+    page = looker.page
+    if name == "job":
+        expect(page.locator("[data-chart] canvas")).to_be_visible()
+        expect(page.get_by_role("heading", name="Checkpoints")).to_be_visible()
+        expect(page.get_by_role("heading", name="Before and after")).to_be_visible()
+    elif name == "/ui/usage":
+        expect(page.locator("[data-days] canvas")).to_be_visible()
+    elif name == "/ui/playground":
+        page.get_by_text("Settings", exact=True).click()
+        page.get_by_label("Most new tokens").fill("4")
+        page.get_by_label("Your message").fill("Where is my parcel?")
+        page.get_by_role("button", name="Send").click()
+        expect(page.locator("[data-pane=left]")).to_have_attribute("data-answered", "1")
+    elif name == "new job":
+        expect(page.get_by_text("This file can be trained on.")).to_be_visible()
+        expect(page.locator("#rows mark.learned").first).to_be_visible()
+        yield "1"
+        page.get_by_role("button", name="Next: model and technique").click()
+        expect(page.locator("#plan").get_by_text("Tokens trained")).to_be_visible()
+        page.get_by_text("More settings").click()
+        yield "2"
+        page.get_by_role("button", name="Next: review").click()
+        page.get_by_text("The same as a program").click()
+        yield "3"
+        return
+    yield ""
+
+
+def _faults(looker: Looker, name: str, width: int) -> list[str]:
+    wide = looker.page.evaluate("document.documentElement.scrollWidth")
+    found = [f"{name}: {fault}" for fault in looker.faults_of_access()]
+    return [*found, f"{name}: {wide} pixels wide"] if wide > width else found
+
+
+@LOOKS
+@pytest.mark.slow
+def test_empty_pages_in_light_and_dark_wide_and_narrow(
+    service: LiveService, chromium: Browser, dark: bool, width: int
+) -> None:
+    """A project with nothing in it yet, and the page to sign in."""
+    with service.client("/tunesmith/v1") as own:
+        project = own.post("/projects", json={"name": "empty"}).json()["id"]
+    with looking(chromium, service.root, dark=dark, width=width) as looker:
+        looker.page.goto(f"{looker.root}/ui/sign-in")
+        wrong = _faults(looker, "sign in", width)
+        looker.sign_in(service.key)
+        looker.open_project(project)
         for path in PAGES:
             looker.page.goto(f"{looker.root}{path}")
-            wide = looker.page.evaluate("document.documentElement.scrollWidth")
-            wrong += [f"{path}: {fault}" for fault in looker.faults_of_access()]
-            wrong += [f"{path}: {wide} pixels wide"] if wide > width else []
+            wrong += _faults(looker, path, width)
         assert wrong == []
         looker.require_clean()
 
