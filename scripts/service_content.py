@@ -25,6 +25,7 @@ from tunesmith.service.auth.keys import make_key
 from tunesmith.service.choices import known_choices, settings_of
 from tunesmith.service.context import Context, open_context
 from tunesmith.service.db.tables.accounts import API_KEYS, MEMBERS, USERS
+from tunesmith.service.db.tables.evaluations import EVALUATIONS
 from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.db.tables.inference import BATCHES, DEPLOYMENTS
 from tunesmith.service.db.tables.jobs import JOB_CHECKPOINTS, JOB_EVENTS, JOBS
@@ -165,6 +166,8 @@ def long_lists(service: LiveService, project_id: str, done: Work, base: str) -> 
             put(MEMBERS, user_id=person, role="member")
         put(DEPLOYMENTS, "dep_", name=f"answers-{at:03}", kind="real-time", traffic={done.model: 100})
         put(BATCHES, "batch_", model=done.model, total=1200, completed=1200 - at, failed=at, **_BATCH)
+    batch = put(BATCHES, "batch_", model=done.model, total=0, completed=0, failed=0, **{**_BATCH, **_WRONG})
+    evaluation = _many_evaluations(put, done.model, base)
     failed = _many_jobs(context, put, done, base)
     _much_use(context, put, base, done.model)
     hook = put(WEBHOOKS, "wh_", url=f"https://example.com/{_LONG_NAME}", events=_EVENTS, enabled=False)
@@ -186,11 +189,35 @@ def long_lists(service: LiveService, project_id: str, done: Work, base: str) -> 
         "admin",
     )
     more = {"job": f"/ui/jobs/{failed}", "webhook": f"/ui/webhooks/{hook}", "webhooks": "/ui/webhooks"}
-    more |= {"admin": done.pages["admin"]}
+    more |= {"batch": f"/ui/batches/{batch}", "evaluation": f"/ui/evaluations/{evaluation}"}
     return {**{name: done.pages[name] for name in same}, **more}
 
 
 _BATCH = {"state": "completed", "endpoint": "/v1/chat/completions", "expires_at": 4e9, "errors": None, "usage": None}
+
+
+_WRONG = {
+    "state": "failed",
+    "errors": [
+        {"code": "invalid_json_line", "message": "This line is not parseable as valid JSON.", "param": None, "line": at}
+        for at in range(1, 61)
+    ],
+}
+
+
+def _many_evaluations(put: Putter, tuned: str, base: str) -> str:
+    """Evaluations with measures, and one that has failed; its id."""
+    common = {"measured": tuned, "base": base, "file_id": new_id("file-"), "options": {"task": "chat", "rows": 200}}
+    for at in range(MANY):
+        measured = {"exact_match": {"value": at / MANY, "low": at / MANY - 0.01, "high": at / MANY + 0.01}}
+        systems = [{"name": name, "loss": 1.5, "metrics": measured} for name in ("base", "tuned")]
+        result = {"primary_metric": "exact_match", "rows": 200, "systems": systems}
+        told = {"result": result, "usage": {"total_tokens": 7919 * (at + 1)}, "error": None, "progress": None}
+        put(EVALUATIONS, "eval_", state="succeeded", model=tuned, **common, **told)
+    error = {"code": "failed", "message": "The worker ended before it had measured anything. " * 8, "param": None}
+    told = {"result": None, "usage": None, "error": error, "progress": None}
+    name = f"ft:{base}:tunesmith:{_LONG_NAME[:40]}:{short_id()}"
+    return put(EVALUATIONS, "eval_", state="failed", model=name, **common, **told)
 
 
 def _many_jobs(context: Context, put: Putter, done: Work, base: str) -> str:
