@@ -2,9 +2,9 @@
 
     python -m benchmarks.scenarios --data-folder FOLDER [--only NAME ...] [--budget 240s]
 
-Each row is one run of `tunesmith train recipes/NAME.yaml`, one after the other, in a folder that is thrown away; `math`
-learns the bundled word problems that its recipe names, `gsm8k` is the same recipe on harder ones, and chat, music and
-documents are given real data in place of the bundled samples. FOLDER holds the data
+Each row is one run of `tunesmith train recipes/NAME.yaml`, one after the other, in a folder that is thrown away; math,
+verse and fiction learn the bundled samples that their recipes name, `gsm8k` is the recipe of math on harder problems,
+and chat, music and documents are given real data in place of the bundled samples. FOLDER holds the data
 sets of the tests (TUNESMITH_TEST_DATA). The table is printed as Markdown and kept under benchmarks/results/.
 """
 
@@ -31,6 +31,8 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
     "qa": ("data.train=qa/xquad_en.jsonl",),
     "chat": ("data.train=chat/sgd_dialogues.jsonl", "data.validation=0.1"),
     "music": ("data.train=music/irish_abc.jsonl", "data.validation=0.1", "data.columns={text: abc}"),
+    "verse": (),
+    "fiction": (),
     "documents": ("data.train=domain_legal/site_policies.jsonl", "data.validation=0.35"),
     "preference": ("data.train=preference/instructions_chosen_rejected.jsonl",),
     "function-calling": ("data.train=function_calling/bfcl_simple.jsonl",),

@@ -82,6 +82,11 @@ def test_pieces_are_compared_with_what_was_learned(place: Place) -> None:
     assert found["references"]["longest_words"] > 12
     assert found["base"]["share"] < 0.5
     assert "Held-out references" in page_of(run)
+    for system in report_of(run)["systems"]:
+        assert system["perplexity"]["value"] > 1
+        assert {"distinct_1", "distinct_2", "distinct_3"} < system["metrics"].keys()
+    for label in ("Distinct words", "Distinct word pairs", "Distinct word triples", "Perplexity"):
+        assert label in page_of(run)
 
 
 def test_a_recipe_that_asks_for_nothing_gets_nothing_beside(place: Place) -> None:

@@ -40,7 +40,7 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
         return Question(own_system or system, prompt, completion, completion)
 
     # A tune that copies one in the prompt is valid; its bars tell more, and those of a faulty tune count as wrong.
-    metrics = ("abc_bars", "abc_valid", "distinct_2") if tunes else ("chrf", "distinct_2")
+    metrics = (*(("abc_bars", "abc_valid") if tunes else ("chrf",)), "distinct_1", "distinct_2", "distinct_3")
     return question_task(
         "creative",
         ask,

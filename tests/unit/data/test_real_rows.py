@@ -34,7 +34,11 @@ SETS = {
 # Data whose task has to be named, or whose columns have to be; with the columns.
 NAMED: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     "math/gsm8k_train.jsonl": ("math", ("final_number",), {}),
-    "music/irish_abc.jsonl": ("creative", ("abc_bars", "abc_valid", "distinct_2"), {"text": "abc"}),
+    "music/irish_abc.jsonl": (
+        "creative",
+        ("abc_bars", "abc_valid", "distinct_1", "distinct_2", "distinct_3"),
+        {"text": "abc"},
+    ),
     "function_calling/bfcl_simple.jsonl": ("function_calling", ("calls_match", "call_names"), {}),
     "text_to_sql/wikisql_train.jsonl": ("text_to_sql", ("sql_exact",), {}),
     "preference/instructions_chosen_rejected.jsonl": ("preference", ("pair_accuracy", "margin"), {}),

@@ -231,7 +231,7 @@ def test_the_files_are_read_as_texts_and_measured_as_tunes(name: str) -> None:
     inspection.require_usable()
     examples = [example for _, example in read_examples(inspection)]
     task = prepare_task("creative", inspection, examples)
-    assert task.metrics == ("abc_bars", "abc_valid", "distinct_2")
+    assert task.metrics == ("abc_bars", "abc_valid", "distinct_1", "distinct_2", "distinct_3")
     rows = [row for example in examples if (row := task.evaluation(example)) is not None]
     assert all(row.messages[1].content.splitlines()[-1].startswith("K:") for row in rows)
     found = score(task.metrics, [row.shown_reference for row in rows], [row.reference for row in rows])

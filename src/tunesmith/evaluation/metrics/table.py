@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from tunesmith.errors import UsageError
@@ -41,6 +42,8 @@ _JSON = _plain(json_fields.json_details)
 _TRANSLATION = _plain(translation.translation_details)
 _CALLS = _plain(function_calls.call_details)
 _TUNES = _plain(abc_notation.abc_details)
+# Labels of distinct-n by n.
+_DISTINCT = {1: "Distinct words", 2: "Distinct word pairs", 3: "Distinct word triples"}
 
 _TABLE: Mapping[str, Metric] = {
     metric.name: metric
@@ -225,14 +228,17 @@ _TABLE: Mapping[str, Metric] = {
             _plain(abc_notation.abc_bars_rows),
             _TUNES,
         ),
-        Metric(
-            "distinct_2",
-            "Distinct word pairs",
-            "share",
-            True,
-            "text",
-            ratio_value,
-            _plain(text_quality.distinct_2_rows),
+        *(
+            Metric(
+                f"distinct_{ngram_words}",
+                label,
+                "share",
+                True,
+                "text",
+                ratio_value,
+                _plain(partial(text_quality.distinct_rows, ngram_words=ngram_words)),
+            )
+            for ngram_words, label in _DISTINCT.items()
         ),
         Metric("loss", "Held-out loss", "nats", False, "token_losses", ratio_value),
         Metric("perplexity", "Perplexity", "ratio", False, "token_losses", losses.perplexity_value),

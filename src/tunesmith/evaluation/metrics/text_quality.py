@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,14 +26,14 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def distinct_2_rows(predictions: Sequence[str], references: Sequence[Any]) -> Rows:
-    """Per row: different pairs of neighbouring words, pairs."""
+def distinct_rows(predictions: Sequence[str], references: Sequence[Any], ngram_words: int) -> Rows:
+    """Per row: different stretches of ``ngram_words`` neighbouring words, all such stretches."""
     check_rows(predictions, references)
     statistics = []
     for answer in predictions:
         found = words(answer)
-        pairs = list(pairwise(found))
-        statistics.append([len(set(pairs)), len(pairs)])
+        stretches = list(zip(*(found[at:] for at in range(ngram_words)), strict=False))
+        statistics.append([len(set(stretches)), len(stretches)])
     values = np.array(statistics, dtype=np.float64)
     return Rows(values, divide(values[:, 0], values[:, 1]))
 

@@ -93,7 +93,7 @@ def test_real_tunes_are_right_and_their_bodies_are_the_answers(real_data: Path) 
     examples = [example for _, example in read_examples(inspection)]
     task = prepare_task("creative", inspection, examples)
     rows = [row for example in examples if (row := task.evaluation(example)) is not None]
-    assert task.metrics == ("abc_bars", "abc_valid", "distinct_2")
+    assert task.metrics == ("abc_bars", "abc_valid", "distinct_1", "distinct_2", "distinct_3")
     assert all(row.messages[1].content.splitlines()[-1].startswith("K:") for row in rows)
     found = score(task.metrics, [row.shown_reference for row in rows], [row.reference for row in rows])
     assert found["abc_valid"]["value"] > 0.99

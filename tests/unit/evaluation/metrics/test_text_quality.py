@@ -13,9 +13,12 @@ from tunesmith.evaluation.metrics import details, score
 from tunesmith.evaluation.metrics.memorisation import Copied, copied
 
 
-def test_distinct_pairs() -> None:
-    assert score(["distinct_2"], ["a b a b"], ["x"])["distinct_2"]["value"] == pytest.approx(2 / 3)
-    assert score(["distinct_2"], ["", "one"], ["x", "y"])["distinct_2"]["value"] == 0
+@pytest.mark.parametrize(("ngram_words", "expected"), [(1, 2 / 5), (2, 2 / 4), (3, 2 / 3)])
+def test_distinct_words_pairs_and_triples(ngram_words: int, expected: float) -> None:
+    name = f"distinct_{ngram_words}"
+    assert score([name], ["a b a b a"], ["x"])[name]["value"] == pytest.approx(expected)
+    too_short = " ".join("a" * (ngram_words - 1))
+    assert score([name], ["", too_short], ["x", "y"])[name]["value"] == 0
 
 
 def test_faults_and_lengths_of_chat_answers() -> None:
