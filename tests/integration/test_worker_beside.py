@@ -85,7 +85,13 @@ def test_pieces_are_compared_with_what_was_learned(place: Place) -> None:
     for system in report_of(run)["systems"]:
         assert system["perplexity"]["value"] > 1
         assert {"distinct_1", "distinct_2", "distinct_3"} < system["metrics"].keys()
-    for label in ("Distinct words", "Distinct word pairs", "Distinct word triples", "Perplexity"):
+    for label in (
+        "Distinct words",
+        "Distinct word pairs",
+        "Distinct word triples",
+        "Perplexity",
+        "of the run's wall time",
+    ):
         assert label in page_of(run)
 
 

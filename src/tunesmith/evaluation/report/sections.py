@@ -189,9 +189,15 @@ def _cost(report: Report) -> Table:
         (f"Wall time, {stage.replace('_', ' ')}", words.duration(seconds))
         for stage, seconds in sorted(cost.wall_seconds.items(), key=lambda item: item[0] != "total")
     ]
+    total = cost.wall_seconds.get("total")
     answers = [
-        (f"Answering, {system_label(system)}", _answering(system)) for system in report.systems if system.generation
+        (f"Answering, {system_label(system)}", _answering(system, total))
+        for system in report.systems
+        if system.generation
     ]
+    if len(answers) > 1:
+        seconds = sum(system.generation.seconds or 0.0 for system in report.systems if system.generation)
+        answers.append(("Answering, all systems", f"{words.duration(seconds)}{_of_the_run(seconds, total)}"))
     return _pairs([(name, value) for name, value in [*pairs, *stages, *answers] if value not in ("", words.NOTHING)])
 
 
@@ -224,12 +230,20 @@ def _parameters(trained: int | None, total: int | None) -> str:
     return f"{trained:,} of {total:,} ({words.share(trained, total)})"
 
 
-def _answering(system: System) -> str:
+def _answering(system: System, total_seconds: float | None) -> str:
     generation = system.generation
     if generation is None or generation.tokens is None:
         return ""
     rows = f" for {generation.rows:,} rows" if generation.rows else ""
-    return f"{generation.tokens:,} tokens{rows} in {words.duration(generation.seconds)}"
+    taken = f"{words.duration(generation.seconds)}{_of_the_run(generation.seconds, total_seconds)}"
+    return f"{generation.tokens:,} tokens{rows} in {taken}"
+
+
+def _of_the_run(seconds: float | None, total_seconds: float | None) -> str:
+    """The share of a run's wall time, where there was a run."""
+    if seconds is None or not total_seconds:
+        return ""
+    return f", {words.share(seconds, total_seconds)} of the run's wall time"
 
 
 def _data(report: Report) -> Table:
