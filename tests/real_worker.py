@@ -47,8 +47,9 @@ class Server:
     def ask(self, **question: Any) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        # A test may have a storage of its own, which the helper was started without.
-        question["storage"] = {name: os.environ[name] for name in os.environ if name.startswith(("AWS_", "AZURE_"))}
+        # A test may have a storage or a cache of data sets of its own, which the helper was started without.
+        own = ("AWS_", "AZURE_", "HF_")
+        question["storage"] = {name: os.environ[name] for name in os.environ if name.startswith(own)}
         print(json.dumps(question), file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 

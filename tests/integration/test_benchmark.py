@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from harness_tasks import write_harness_tasks
 from real_worker import Place, RealRun, write_labelled
 
 SAMPLE = Path(__file__).parents[2] / "src" / "tunesmith" / "samples" / "common_beliefs.jsonl"
@@ -42,6 +43,28 @@ def test_a_run_is_scored_beside_its_base(place: Place, trained: RealRun) -> None
     assert set(run.report["samples"][0]["answers"]) == {"base", "tuned"}
     assert "Robustness" in run.folder.report_html.read_text()
     assert run.states == ["preparing", "evaluating_base", "evaluating", "reporting", "finished"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", ["lora", "full"])
+def test_tasks_of_the_harness_run_on_a_run_and_on_its_base(
+    place: Place, technique: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its likelihoods are ours, on both models, though it calls them with an attention of the library's own."""
+    pytest.importorskip("lm_eval")
+    for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_DATASETS_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "hub"))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    name = f"by-{technique}"
+    place.run(name, {"data": {"train": "rows.csv", "validation": 0.2}, "technique": technique}).done()
+    folder = write_harness_tasks(tmp_path / "tasks")
+    run = scored(place, name, rows="auto", harness=["ours_mc1", "ours_mc2"], harness_path=str(folder))
+    base, tuned = (system["metrics"] for system in run.report["systems"])
+    for metrics in (base, tuned):
+        assert list(metrics) == ["mc1", "mc2", "ours_mc1/acc", "ours_mc2/acc"]
+        assert metrics["ours_mc1/acc"]["value"] == pytest.approx(metrics["mc1"]["value"], abs=1e-9)
+        assert metrics["ours_mc2/acc"]["value"] == pytest.approx(metrics["mc2"]["value"], rel=1e-4)
+    assert tuned["ours_mc2/acc"]["value"] != pytest.approx(base["ours_mc2/acc"]["value"], rel=1e-3)
 
 
 def test_reports_are_drawn_side_by_side(place: Place, trained: RealRun) -> None:

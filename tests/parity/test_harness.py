@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import yaml
+from harness_tasks import SAMPLE, write_harness_tasks
 from tiny_models import tiny_model_folder
 
 from tunesmith.errors import NetworkError, UsageError
@@ -16,12 +15,9 @@ from tunesmith.evaluation.robustness import choice_metrics, measure_choices
 from tunesmith.formats.choices import read_choices
 from tunesmith.models.load import LoadPlan, load_model, load_tokenizer
 
-lm_eval = pytest.importorskip("lm_eval")
+pytest.importorskip("lm_eval")
 datasets = pytest.importorskip("datasets")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # the libraries below it warn of each other
-
-SAMPLE = Path(__file__).parents[2] / "src" / "tunesmith" / "samples" / "common_beliefs.jsonl"
-TASKS = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa"
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +34,7 @@ def tasks(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     # The library reads the variable when it is first imported, which another test may have done.
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    (tmp_path / "tasks").mkdir()
-    for name, number in (("ours_mc1", 1), ("ours_mc2", 2)):
-        task = yaml.safe_load((TASKS / "truthfulqa_mc1.yaml").read_text())
-        for key in ("tag", "dataset_name", "training_split", "test_split"):
-            task.pop(key, None)
-        task |= {"task": name, "dataset_path": "json", "doc_to_choice": f"{{{{mc{number}_targets.choices}}}}"}
-        task["dataset_kwargs"] = {"data_files": {"validation": str(SAMPLE)}}
-        text = yaml.safe_dump(task)
-        if number == 2:
-            text += "process_results: !function utils.process_results_mc2\n"
-            (tmp_path / "tasks" / "utils.py").write_text((TASKS / "utils.py").read_text())
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(text)
-    return tmp_path / "tasks"
+    return write_harness_tasks(tmp_path / "tasks")
 
 
 def test_mc1_and_mc2_are_those_of_the_harness(folder, tasks):
