@@ -2,10 +2,11 @@
 
     python -m benchmarks.scenarios --data-folder FOLDER [--only NAME ...] [--budget 240s]
 
-Each row is one run of `tunesmith train recipes/NAME.yaml`, one after the other, in a folder that is thrown away; math,
-verse and fiction learn the bundled samples that their recipes name, `gsm8k` is the recipe of math on harder problems,
-and chat, music and documents are given real data in place of the bundled samples. FOLDER holds the data
-sets of the tests (TUNESMITH_TEST_DATA). The table is printed as Markdown and kept under benchmarks/results/.
+Each recipe is one run of `tunesmith train recipes/NAME.yaml`, one after the other, in a folder that is thrown away;
+math, verse and fiction learn the bundled samples that their recipes name, `gsm8k` is the recipe of math on harder
+problems, preference-orpo and preference-kto are that of preference with the other objectives, and chat, music and
+documents are given real data in place of the bundled samples. FOLDER holds the data sets of the tests
+(TUNESMITH_TEST_DATA). The table is printed as Markdown, for docs/results.md, and kept under benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
     "fiction": (),
     "documents": ("data.train=domain_legal/site_policies.jsonl", "data.validation=0.35"),
     "preference": ("data.train=preference/instructions_chosen_rejected.jsonl",),
+    "preference-orpo": ("data.train=preference/instructions_chosen_rejected.jsonl", "objective=orpo"),
+    "preference-kto": ("data.train=preference/instructions_chosen_rejected.jsonl", "objective=kto"),
     "function-calling": ("data.train=function_calling/bfcl_simple.jsonl",),
     "text-to-sql": ("data.train=text_to_sql/wikisql_train.jsonl", "data.validation=text_to_sql/wikisql_valid.jsonl"),
     "math": (),
@@ -52,7 +55,19 @@ SCENARIOS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-_RECIPES = {"gsm8k": "math"}
+_RECIPES = {"gsm8k": "math", "preference-orpo": "preference", "preference-kto": "preference"}
+_SYSTEMS = ("base", "few_shot", "tuned")
+HEADINGS = (
+    "recipe",
+    "rows",
+    "steps",
+    "measure",
+    "base",
+    "examples in the prompt",
+    "tuned",
+    "difference to base",
+    "difference to examples",
+)
 
 
 def main() -> None:
@@ -60,13 +75,13 @@ def main() -> None:
     options = read_options("Every task by its recipe, each in a run of minutes.", SCENARIOS, "240s")
     before = conditions()
     measured: dict[str, Any] = {}
-    print("| recipe | rows | measure | base | examples in the prompt | tuned | difference |\n" + "|---" * 7 + "|")
+    print(f"| {' | '.join(HEADINGS)} |\n{'|---' * len(HEADINGS)}|")
     for name in options.only:
         settings = [*(_located(one, options.data_folder) for one in SCENARIOS[name]), *options.set]
         measured[name] = run_train(
             [str(ROOT / "recipes" / f"{_RECIPES.get(name, name)}.yaml"), *settings], options.budget
         )
-        print(table_row(name, measured[name]), flush=True)
+        print("\n".join(table_rows(name, measured[name])), flush=True)
     if not options.no_keep:
         result = {"budget": options.budget, "measured": measured, "conditions": before, "host_class": host_class()}
         print(f"kept in {keep('scenarios', result).name}")
@@ -77,16 +92,35 @@ def _located(setting: str, data_folder: Path) -> str:
     return f"{key}={data_folder / value}" if "/" in value else setting
 
 
-def table_row(name: str, found: Mapping[str, Any]) -> str:
-    """One run as a line of the table: its first measure, or the loss where nothing is answered."""
+def table_rows(name: str, found: Mapping[str, Any]) -> list[str]:
+    """One run as lines of the table, whole Markdown: the measure that decides, then every other one."""
     if "error" in found:
-        return f"| {name} | failed: {' '.join(found['error'])} |"
-    values = found["losses"] if found["metric"] == "loss" else found["values"]
-    shown = " | ".join(value_with_range(values.get(system)) for system in ("base", "few_shot", "tuned"))
-    verdict = found["verdict"]
+        # As many cells as there are headings; a bar in a message would begin another one.
+        text = " ".join(found["error"]).replace("|", "/")
+        return [f"| {name} | failed: {text} {'| ' * (len(HEADINGS) - 2)}|"]
+    decides = found["metric"]
+    measures = {decides: found["values"]}
+    for other in dict.fromkeys(other for system in found["others"].values() for other in system):
+        measures[other] = {system: values.get(other) for system, values in found["others"].items()}
+    measures |= {"loss": found["losses"], "perplexity": found["perplexities"]}
+    differences = [difference(found[against]) for against in ("verdict", "against_examples")]
+    lines = []
+    for measure, values in measures.items():
+        if not any(values.values()):
+            continue
+        cells = [value_with_range(values.get(system)) for system in _SYSTEMS]
+        first = [name, str(found["rows"]), str(found["steps"])] if measure == decides else [""] * 3
+        ends = differences if measure == decides else [""] * 2
+        lines.append(f"| {' | '.join([*first, measure, *cells, *ends])} |")
+    return lines
+
+
+def difference(verdict: Mapping[str, Any] | None) -> str:
+    """A paired comparison with its 95 % interval; empty where there was nothing to compare with."""
+    if verdict is None:
+        return ""
     decided = "" if verdict["decided"] else ", undecided"
-    difference = f"{verdict['difference']:+.3f} ({verdict['low']:+.3f} to {verdict['high']:+.3f}{decided})"
-    return f"| {name} | {found['rows']} | {found['metric']} | {shown} | {difference} |"
+    return f"{verdict['difference']:+.3f} ({verdict['low']:+.3f} to {verdict['high']:+.3f}{decided})"
 
 
 if __name__ == "__main__":

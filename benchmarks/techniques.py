@@ -137,11 +137,13 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
         "rows": report["data"]["validation"]["used_rows"],
         "values": {name: system.get("metrics", {}).get(metric) for name, system in systems.items()},
         "others": {
-            name: {other: one["value"] for other, one in system.get("metrics", {}).items() if other != metric}
+            name: {other: one for other, one in system.get("metrics", {}).items() if other != metric}
             for name, system in systems.items()
         },
         "losses": {name: system.get("loss") for name, system in systems.items()},
+        "perplexities": {name: system.get("perplexity") for name, system in systems.items()},
         "verdict": report["verdict"],
+        "against_examples": report.get("against_examples"),
         **{
             key: report["cost"][key]
             for key in (

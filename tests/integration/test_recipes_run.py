@@ -154,6 +154,13 @@ def test_a_recipe_trains_and_reports_its_metrics(place: Place, name: str) -> Non
     assert run.report["cost"]["steps"] >= 1
     assert run.report["data"]["train"]["used_rows"] > 0
     assert ("few_shot" in run.systems) == (name not in UNASKED)
+    against = run.report["against_examples"]
+    assert (against is not None) == (name not in UNASKED)
+    if against is not None:
+        few_shot = run.systems["few_shot"]["metrics"][metrics[0]]["value"]
+        tuned_value = tuned["metrics"][metrics[0]]["value"]
+        assert (against["base"], against["tuned"]) == pytest.approx((few_shot, tuned_value))
+        assert against["difference"] == pytest.approx(tuned_value - few_shot)
     assert (run.report["memorisation"] is not None) == (name in ("fiction", "music", "verse"))
     if not name.endswith("-head"):
         assert tuned["perplexity"]["value"] > 1

@@ -108,6 +108,9 @@ def _report(finished: Finished, clock: RunClock) -> dict[str, Any]:
         "primary_metric": found["metric"],
         "systems": report_systems(systems, held_out, judge),
         "verdict": found,
+        "against_examples": next(
+            (verdict(one, systems[-1], held_out, judge) for one in systems if one.name == "few_shot"), None
+        ),
         "samples": samples(systems, held_out, judge, chosen_samples(held_out, resolved)),
         "curves": _curves(finished.folder.events),
         "cost": _cost(finished, clock),

@@ -120,6 +120,15 @@ def test_the_task_is_told_from_the_data(labelled: RealRun, chat: RealRun, full: 
         assert run.folder.report_html.read_text().startswith("<!doctype html>")
 
 
+def test_the_tuned_model_is_compared_with_examples_in_the_prompt_too(labelled: RealRun, chat: RealRun) -> None:
+    few_shot, tuned = (chat.systems[name]["metrics"]["json_exact"]["value"] for name in ("few_shot", "tuned"))
+    found = chat.report["against_examples"]
+    assert (found["metric"], found["base"], found["tuned"]) == ("json_exact", few_shot, tuned)
+    assert found["difference"] == pytest.approx(tuned - few_shot)
+    assert found["low"] <= found["difference"] <= found["high"]
+    assert labelled.report["against_examples"] is None, "no examples were shown"
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
 def test_the_measured_loss_is_what_the_plain_library_computes(chat: RealRun, place: Place) -> None:
     rows = [json.loads(line)["messages"] for line in (place.folder / "held.jsonl").read_text().splitlines()]

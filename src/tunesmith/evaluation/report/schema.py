@@ -217,7 +217,10 @@ class Model(Part):
 
 
 class Report(Part):
-    """A whole report. Only what names the run is required, so that a run that stopped early can be shown."""
+    """A whole report. Only what names the run is required, so that a run that stopped early can be shown.
+
+    ``against_examples`` is as ``verdict``, with the base that has examples in its prompt in the place of the base.
+    """
 
     format: int = FORMAT
     run: str
@@ -230,6 +233,7 @@ class Report(Part):
     primary_metric: str | None = None
     systems: list[System] = Field(default_factory=list)
     verdict: Verdict | None = None
+    against_examples: Verdict | None = None
     samples: list[Sample] = Field(default_factory=list)
     curves: Curves = Field(default_factory=Curves)
     cost: Cost = Field(default_factory=Cost)
