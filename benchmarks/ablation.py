@@ -12,10 +12,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.comparison import rates
 from benchmarks.levers import LEVERS
 from benchmarks.machine import conditions, host_class, keep
 from benchmarks.options import read_step_options
-from benchmarks.training import rates, run_own
+from benchmarks.training import run_own
 from benchmarks.workloads import WORKLOADS
 
 

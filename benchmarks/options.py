@@ -9,6 +9,9 @@ from pathlib import Path
 
 from benchmarks.workloads import WORKLOADS
 
+# Of the slowest sides these are all: one step is one draw of rows and one disturbance of the machine.
+LEAST_COUNTED_STEPS = 3
+
 
 def read_options(about: str, names: Collection[str], budget: str | None) -> argparse.Namespace:
     """``data_folder``, ``only`` of ``names``, ``budget`` of each run, ``set`` for every run, ``no_keep``.
@@ -25,13 +28,21 @@ def read_options(about: str, names: Collection[str], budget: str | None) -> argp
 def read_step_options(
     about: str, ways: Mapping[str, Collection[str]], workloads: Collection[str], seconds: float
 ) -> argparse.Namespace:
-    """``data_folder``, ``workloads``, what was chosen of each of ``ways``, ``rounds``, ``seconds``, ``no_keep``."""
+    """``data_folder``, ``workloads``, what was chosen of each of ``ways``, ``rounds``, ``seconds``,
+    ``least_counted_steps``, ``no_keep``."""
     parser = _parser(about)
     for name, choices in {"workloads": WORKLOADS, **ways}.items():
         chosen = workloads if name == "workloads" else choices
         parser.add_argument(f"--{name}", nargs="*", default=list(chosen), choices=choices)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=seconds, help="time of one run, once it has begun")
+    parser.add_argument(
+        "--least-counted-steps",
+        type=int,
+        default=LEAST_COUNTED_STEPS,
+        metavar="N",
+        help="steps behind the warm-up that a run takes however long they last",
+    )
     return _parsed(parser)
 
 

@@ -3,8 +3,9 @@
     python -m benchmarks.training --data-folder FOLDER [--workloads NAME ...] [--sides NAME ...] [--rounds 2]
 
 Every side learns the same token rows with the same model, LoRA and optimizer settings, in a process and an environment
-of its own, one after the other, in turn for several rounds. Each first step is a warm-up and is not counted. Tokens are
-real ones: padding counts for nothing, and what is shared counts for every row that has it.
+of its own, one after the other, in turn for several rounds. Each first step is a warm-up and is not counted; a side
+takes as many counted steps as its time allows, and `--least-counted-steps` at least. Tokens are real ones: padding
+counts for nothing, and what is shared counts for every row that has it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.comparison import print_workload
 from benchmarks.levers import LEVERS
 from benchmarks.machine import conditions, host_class, keep
 from benchmarks.options import read_step_options
@@ -33,7 +35,6 @@ from tunesmith.models.host import race
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_STEPS = 40
-LEAST_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def run_own(
         "steps": MOST_STEPS,
         "learning_rate": LEARNING_RATE,
         "seconds": options.seconds,
-        "least_steps": LEAST_STEPS,
+        "least_steps": 1 + options.least_counted_steps,
         "scratch": str(folder),
         **more,
     }
@@ -141,7 +142,7 @@ def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder
         "rows_per_step": workload.rows_per_step,
         "batches_per_step": workload.batches_per_step,
         "steps": MOST_STEPS,
-        "least_steps": LEAST_STEPS,
+        "least_steps": 1 + options.least_counted_steps,
         "seconds": options.seconds,
         "threads": torch.get_num_threads(),
         "dtype": side.dtype,
@@ -170,60 +171,6 @@ def run_job(command: Sequence[str], job: Mapping[str, Any], folder: Path, enviro
         told = done.stderr.replace(str(cache_folder()), "CACHE").replace(str(ROOT), "").replace(str(folder.parent), "")
         return {"error": told.strip().splitlines()[-5:]}
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def print_workload(name: str, found: Mapping[str, Any]) -> None:
-    """One table as Markdown."""
-    print(f"\n{name}: {found['about']}\n")
-    print("| side | tokens/s | rows/s | ours is faster by | peak memory | loss apart by | share of the limit |")
-    print("|---" * 7 + "|")
-    ours = rates(found["runs"].get("tunesmith", []))
-    limit = limit_tokens_per_second(found)
-    for side, runs in found["runs"].items():
-        own = rates(runs)
-        if own is None:
-            print(f"| {side} | failed: {' '.join(runs[0].get('error', ['no step was counted']))[:300]} |")
-            continue
-        faster = f"{ours['rows_per_second'] / own['rows_per_second']:.2f}" if ours else ""
-        apart = loss_difference(found["runs"].get("tunesmith", []), runs)
-        share = f"{own['tokens_per_second'] / limit:.0%}" if limit else ""
-        print(
-            f"| {side} | {own['tokens_per_second']:.0f} | {own['rows_per_second']:.2f} | {faster} | "
-            f"{own['peak_memory_gib']:.1f} GiB | {apart} | {share} |",
-            flush=True,
-        )
-
-
-def rates(runs: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Rates over all counted steps of all rounds, and the highest peak; None where a round failed."""
-    steps = [step for run in runs for step in run.get("steps", [])[1:]]
-    if not steps or any("error" in run for run in runs):
-        return None
-    seconds = sum(step["seconds"] for step in steps)
-    return {
-        "tokens_per_second": sum(step["tokens"] for step in steps) / seconds,
-        "rows_per_second": sum(step["rows"] for step in steps) / seconds,
-        "peak_memory_gib": max(run["peak_memory_bytes"] for run in runs) / 2**30,
-    }
-
-
-def loss_difference(ours: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> str:
-    """Mean difference of the losses of the steps that both took; the first step has the same weights on all sides."""
-    pairs = [
-        abs(own["loss"] - other["loss"])
-        for one, two in zip(ours, others, strict=True)
-        for own, other in zip(one.get("steps", []), two.get("steps", []), strict=False)
-    ]
-    return f"{sum(pairs) / len(pairs):.3f}" if pairs else ""
-
-
-def limit_tokens_per_second(found: Mapping[str, Any]) -> float | None:
-    """Tokens a second if only matrix products took time, at the speed that they had in the same run."""
-    runs = [run for run in found["runs"].get("tunesmith", []) if "flops_per_token" in run]
-    if not runs:
-        return None
-    fastest = max(products[runs[0]["precision"]] for products in found["products"])
-    return fastest / float(runs[0]["flops_per_token"])
 
 
 if __name__ == "__main__":
