@@ -47,14 +47,15 @@ def main() -> None:
     lever = LEVERS[job["lever"]]
     if lever.patch is not None:
         lever.patch()
-    run = _run(job)
+    run = open_run(job)
     rows = run.prepared.train.items
-    steps = _steps(job, run, rows)
+    steps = steps_of(job, run, rows)
     found = _export(Path(job["export"]), job, rows, steps) if "export" in job else _train(job, run, rows, steps)
     print(json.dumps({**found, "model": str(run.prepared.model.folder)}))
 
 
-def _run(job: dict[str, Any]) -> Run:
+def open_run(job: dict[str, Any]) -> Run:
+    """The run of the job's recipe, with its model found and its rows as tokens; nothing is loaded."""
     folder = RunFolder(Path(job["scratch"]))
     folder.path.mkdir(parents=True, exist_ok=True)
     events = open_events(folder.events)
@@ -67,7 +68,7 @@ def _run(job: dict[str, Any]) -> Run:
     )
 
 
-def _steps(job: dict[str, Any], run: Run, rows: TokenSet) -> StepPlan:
+def steps_of(job: dict[str, Any], run: Run, rows: TokenSet) -> StepPlan:
     """Steps of a fixed number of rows, as the other sides take them; nearly so where rows belong together."""
     count = len(rows) - len(rows) % job["rows_per_step"]
     groups = None
