@@ -12,7 +12,9 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from tunesmith.models.forward import label_logits
 from tunesmith.objectives.label_loss import label_losses
 from tunesmith.recipe.objectives import Kto
 from tunesmith.strategies.base import Strategy
+from tunesmith.strategies.held import Held
 from tunesmith.strategies.table import make_strategy
 from tunesmith.techniques.full import Full
 from tunesmith.techniques.lora import Lora
@@ -101,9 +104,9 @@ def pausing() -> Callable[[], str]:
 
 
 def memory_of(strategy: Strategy, model_folder: Path) -> dict[str, int]:
-    """Bytes of frozen and trained weights, gradients and moments that this rank holds, and of all weights.
+    """What this rank holds of weights, gradients and moments, and the bytes of all weights.
 
-    All weights train, and one step is taken.
+    All weights train, and one step of two packs is taken.
     """
     model = transformers.AutoModelForCausalLM.from_pretrained(model_folder, attn_implementation=ATTENTION)
     technique = Full()
@@ -112,33 +115,15 @@ def memory_of(strategy: Strategy, model_folder: Path) -> dict[str, int]:
     optimizer = strategy.join(model, torch.optim.AdamW(technique.parameter_groups(model, 0.0)))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     (pack,) = lay_out([(0, rows_of("lora")[0])], tokens_per_micro_batch=100)
-    strategy.backward(label_logits(model.train(), pack).square().mean(), last=True)
+    held = []
+    for last in (False, True):
+        strategy.backward(label_logits(model.train(), pack).square().mean(), last=last)
+        held.append(strategy.held(model, optimizer))
     strategy.reduce_gradients(trained)
     strategy.clip(trained, None)
-    # DeepSpeed steps copies of the trained weights.
-    copies = [
-        one
-        for name in ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
-        for one in getattr(optimizer, name, ())
-    ]
-    gradients = held([parameter.grad for parameter in trained if parameter.grad is not None])
-    averaged = getattr(optimizer, "averaged_gradients", {})
-    gradients += held([one for group in averaged.values() for one in group or () if one is not None])
     optimizer.step()
-    moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim > 0]
-    return {
-        "whole": whole,
-        "weights": held(model.parameters()),
-        "copies": held(copies),
-        "gradients": gradients,
-        "moments": held(moments),
-    }
-
-
-def held(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of this rank's parts."""
-    parts = [getattr(one, "ds_tensor", getattr(one, "_local_tensor", one)) for one in tensors]
-    return sum(one.nbytes for one in parts)
+    held.append(strategy.held(model, optimizer))
+    return {"whole": whole, **asdict(reduce(Held.most, held))}
 
 
 def main() -> None:

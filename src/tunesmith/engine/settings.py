@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tunesmith.strategies.held import Held
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -59,7 +61,8 @@ class TrainResult:
 
     ``tokens`` are the tokens of the rows trained on, ``trained_tokens`` those of them with a loss.
     ``stopped`` is None when all of ``total_steps`` are done, or patience was over. ``best_step`` is the step whose
-    weights are the result, where a validation decided that. ``rank_memory_bytes`` is the peak of each rank.
+    weights are the result, where a validation decided that. ``rank_memory_bytes`` is the peak of each rank, and
+    ``rank_held`` what each holds of weights, gradients and moments; empty where this attempt took no step.
     """
 
     steps: int
@@ -72,3 +75,4 @@ class TrainResult:
     stopped: Literal["pause", "cancel"] | None
     best_step: int | None = None
     rank_memory_bytes: tuple[int, ...] = ()
+    rank_held: tuple[Held, ...] = ()

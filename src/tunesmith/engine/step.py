@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from tunesmith.models.memory import telling_memory_errors
 from tunesmith.models.running import running
 from tunesmith.objectives.base import LossSum, Objective
 from tunesmith.strategies.base import Strategy
+from tunesmith.strategies.held import Held
 from tunesmith.techniques.base import Technique
 
 
@@ -44,7 +46,8 @@ class Outcome:
     """What a step did, over all ranks. ``applied`` is False where the update was refused and nothing changed.
 
     ``loss`` is in nats a trained token, ``metrics`` are means over the same tokens, ``gradient_norm`` is that before
-    clipping. ``tokens`` are the tokens of the step's rows, however they were laid out.
+    clipping. ``tokens`` are the tokens of the step's rows, however they were laid out. ``held`` is the most that this
+    rank held behind a pack or the update, where that was asked for and there was an update.
     """
 
     loss: float
@@ -53,6 +56,7 @@ class Outcome:
     tokens: int
     trained_tokens: int
     applied: bool
+    held: Held | None = None
 
 
 def rows_of_step(parts: Parts, step: int) -> list[tuple[int, TokenRow]]:
@@ -103,8 +107,8 @@ def step_sums(parts: Parts, share: RankShare, rows: Sequence[tuple[int, TokenRow
     return parts.strategy.group.sum_over_ranks(own)
 
 
-def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -> Outcome:
-    """Do step number ``step`` (from 0) of ``total_steps``.
+def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float, *, count_held: bool = False) -> Outcome:
+    """Do step number ``step`` (from 0) of ``total_steps``; with ``count_held`` the outcome says what this rank held.
 
     Raises:
         TrainingError: The step has no trained tokens.
@@ -119,11 +123,18 @@ def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -
     seed_step(parts.settings.seed, step, strategy.group.rank)
     known = step_sums(parts, share, rows)
     sums: dict[str, torch.Tensor] = {}
+    held: list[Held] = []
+
+    def note_held() -> None:
+        if count_held:
+            held.append(strategy.held(parts.model, parts.optimizer))
+
     for at, pack in enumerate(share.all):
         weight = float(at < len(share.own))
         result = run_pack(parts, pack, known, weight, last=at == len(share.all) - 1)
         for name, value in {"loss": result.total.detach(), **result.metrics}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value * weight
+        note_held()
     strategy.reduce_gradients(parts.trained)
     parts.technique.regularize(parts.model)
     gradient_norm = strategy.clip(parts.trained, parts.settings.clip)
@@ -135,10 +146,12 @@ def take_step(parts: Parts, step: int, total_steps: int, learning_rate: float) -
     if applied:
         set_learning_rate(parts.optimizer, learning_rate)
         parts.optimizer.step()
+        note_held()
         parts.technique.after_update(parts.model, step, total_steps)
     parts.optimizer.zero_grad(set_to_none=True)
     tokens = sum(len(row.token_ids_T) for _, row in rows)
-    return Outcome(loss, means, gradient_norm, tokens, trained_tokens, applied)
+    most_held = reduce(Held.most, held) if applied and held else None
+    return Outcome(loss, means, gradient_norm, tokens, trained_tokens, applied, most_held)
 
 
 def run_pack(parts: Parts, pack: Pack, known: Sequence[float], weight: float = 1.0, *, last: bool) -> LossSum:

@@ -30,6 +30,7 @@ from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
 from tunesmith.strategies.base import Strategy
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.held import Held, held_by_each
 from tunesmith.strategies.tensors import go_through
 from tunesmith.techniques.base import Technique
 
@@ -41,7 +42,10 @@ _MOST_OF_TRIAL = 0.02
 
 @dataclass
 class _Progress:
-    """What changes while training goes on. ``step`` steps are done; ``saved_step`` has a checkpoint."""
+    """What changes while training goes on. ``step`` steps are done; ``saved_step`` has a checkpoint.
+
+    ``held`` is what this rank held in the first step of this attempt that changed weights.
+    """
 
     clock: Clock
     step: int = 0
@@ -51,6 +55,7 @@ class _Progress:
     saved_step: int | None = None
     refused_in_a_row: int = 0
     best: Best | None = None
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ def train(
         seconds=_elapsed(training, progress),
         peak_memory_bytes=own_memory,
         rank_memory_bytes=memory,
+        rank_held=() if progress.held is None else held_by_each(strategy.group, progress.held),
         epochs=steps.epoch_of(progress.step),
         stopped=stopped,
         best_step=None if progress.best is None else progress.best.step,
@@ -219,12 +225,19 @@ def _one_step(training: _Training, progress: _Progress, speed: Speed, deadline: 
     parts, settings = training.parts, training.parts.settings
     started = training.now()
     share = rate_share(progress.clock, progress.step, settings.schedule, settings.warmup)
-    outcome = take_step(parts, progress.step, progress.clock.total_steps, settings.learning_rate * share)
+    outcome = take_step(
+        parts,
+        progress.step,
+        progress.clock.total_steps,
+        settings.learning_rate * share,
+        count_held=progress.held is None,
+    )
     seconds = training.now() - started
     if not outcome.applied:
         _refuse(training, progress, outcome)
     else:
         progress.refused_in_a_row = 0
+    progress.held = progress.held or outcome.held
     progress.step += 1
     progress.tokens += outcome.tokens
     progress.trained_tokens += outcome.trained_tokens

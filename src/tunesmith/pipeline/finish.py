@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,7 @@ def _cost(finished: Finished, clock: RunClock) -> dict[str, Any]:
         "wall_seconds": {**stages, "total": clock.elapsed_seconds()},
         "peak_memory_bytes": result.peak_memory_bytes,
         "rank_memory_bytes": list(result.rank_memory_bytes) if len(result.rank_memory_bytes) > 1 else None,
+        "rank_held": list(map(asdict, result.rank_held)) if len(result.rank_held) > 1 else None,
         "trained_parameters": trained,
         "total_parameters": total,
     }

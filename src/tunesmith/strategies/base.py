@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.held import Held
 from tunesmith.strategies.tensors import Tensors
 from tunesmith.techniques.base import State, Technique
 
@@ -49,6 +50,9 @@ class Strategy(Protocol):
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
         """Scale gradients to a total norm of at most ``max_norm``; the norm before that, over all ranks. Together."""
+
+    def held(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
+        """What this rank holds now: gradients between a pack and the optimizer's step, moments behind that."""
 
     def weights(self, technique: Technique, model: nn.Module) -> Tensors:
         """What the technique trains, whole, on the main rank at least. Every rank goes through all of it, together."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -19,6 +19,7 @@ from tunesmith.errors import TrainingError
 from tunesmith.models.allocator import give_back_always
 from tunesmith.strategies.gradients import clip_gradients
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.held import Held, held_by
 from tunesmith.strategies.moments import put_moments, read_moments
 from tunesmith.strategies.tensors import OneByOne
 from tunesmith.techniques.base import State, Technique
@@ -69,6 +70,10 @@ class Fsdp:
         """The norm of the whole, from the parts."""
         return clip_gradients(parameters, max_norm)
 
+    def held(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
+        """This rank's parts."""
+        return held_by(model, optimizer, offloaded=_is_offloaded(model))
+
     def weights(self, technique: Technique, model: nn.Module) -> OneByOne:
         """On the main rank, in the host's memory."""
         return OneByOne(self._gather(technique.trainable_state(model)))
@@ -93,6 +98,12 @@ class Fsdp:
             whole = one.full_tensor() if isinstance(one, DTensor) else one
             if self.group.is_main:
                 yield name, whole.cpu()
+
+
+def _is_offloaded(model: nn.Module) -> bool:
+    """Whether torch keeps every part in the host's memory; without a GPU no device of a tensor would tell."""
+    groups = [one._get_fsdp_state()._fsdp_param_group for one in model.modules() if isinstance(one, FSDPModule)]
+    return all(part.offload_to_cpu for group in groups if group is not None for part in group.fsdp_params)
 
 
 def _scatter(state: State, like: Mapping[str, torch.Tensor]) -> State:

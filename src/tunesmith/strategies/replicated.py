@@ -14,6 +14,7 @@ from torch import nn
 
 from tunesmith.strategies.gradients import clip_gradients, fill_missing
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.held import Held, held_by
 from tunesmith.strategies.moments import put_moments, read_moments
 from tunesmith.techniques.base import State, Technique
 
@@ -49,6 +50,10 @@ class Replicated:
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float | None) -> float:
         """Every rank has the same gradients; one transfer to the host."""
         return clip_gradients(parameters, max_norm)
+
+    def held(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
+        """All of it."""
+        return held_by(model, optimizer)
 
     def weights(self, technique: Technique, model: nn.Module) -> State:
         """As they are."""

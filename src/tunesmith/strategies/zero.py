@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import nn
 from tunesmith.errors import CheckpointError, TrainingError, missing_extra
 from tunesmith.models.allocator import give_back_always
 from tunesmith.strategies.group import Group
+from tunesmith.strategies.held import Held, held_by, part_bytes
 from tunesmith.strategies.tensors import OneByOne, Tensors
 from tunesmith.techniques.base import State, Technique
 
@@ -93,6 +94,21 @@ class Zero:
         joined = self.engine.optimizer
         joined.clip_grad = max_norm or 0.0
         return float(_norm(joined))
+
+    def held(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Held:
+        """This rank's parts, as DeepSpeed keeps them."""
+        joined = self.engine.optimizer
+        copies = _flat(joined)
+        # On their way to the step gradients are DeepSpeed's own, or already those of the copies in the host's memory.
+        gradients = [one for group in joined.averaged_gradients.values() for one in group or () if one is not None]
+        gradients += [one.grad for one in copies if one.grad is not None]
+        found = held_by(model, optimizer, offloaded=_is_offloaded(joined, self.stage))
+        return replace(
+            found,
+            weights_bytes=sum(map(_weight_bytes, model.parameters())),
+            gradients_bytes=found.gradients_bytes + part_bytes(gradients),
+            copies_bytes=part_bytes(copies),
+        )
 
     def weights(self, technique: Technique, model: nn.Module) -> Tensors:
         """As they are; at stage 3 in the main rank's host memory."""
@@ -254,6 +270,21 @@ def _norm(joined: Any) -> torch.Tensor:
 
     total: torch.Tensor = combine_grad_norm_groups(joined._get_norm_groups())
     return total
+
+
+def _weight_bytes(parameter: Any) -> int:
+    """What of a weight lies here: all of it before stage 3, and there too beside this rank's part where it is small."""
+    if not hasattr(parameter, "ds_tensor"):
+        return int(parameter.nbytes)
+    whole = parameter.ds_numel * parameter.element_size() if parameter.ds_persist else 0
+    return int(parameter.ds_tensor.nbytes) + whole
+
+
+def _is_offloaded(joined: Any, stage: int) -> bool:
+    """Whether DeepSpeed keeps what it cuts in the host's memory; without a GPU no device of a tensor would tell."""
+    if stage < 3:
+        return bool(joined.cpu_offload)
+    return bool(joined.offload_optimizer and joined.offload_param)
 
 
 def _link_moments(joined: Any) -> None:

@@ -30,9 +30,9 @@ def fake_time(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
 
     take_step, run_pack = loop.take_step, loop.run_pack
 
-    def slow_step(parts: Any, step: int, total_steps: int, rate: float) -> Any:
+    def slow_step(parts: Any, step: int, total_steps: int, rate: float, **how: Any) -> Any:
         clock.time += clock.seconds[min(step, len(clock.seconds) - 1)]  # type: ignore[attr-defined]
-        return take_step(parts, step, total_steps, rate)
+        return take_step(parts, step, total_steps, rate, **how)
 
     def slow_pack(parts: Any, pack: Any, known: Any, *, last: bool) -> Any:
         clock.time += clock.seconds[0] * pack.tokens / 80  # type: ignore[attr-defined]

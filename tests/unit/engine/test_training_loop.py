@@ -227,8 +227,8 @@ def test_a_skipped_step_changes_nothing(
     seen: list[tuple[int, bool, bytes]] = []
     take_step = loop.take_step
 
-    def watched(parts: Any, step: int, total_steps: int, rate: float) -> Any:
-        outcome = take_step(parts, step, total_steps, rate)
+    def watched(parts: Any, step: int, total_steps: int, rate: float, **how: Any) -> Any:
+        outcome = take_step(parts, step, total_steps, rate, **how)
         tensors = list(parts.trained) + [t for p in parts.trained for t in parts.optimizer.state[p].values()]
         seen.append((step, outcome.applied, b"".join(t.detach().numpy().tobytes() for t in tensors)))
         assert all(p.grad is None for p in parts.trained)

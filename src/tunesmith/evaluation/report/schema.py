@@ -117,11 +117,24 @@ class Curves(Part):
     validation: list[ValidationPoint] = Field(default_factory=list)
 
 
+class RankHeld(Part):
+    """Bytes that one process held of weights, gradients, moments and copies of trained weights, as it was counted.
+
+    ``offloaded`` says whether they lie in the host's memory because the run wanted it so.
+    """
+
+    weights_bytes: int
+    gradients_bytes: int
+    moments_bytes: int
+    copies_bytes: int = 0
+    offloaded: bool = False
+
+
 class Cost(Part):
     """What the run took. ``wall_seconds`` has ``total`` and one entry a stage.
 
     ``best_step`` is the step whose weights are the result, where validations decided that. ``rank_memory_bytes`` is the
-    peak of each process, where several shared the training.
+    peak of each process, where several shared the training, and ``rank_held`` what each held of it.
     """
 
     steps: int | None = None
@@ -133,6 +146,7 @@ class Cost(Part):
     wall_seconds: dict[str, Number] = Field(default_factory=dict)
     peak_memory_bytes: int | None = None
     rank_memory_bytes: list[int] | None = None
+    rank_held: list[RankHeld] | None = None
     trained_parameters: int | None = None
     total_parameters: int | None = None
 

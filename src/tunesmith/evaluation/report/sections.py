@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.evaluation.report import words
 from tunesmith.evaluation.report.layout import Cell, Section, Table
 from tunesmith.evaluation.report.results import system_label
-from tunesmith.evaluation.report.schema import Report, Side, System
+from tunesmith.evaluation.report.schema import RankHeld, Report, Side, System
 
 
 def sections(report: Report) -> list[Section]:
@@ -183,6 +183,7 @@ def _cost(report: Report) -> Table:
         ("Tokens a second", words.significant(cost.tokens_per_second, 3)),
         ("Peak memory", words.storage(cost.peak_memory_bytes)),
         ("Peak memory of each process", ", ".join(map(words.storage, cost.rank_memory_bytes or []))),
+        ("Weights, gradients and moments of each process", ", ".join(map(_held, cost.rank_held or []))),
         ("Trained parameters", _parameters(cost.trained_parameters, cost.total_parameters)),
     ]
     stages = [
@@ -228,6 +229,12 @@ def _parameters(trained: int | None, total: int | None) -> str:
     if trained is None or not total:
         return words.whole(trained)
     return f"{trained:,} of {total:,} ({words.share(trained, total)})"
+
+
+def _held(one: RankHeld) -> str:
+    sizes = " + ".join(map(words.storage, (one.weights_bytes, one.gradients_bytes, one.moments_bytes)))
+    copies = f" + {words.storage(one.copies_bytes)} of copies" if one.copies_bytes else ""
+    return f"{sizes}{copies}{' in the memory of the host' if one.offloaded else ''}"
 
 
 def _answering(system: System, total_seconds: float | None) -> str:
