@@ -29,8 +29,9 @@ from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.strategies.base import Strategy
 from tunesmith.strategies.table import make_strategy
 
-# With gloo a rank that dies breaks the next exchange at once; where nothing does, the watching thread ends all.
-_STUCK_SECONDS = 10.0
+# With gloo a rank that dies breaks the next exchange at once; where nothing does, the watching thread ends all. That
+# waits longer than it takes to learn from a rank that has ended why it did.
+_STUCK_SECONDS = 3.0
 _DYING_SECONDS = 5.0
 _ENDING_SECONDS = 60.0
 _UNFORESEEN = "worker.unexpected"
@@ -83,6 +84,7 @@ def joined_ranks(
     except RuntimeError as error:
         if isinstance(error, TunesmithError):
             raise
+        ranks.unwatch()
         raise ranks.error() or error from error
     finally:
         withdraw(run_folder)
@@ -183,9 +185,13 @@ class Ranks:
 
         threading.Thread(target=look, name="ranks", daemon=True).start()
 
-    def wait(self) -> None:
-        """Let the ranks end by themselves; from now on nobody is missed."""
+    def unwatch(self) -> None:
+        """From now on nobody is missed."""
         self._over.set()
+
+    def wait(self) -> None:
+        """Let the ranks end by themselves."""
+        self.unwatch()
         until = time.monotonic() + _ENDING_SECONDS
         for _, process in self._processes:
             try:
@@ -195,7 +201,7 @@ class Ranks:
 
     def end(self) -> None:
         """End what still runs."""
-        self._over.set()
+        self.unwatch()
         for _, process in self._processes:
             if process.poll() is None:
                 process.kill()
