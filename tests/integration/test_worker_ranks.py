@@ -129,13 +129,27 @@ def test_what_is_cut_is_offloaded_where_the_values_say_so(place: Place, alone: R
     require_cut(run, strategy, offloaded=True)
 
 
+FOUR_BITS = {"technique": {"name": "qlora", "rank": 4}}
+
+
+@pytest.fixture(scope="module")
+def four_bits(place: Place) -> tuple[RealRun, RealRun]:
+    """QLoRA on one process, and on two that each hold all."""
+    alone = place.run("four-bits-alone", {**RECIPE, **FOUR_BITS}).done()
+    return alone, place.run("four-bits-ddp", {**shared("ddp"), **FOUR_BITS}).done()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2"])
-def test_weights_in_four_bits_are_shared_where_they_are_not_cut(place: Place, strategy: str) -> None:
-    recipe = {"technique": {"name": "qlora", "rank": 4}}
-    alone = place.run(f"four-bits-alone-{strategy}", {**RECIPE, **recipe}).done()
-    run = place.run(f"four-bits-{strategy}", {**shared(strategy), **recipe}).done()
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp"])
+def test_weights_in_four_bits_are_shared(place: Place, four_bits: tuple[RealRun, RealRun], strategy: str) -> None:
+    alone, whole = four_bits
+    run = whole if strategy == "ddp" else place.run(f"four-bits-{strategy}", {**shared(strategy), **FOUR_BITS}).done()
     require_same_result(run, alone)
+    weights = [[held["weights_bytes"] for held in each.report["cost"]["rank_held"]] for each in (run, whole)]
+    if "weights" in CUT[strategy]:
+        assert max(weights[0]) < most_of("weights", strategy) * min(weights[1])
+    else:
+        assert weights[0] == weights[1]
 
 
 def other_rank(worker: Working) -> psutil.Process:

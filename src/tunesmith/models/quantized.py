@@ -18,10 +18,15 @@ from tunesmith.runs.atomic import read_json
 
 @dataclass(frozen=True)
 class Quantization:
-    """Frozen weights in fewer bits: NF4 (Dettmers et al. 2023; ``double`` quantizes its scales too), or int8."""
+    """Frozen weights in fewer bits: NF4 (Dettmers et al. 2023; ``double`` quantizes its scales too), or int8.
+
+    ``as_numbers`` keeps the bytes of NF4 in a tensor of the type of the other weights, the only one that can be cut
+    over ranks; what they stand for is the same.
+    """
 
     kind: Literal["nf4", "int8"]
     double: bool = True
+    as_numbers: bool = False
 
 
 def load_options(
@@ -48,6 +53,7 @@ def load_options(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=quantization.double,
             bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype if quantization.as_numbers else torch.uint8,
             **whole,
         )
     else:
@@ -157,7 +163,9 @@ def plain_weight(layer: Any) -> torch.Tensor:
 
     weight = layer.weight
     if type(layer).__name__ == "Linear4bit":
-        plain: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, weight.quant_state)
+        # A weight that was gathered from the ranks is a plain tensor; the layer knows its scales as well.
+        state = getattr(weight, "quant_state", None) or layer.quant_state
+        plain: torch.Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state)
         return plain
     scales = weight.SCB if weight.SCB is not None else layer.state.SCB
     plain8: torch.Tensor = bitsandbytes.functional.int8_vectorwise_dequant(weight.data, scales)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.prepare import Prepared, head_of
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.resolved import Resolved
+from tunesmith.recipe.strategies import CUT_WEIGHTS
 from tunesmith.runs.control import Wish
 from tunesmith.runs.layout import RunFolder
 from tunesmith.techniques.table import make_technique
@@ -53,13 +54,16 @@ def load_base(run: Run) -> Any:
     """The model before training, on the run's device."""
     prepared, resolved = run.prepared, run.resolved
     head = head_of(prepared, resolved.objective, resolved.seed)
+    quantization = make_technique(resolved.technique).quantization
+    if quantization is not None and resolved.strategy in CUT_WEIGHTS:
+        quantization = replace(quantization, as_numbers=True)
     plan = LoadPlan(
         prepared.model.folder,
         weights_type(resolved),
         prepared.host.device,
         run.attention,
         head=head,
-        quantization=make_technique(resolved.technique).quantization,
+        quantization=quantization,
     )
     model = load_model(plan)
     add_token_rows(model, prepared.new_token_ids)

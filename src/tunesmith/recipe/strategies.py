@@ -7,7 +7,7 @@ from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.refusal import Facts, Refusal
 from tunesmith.recipe.schema import Recipe
-from tunesmith.recipe.techniques import PLAIN_BEGINNINGS
+from tunesmith.recipe.techniques import PLAIN_BEGINNINGS, Qlora
 
 # Of several devices, what sends least first; each holds less than those before it.
 BY_COST = ("ddp", "zero1", "zero2", "fsdp", "zero3")
@@ -17,6 +17,12 @@ CUT_WEIGHTS = ("zero3", "fsdp")
 DEEPSPEED = ("zero1", "zero2", "zero3")
 # Other techniques keep state or call weights in ways that parts of weights do not allow.
 CUT_TECHNIQUES = ("lora", "dora", "full")
+
+
+def _can_cut_technique(recipe: Recipe) -> bool:
+    """Bytes of nf4 can be cut as numbers; int8 keeps scales in the weight that a part of it would lose."""
+    technique = recipe.technique
+    return technique.name in CUT_TECHNIQUES or (isinstance(technique, Qlora) and technique.quantization == "nf4")
 
 
 def _ranks(recipe: Recipe) -> int:
@@ -61,8 +67,8 @@ OF_STRATEGIES: tuple[Refusal, ...] = (
         "recipe.cut_technique",
         "strategy",
         "this strategy cuts every weight into parts, which this technique was not tested with",
-        f"set strategy=ddp, or choose one of {', '.join(CUT_TECHNIQUES)}",
-        lambda recipe, _: recipe.strategy in CUT_WEIGHTS and recipe.technique.name not in CUT_TECHNIQUES,
+        f"set strategy=ddp, or choose one of {', '.join(CUT_TECHNIQUES)}, or qlora in nf4",
+        lambda recipe, _: recipe.strategy in CUT_WEIGHTS and not _can_cut_technique(recipe),
     ),
     Refusal(
         "recipe.cut_gradients",

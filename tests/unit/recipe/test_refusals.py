@@ -53,8 +53,14 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
         [(recipe(*CUT), DATA, MODEL), (recipe(), DATA, MODEL)],
     ),
     "recipe.cut_technique": (
-        [(recipe(*CUT, "technique=qlora"), DATA, MODEL), (recipe("strategy=zero3", TWO, "technique=ia3"), DATA, MODEL)],
         [
+            (recipe(*CUT, "technique=qlora", "technique.quantization=int8"), DATA, MODEL),
+            (recipe(*CUT, "technique=qdora"), DATA, MODEL),
+            (recipe("strategy=zero3", TWO, "technique=ia3"), DATA, MODEL),
+        ],
+        [
+            (recipe(*CUT, "technique=qlora"), DATA, MODEL),
+            (recipe("strategy=zero3", TWO, "technique=qlora"), DATA, MODEL),
             (recipe(*CUT, "technique=dora"), DATA, MODEL),
             (recipe(*CUT, "technique=full"), DATA, MODEL),
             (recipe("strategy=ddp", TWO, "technique=qlora"), DATA, MODEL),
