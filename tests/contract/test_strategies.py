@@ -212,6 +212,24 @@ def test_what_one_process_paused_several_ranks_finish(group: tuple[str, Found], 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", [RANKS, 4])
+def test_what_several_ranks_paused_as_many_or_more_finish(
+    group: tuple[str, Found], world: int, model: Path, alone: Path, tmp_path: Path
+) -> None:
+    strategy, paused = group
+    folder = tmp_path / "paused"
+    shutil.copytree(paused.folder / "paused", folder)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"step-{PAUSE_AFTER:08d}"]
+    found = run_ranks(strategy, tmp_path / "ranks", model, world=world, trainings=[], resume=str(folder))
+    require_same(found.training("resumed"), load_file(alone / "paused.safetensors"), strategy)
+    if world == RANKS:
+        # As many ranks that were never stopped: nothing may be lost on the way, to the last bit.
+        whole = run_ranks(strategy, tmp_path / "whole", model, trainings=[], resume=str(tmp_path / "new"))
+        for name, tensor in whole.training("resumed").items():
+            assert torch.equal(found.training("resumed")[name], tensor), name
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", OF_SEVERAL)
 @pytest.mark.parametrize("world", [3, 4])
 def test_other_numbers_of_ranks_go_on_from_there_too(
