@@ -60,7 +60,8 @@ def table(found: Mapping[str, Any]) -> list[str]:
     for side, runs in found["runs"].items():
         own = rates(runs)
         if own is None:
-            lines.append(f"| {side} | failed: {' '.join(_errors(runs) or ['no step was counted'])[:300]} |")
+            why = " ".join(_errors(runs) or ["no step was counted"])[:300].replace("|", "\\|")
+            lines.append(f"| {side} | failed: {why} |" + " |" * (len(COLUMNS) - 2))
             continue
         faster = {} if side == OURS else ratios(ours, runs)
         cells = (
@@ -83,7 +84,7 @@ def rates(runs: Sequence[Run]) -> dict[str, float] | None:
     None where a round failed or a side has no counted step.
     """
     steps = [step for run in runs for step in _counted(run)]
-    if not steps or _errors(runs):
+    if not steps or any("error" in run for run in runs):
         return None
     seconds = sum(step["seconds"] for step in steps)
     tokens = sum(step["tokens"] for step in steps)

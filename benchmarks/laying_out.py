@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.contestant import open_run, steps_of
 from benchmarks.machine import conditions, host_class, keep
-from benchmarks.options import read_step_options
+from benchmarks.options import read_workload_options
 from benchmarks.workloads import WORKLOADS, Workload
 from tunesmith.data.packs import lay_out
 from tunesmith.data.types import Pack, TokenRow
@@ -40,7 +40,7 @@ HEAD = (f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|")
 
 def main() -> None:
     """Measure, print and keep."""
-    options = read_step_options("What shared beginnings save.", {"samplers": SAMPLERS}, WORKLOADS, 0)
+    options = read_workload_options("What shared beginnings save.", {"samplers": SAMPLERS}, WORKLOADS)
     before = conditions()
     measured = {}
     print(*HEAD, sep="\n")

@@ -25,15 +25,19 @@ def read_options(about: str, names: Collection[str], budget: str | None) -> argp
     return _parsed(parser)
 
 
+def read_workload_options(
+    about: str, ways: Mapping[str, Collection[str]], workloads: Collection[str]
+) -> argparse.Namespace:
+    """``data_folder``, ``workloads``, what was chosen of each of ``ways``, ``no_keep``."""
+    return _parsed(_workload_parser(about, ways, workloads))
+
+
 def read_step_options(
     about: str, ways: Mapping[str, Collection[str]], workloads: Collection[str], seconds: float
 ) -> argparse.Namespace:
     """``data_folder``, ``workloads``, what was chosen of each of ``ways``, ``rounds``, ``seconds``,
     ``least_counted_steps``, ``no_keep``."""
-    parser = _parser(about)
-    for name, choices in {"workloads": WORKLOADS, **ways}.items():
-        chosen = workloads if name == "workloads" else choices
-        parser.add_argument(f"--{name}", nargs="*", default=list(chosen), choices=choices)
+    parser = _workload_parser(about, ways, workloads)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=seconds, help="time of one run, once it has begun")
     parser.add_argument(
@@ -44,6 +48,16 @@ def read_step_options(
         help="steps behind the warm-up that a run takes however long they last",
     )
     return _parsed(parser)
+
+
+def _workload_parser(
+    about: str, ways: Mapping[str, Collection[str]], workloads: Collection[str]
+) -> argparse.ArgumentParser:
+    parser = _parser(about)
+    for name, choices in {"workloads": WORKLOADS, **ways}.items():
+        chosen = workloads if name == "workloads" else choices
+        parser.add_argument(f"--{name}", nargs="*", default=list(chosen), choices=choices)
+    return parser
 
 
 def _parser(about: str) -> argparse.ArgumentParser:

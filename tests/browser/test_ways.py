@@ -112,6 +112,8 @@ def _three_steps(looker: Looker, file_id: str) -> None:
     expect(page.locator("#step-3")).to_be_focused()
     expect(page.locator("#review")).to_contain_text("typed")
     tab_to(looker, "Start training")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile("/ui/jobs/ftjob-"))
 
 
 def test_the_theme_is_switched_and_stays(service: LiveService, chromium: Browser) -> None:

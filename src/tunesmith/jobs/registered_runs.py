@@ -53,7 +53,7 @@ def forget_use(run: RunFolder, model: str) -> None:
     if address is None or address.version is None:
         return
     try:
-        drop_reference(open_registry(), address.name, address.version, "run", str(run.path))
+        drop_reference(open_registry(), address.name, address.version, "run", str(run.path.resolve()))
     except TunesmithError:
         return
 

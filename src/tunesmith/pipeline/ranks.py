@@ -179,6 +179,9 @@ class Ranks:
             while not self._over.wait(0.5):
                 if (self.failed() or self._guest_error()) and not self._over.wait(_STUCK_SECONDS):
                     error = self.error() or WorkerError("a process of the training died", code="worker.rank_died")
+                    if self._over.is_set():
+                        # Looking took a moment, in which the training noticed by itself.
+                        return
                     on_stuck(error)
                     self.end()
                     os._exit(error.exit_code)

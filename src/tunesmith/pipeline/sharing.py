@@ -40,7 +40,9 @@ def resolve_anew(folder: RunFolder, prepared: Prepared, resolved: Resolved) -> R
     recipe = parse_recipe(mapping, "runs resume")
     if recipe.train.nodes == 1:
         recipe = parse_recipe(apply_overrides(mapping, ["train.address=auto"]), "runs resume")
-    if recipe.strategy not in CUT_MOMENTS:
+    # auto may cut, where there is more than one device.
+    cuts = (*CUT_MOMENTS, "auto") if recipe.train.devices * recipe.train.nodes > 1 else CUT_MOMENTS
+    if recipe.strategy not in cuts:
         recipe = parse_recipe(apply_overrides(recipe.model_dump(mode="json"), ["train.offload=false"]), "runs resume")
     wanted = resolve_run(replace(prepared, recipe=recipe))
     require_shareable(replace(prepared, recipe=recipe), wanted)

@@ -182,6 +182,7 @@ def _combinations(resolved: Resolved, hardware: Hardware, *, techniques: bool) -
     smaller = [f"{_PACK}{tokens}" for tokens in packs if tokens >= FEWEST_TOKENS]
     several = resolved.devices * resolved.nodes > 1
     cuts = [f"strategy={name}" for name in BY_COST[1:] if several and name != resolved.strategy]
-    offload = ["train.offload=true"] if several and hardware.device == "cuda" and not resolved.offload else []
+    other = "false" if resolved.offload else "true"
+    offload = [f"train.offload={other}"] if several and hardware.device == "cuda" else []
     for chosen in product(*([None, *one] for one in (others, again, smaller, cuts, offload))):
         yield tuple(setting for setting in chosen if setting is not None)

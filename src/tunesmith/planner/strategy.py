@@ -63,7 +63,7 @@ def choosing(
                 continue
             memory = weigh(found)
             size = memory.peak if hardware.device_memory_bytes else memory.host
-            tried.append(f"{' and '.join(_words(more))} {size / _GIB:.1f}")
+            tried.append(f"{' and '.join(_words(more))} {size / _GIB:.1f}{_beyond_host(memory, hardware)}")
             if memory.headroom(hardware) >= 0:
                 return _told(now, found, more, f"auto: the first that fits by the plan: {_sizes(tried, hardware)}")
         reason = f"auto: by the plan nothing fits: {_sizes(tried, hardware)}" if tried else now.reasons[_STRATEGY]
@@ -87,6 +87,13 @@ def _words(settings: Settings) -> Iterator[str]:
     for setting in settings:
         key, _, value = setting.partition("=")
         yield value if key == _STRATEGY else "activations again"
+
+
+def _beyond_host(memory: MemoryPlan, hardware: Hardware) -> str:
+    left = memory.host_headroom(hardware)
+    if left is None or left >= 0:
+        return ""
+    return f" (and {memory.offloaded / _GIB:.1f} offloaded, more than the host has)"
 
 
 def _sizes(tried: list[str], hardware: Hardware) -> str:

@@ -41,6 +41,11 @@ def _can_cut_model(recipe: Recipe, data: DataFacts, model: ModelFacts) -> bool:
     return model.kind == "causal" and objective not in HEADS and beginning in PLAIN_BEGINNINGS
 
 
+def _is_on_host(recipe: Recipe, facts: Facts) -> bool:
+    """Whether what is cut, or may be, lies in the host's memory anyway."""
+    return recipe.strategy in (*CUT_MOMENTS, "auto") and facts.host.device == "cpu"
+
+
 def _holds_whole(recipe: Recipe, facts: Facts) -> bool:
     """Whether nothing is cut, or, where the strategy is open, nothing can be."""
     if recipe.strategy != "auto":
@@ -124,13 +129,13 @@ OF_STRATEGIES: tuple[Refusal, ...] = (
         "train.offload",
         "what a device alone holds, or holds whole, is not moved to the host's memory",
         f"set strategy to one of {', '.join(CUT_MOMENTS)} with several train.devices, or train.offload=false",
-        lambda recipe, facts: recipe.train.offload and _holds_whole(recipe, facts),
+        lambda recipe, facts: recipe.train.offload and not _is_on_host(recipe, facts) and _holds_whole(recipe, facts),
     ),
     Refusal(
         "recipe.offload_host",
         "train.offload",
         "there is no GPU, so all is in the host's memory",
         "leave train.offload out",
-        lambda recipe, facts: recipe.train.offload and recipe.strategy in CUT_MOMENTS and facts.host.device == "cpu",
+        lambda recipe, facts: recipe.train.offload and _is_on_host(recipe, facts),
     ),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 
 from tunesmith.errors import UsageError
 from tunesmith.runs.atomic import write_text
@@ -17,6 +17,7 @@ from tunesmith.service.context import Context
 from tunesmith.service.db.database import Database
 from tunesmith.service.db.tables.accounts import SECRETS
 from tunesmith.service.db.tables.jobs import JOBS
+from tunesmith.service.fine_tuning.states import TERMINAL
 
 _NAME = "data_folder"
 _FILE = "folder.id"
@@ -63,6 +64,9 @@ def adopt_local_runs(context: Context) -> None:
                 hint="stop its service, and the workers that it has left; wait for half a minute",
             )
         context.database.upsert(connection, SECRETS, row, ["name"], row)
+        # What runs begins again, and so do the numbers of its events.
+        again = update(JOBS).where(JOBS.c.state.not_in(list(TERMINAL)))
+        connection.execute(again.values(told_seq=0))
 
 
 def disown(database: Database) -> None:

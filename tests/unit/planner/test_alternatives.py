@@ -71,7 +71,7 @@ def test_several_devices_can_be_shared_in_other_ways(starter, data, gpu, changin
 @pytest.mark.parametrize(
     ("settings", "left_out"),
     [
-        (("technique=qlora", "strategy=ddp", "train.devices=8"), {"strategy=zero3", "strategy=fsdp"}),
+        (("technique=ia3", "strategy=ddp", "train.devices=8"), {"strategy=zero3", "strategy=fsdp"}),
         (("train.optimizer=lion_8bit", "strategy=ddp", "train.devices=8"), {"strategy=zero2", "strategy=fsdp"}),
         (("objective=dpo",), {"technique=full"}),
     ],
@@ -178,7 +178,8 @@ def test_offload_needs_a_strategy_that_cuts_and_a_gpu(processor, gpu, changing):
 def test_weights_are_cut_under_plain_techniques_alone(gpu, changing):
     change = changing("train.devices=2", "strategy=ddp", hardware=gpu)
     assert change(("strategy=fsdp", "technique=lora")) is not None
-    assert change(("strategy=fsdp", "technique=qlora")) is None
+    assert change(("strategy=fsdp", "technique=qlora")) is not None
+    assert change(("strategy=fsdp", "technique=ia3")) is None
     pissa = changing("train.devices=2", "strategy=ddp", "technique.initialization=pissa", hardware=gpu)
     assert pissa(("strategy=fsdp",)) is None
 

@@ -116,13 +116,16 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
     ),
     "recipe.offload_strategy": (
         [
-            (recipe("train.offload=true"), DATA, MODEL),
+            (recipe("strategy=single", "train.offload=true"), DATA, MODEL),
             (recipe("strategy=ddp", TWO, "train.offload=true"), DATA, MODEL),
         ],
         [(recipe("strategy=ddp", TWO), DATA, MODEL)],
     ),
     "recipe.offload_host": (
-        [(recipe(f"strategy={name}", TWO, "train.offload=true"), DATA, MODEL) for name in ("fsdp", "zero1", "zero3")],
+        [
+            (recipe(f"strategy={name}", TWO, "train.offload=true"), DATA, MODEL)
+            for name in ("fsdp", "zero1", "zero3", "auto")
+        ],
         [(recipe(*CUT), DATA, MODEL)],
     ),
     "recipe.not_causal": (

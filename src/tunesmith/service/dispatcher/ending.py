@@ -75,13 +75,13 @@ def _succeed(context: Context, tended: Tended, job: Row[Any], run: Job) -> None:
         Line("The job has successfully completed", source="done"),
     )
     values = {"fine_tuned_model": name, "result_files": [result]}
-    remove_inputs(context, job.id)
     step = Step((State.RUNNING,), State.SUCCEEDED, Reason.FINISHED, lines, values)
     with context.database.write() as connection:
         if not take(connection, job.id, step, context.now(), lock=tended.lock):
             raise LockLostError(job.id)
         write_model(context, connection, job, name, f"{version.name}:{version.number}")
         tell(context, connection, job.project_id, "fine_tuning.job.succeeded", {"id": job.id})
+    _drop_inputs(context, job)
 
 
 def _error(view: JobView, progress: Progress) -> TunesmithError:
@@ -110,9 +110,14 @@ def end_without_model(context: Context, tended: Tended, job: Row[Any], step: Ste
             keep_writings(context, job, run)
         except TunesmithError:
             _log.exception("job %s: its log cannot be kept", job.id)
+    take_step(context, tended, step)
+    _drop_inputs(context, job)
+
+
+def _drop_inputs(context: Context, job: Row[Any]) -> None:
+    """Remove the rows of a job that has ended for good: before, another dispatcher may be at it and need them."""
     try:
         remove_inputs(context, job.id)
     except TunesmithError:
-        # A job must be able to end; retention and the project's end see to it later.
+        # A chore tries again.
         _log.exception("job %s: its inputs cannot be removed from the storage", job.id)
-    take_step(context, tended, step)

@@ -9,6 +9,7 @@ from tunesmith.service.context import Context
 
 LOG = "worker.log"
 REPORTS = {"json": "report.json", "html": "report.html", "md": "report.md"}
+STORED_RUNS = "runs"
 
 
 def inputs_folder(context: Context, job_id: str) -> Path:
@@ -23,7 +24,7 @@ def run_of(context: Context, job_id: str) -> RunFolder:
 
 def stored_run(job_id: str) -> str:
     """Where the run of a job lies in the storage, where workers of other machines find it."""
-    return f"runs/{job_id}"
+    return f"{STORED_RUNS}/{job_id}"
 
 
 def left_at(project_id: str, job_id: str, name: str) -> str:

@@ -39,9 +39,10 @@ def remove_run_here(context: Context, job_id: str) -> None:
     run = run_of(context, job_id)
     if run.recipe.is_file():
         model = used_model(run)
-        remove_run(run)
         if model is not None:
+            # The recipe that names it goes first of the run.
             forget_use(run, model)
+        remove_run(run)
     shutil.rmtree(run.path, ignore_errors=True)
 
 

@@ -19,11 +19,14 @@ def collect_garbage(context: Context) -> None:
 
     Raises:
         OutputError, NetworkError: The storage cannot be read or written.
+        RunError: ``registry.slow``: it took too long.
         ModelError: A record cannot be read; then nothing may be called garbage.
     """
     try:
         collect(open_store(context.settings.registry), cache_folder() / "registry")
     except RunError as error:
+        if error.code != "registry.collecting":
+            raise
         _log.info("the registry is not looked through now: %s", error.message)
 
 

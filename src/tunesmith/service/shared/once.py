@@ -6,7 +6,7 @@ kept for a while under who asked, where and what, and a try that is not the firs
 try is always a new request: who asks twice for the same may want it twice.
 
 An answer is kept in the transaction that makes the thing, so that a process which is killed has either made it and can
-tell so, or has made nothing.
+tell so, or has made nothing. A deployment's is kept right after it: its name keeps it from being made twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi.responses import JSONResponse
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, and_, delete, or_, select, update
 
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
@@ -34,6 +34,7 @@ _KEYED_SECONDS = 24 * 3600.0
 _TRIED_SECONDS = 15 * 60.0
 # A process that was killed leaves its request under way; nobody waits longer for it.
 _UNDER_WAY_SECONDS = 10 * 60.0
+_DAY_SECONDS = 86_400.0
 _WAIT_SECONDS = 5
 _MADE = 200
 Keep = Callable[[Connection, dict[str, Any]], None]
@@ -76,9 +77,15 @@ def once(  # noqa: PLR0917  (what every creating route hands over, in this order
 
 
 def forget_old_answers(context: Context) -> None:
-    """Remove answers that nobody may ask for any more."""
+    """Remove answers that nobody may ask for any more, and requests that cannot be under way any more.
+
+    One that takes longer than others wait for it still finds its place, unless another try has taken that.
+    """
+    now = context.now()
+    over = and_(REQUESTS.c.expires_at <= now, REQUESTS.c.status.is_not(None))
+    given_up = REQUESTS.c.expires_at <= now - _DAY_SECONDS
     with context.database.write() as connection:
-        connection.execute(delete(REQUESTS).where(REQUESTS.c.expires_at <= context.now()))
+        connection.execute(delete(REQUESTS).where(or_(over, given_up)))
 
 
 @dataclass(frozen=True)
