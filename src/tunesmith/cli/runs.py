@@ -81,9 +81,7 @@ def resume(
     nodes: Annotated[int | None, typer.Option(metavar="M", help="Share it between M machines.")] = None,
     strategy: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="How it is shared, such as ddp; auto: by a rule of thumb."
-        ),
+        typer.Option(metavar="NAME", help="How it is shared, such as ddp; auto: by a rule of thumb."),
     ] = None,
     track: Track = None,
     as_json: AsJson = False,

@@ -15,13 +15,15 @@ from service_jobs import create, upload
 from service_site import Project
 from sqlalchemy import delete, insert
 
+from tunesmith.errors import OutputError
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.dispatcher import ending
-from tunesmith.service.dispatcher.claims import LOCK_SECONDS
+from tunesmith.service.dispatcher.claims import LOCK_SECONDS, claim_due
+from tunesmith.service.dispatcher.holding import LockLostError
 from tunesmith.service.dispatcher.keeping import registry_of
 from tunesmith.service.files.chores import remove_batches_scratch, remove_deleted_bytes
-from tunesmith.service.fine_tuning.chores import remove_leftovers, remove_old_runs
+from tunesmith.service.fine_tuning.chores import remove_leftovers, remove_old_runs, remove_stored_inputs
 from tunesmith.service.fine_tuning.places import inputs_folder, run_of
 from tunesmith.service.registry.chores import collect_garbage
 
@@ -148,6 +150,37 @@ def test_inputs_go_however_a_job_ends(world: World) -> None:
         assert world.row(job_id).state == end
         assert not inputs_folder(world.context, job_id).exists()
         assert list(world.context.storage.walk(f"runs/{job_id}/inputs")) == []
+
+
+def test_who_lost_the_lock_takes_no_rows(world: World) -> None:
+    job_id, _ = job_of(world.site.default, "zebra")
+    world.turn()
+    late = world.tended[0][job_id]
+    world.time += LOCK_SECONDS + 1
+    assert job_id in claim_due(world.context)
+    with pytest.raises(LockLostError):
+        ending.fail(world.context, late, world.row(job_id), {"code": "late", "message": "too late", "param": None})
+    assert inputs_folder(world.context, job_id).is_dir()
+    shares = world.context.settings.shares_runs
+    assert bool(list(world.context.storage.walk(f"runs/{job_id}/inputs"))) == shares
+
+
+def test_rows_that_could_not_be_removed_go_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id, _ = job_of(world.site.default, "zebra")
+    world.turn()
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full", code="output.write")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ending, "remove_inputs", full)
+        finish(world, job_id)
+    assert world.row(job_id).state == "succeeded"
+    assert inputs_folder(world.context, job_id).is_dir()
+    remove_leftovers(world.context)
+    remove_stored_inputs(world.context)
+    assert not inputs_folder(world.context, job_id).exists()
+    assert list(world.context.storage.walk(f"runs/{job_id}/inputs")) == []
 
 
 def test_inputs_that_are_paused_stay_and_of_a_job_that_ended_elsewhere_go(world: World) -> None:

@@ -138,9 +138,12 @@ def test_one_data_folder_has_the_jobs_that_train_on_this_machine(
 
 
 def test_jobs_of_a_dispatcher_at_work_are_not_taken_over(world: World) -> None:
-    jobs(world, 1)
+    (job_id,) = jobs(world, 1)
     own_local_runs(world.context)
     world.turn()
+    world.platform.work(job_id)
+    world.turn()
+    assert world.row(job_id).told_seq > 0
     settings = world.context.settings.model_copy(update={"data_folder": world.context.scratch})
     other = replace(world.context, settings=settings)
     with pytest.raises(UsageError) as caught:
@@ -149,6 +152,8 @@ def test_jobs_of_a_dispatcher_at_work_are_not_taken_over(world: World) -> None:
     world.time += LOCK_SECONDS + 1
     adopt_local_runs(other)
     own_local_runs(other)
+    # It begins again, and is heard from its first word.
+    assert world.row(job_id).told_seq == 0
 
 
 def make_folder(path: Path) -> Path:
