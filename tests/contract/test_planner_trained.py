@@ -24,8 +24,8 @@ from tunesmith.techniques.table import make_technique
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
-# What they train depends on the weights, or on matrices that layers share.
-UNKNOWN = {"adamss", "frod", "lily", "osf"}
+# Counted in the built model: matrices that layers share, and weights that are cut in two.
+UNKNOWN = {"lily", "osf"}
 # Biases and fused matrices are the slow tier's.
 COUNTED_FAMILIES = [
     "llama",
@@ -92,6 +92,22 @@ def test_every_formula_counts_what_trains(name: str, family: str, tiny: Any) -> 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_counts_with_the_settings_that_it_gets_by_itself(name: str, tiny: Any) -> None:
     spec, model = variants.PeftMethod(name=name), tiny("llama", wide=True)
+    assert trained_parameters(model.shape, spec) == really_trained(spec, model.folder)
+
+
+SETTINGS = {
+    "more clusters than outputs": variants.PeftMethod(name="adamss", settings={"num_subspaces": 20, "r": 7}),
+    "a sparse rotation": variants.PeftMethod(name="frod", settings={"sparse_rate": 0.2}),
+    "almost no rotation": variants.PeftMethod(name="frod", settings={"sparse_rate": 1e-5}),
+    "no rotation": variants.PeftMethod(name="frod", settings={"sparse_rate": 0.0}),
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("spec", SETTINGS.values(), ids=list(SETTINGS))
+def test_settings_at_their_bounds_count(spec: Any, family: str, tiny: Any) -> None:
+    """Also of matrices with biases."""
+    model = tiny(family)
     assert trained_parameters(model.shape, spec) == really_trained(spec, model.folder)
 
 

@@ -1,9 +1,10 @@
 """How many numbers each method of the PEFT library trains, in closed form from the matrices that it is put on.
 
 A row of :data:`METHODS` has the settings that the method gets where the recipe is silent (what Tunesmith sets goes
-before what the library sets), and a formula. Methods whose count depends on the weights themselves, or on matrices
-that layers share, have no row. Formulas follow the shapes that the library allocates; a contract test holds every row
-to the number that a prepared model really trains.
+before what the library sets), and a formula. Methods whose matrices are shared among layers, or that cut the weights
+themselves in two, have no row: they are counted in the built model (:mod:`tunesmith.planner.counted`). Formulas follow
+the shapes that the library allocates; a contract test holds every row to the number that a prepared model really
+trains.
 """
 
 from __future__ import annotations
@@ -46,6 +47,19 @@ def _adalora(matrix: Matrix, settings: Settings) -> int:
     return int(settings["init_r"]) * (matrix.inputs + matrix.outputs + 1)
 
 
+def _adamss(matrix: Matrix, settings: Settings) -> int | None:
+    """For each cluster of outputs a row over the largest singular directions, and for each output a factor (AdaMSS).
+
+    The library clusters the outputs by the weights' singular vectors. With one rank a cluster their number alone
+    counts; with more, clusters of fewer outputs get fewer ranks, and which these are is known of the weights alone.
+    """
+    if int(settings["subspace_rank"]) != 1:
+        return None
+    # A bias is one more column of the matrix.
+    directions = min(int(settings["r"]), matrix.outputs, matrix.inputs + int(matrix.bias))
+    return min(int(settings["num_subspaces"]), matrix.outputs) * directions + matrix.outputs
+
+
 def _boft(matrix: Matrix, settings: Settings) -> int | None:
     """A rotation of each block of inputs, and a length for each output (Liu et al. 2024).
 
@@ -76,6 +90,14 @@ def _delora(matrix: Matrix, settings: Settings) -> int:
 def _frequencies(_matrix: Matrix, settings: Settings) -> int:
     """So many coefficients of a transformed update (Gao et al. 2024; WaveFT does it with wavelets)."""
     return int(settings["n_frequency"])
+
+
+def _frod(matrix: Matrix, settings: Settings) -> int:
+    """A length for each input, and a sparse rotation of the inputs (FRoD): a share of what is off its diagonal."""
+    square = matrix.inputs**2
+    share, off_diagonal = float(settings["sparse_rate"]), square - matrix.inputs
+    rotated = min(int(square * share), off_diagonal)
+    return matrix.inputs + (max(1, rotated) if share > 0 and off_diagonal else rotated)
 
 
 def _glora(matrix: Matrix, settings: Settings) -> int | None:
@@ -264,11 +286,13 @@ def takes_ia3(matrix: Matrix) -> bool:
 
 METHODS: Mapping[str, Counted] = {
     "adalora": Counted({"init_r": 12}, _adalora),
+    "adamss": Counted({"r": 100, "num_subspaces": 5, "subspace_rank": 1}, _adamss),
     "boft": Counted({"boft_block_size": 4, "boft_block_num": 0, "boft_n_butterfly_factor": 1}, _boft),
     "c3a": Counted({"block_size": 64}, _c3a),
     "deft": Counted({"r": 8, "para": False}, _deft),
     "delora": Counted({"r": 8}, _delora),
     "fourierft": Counted({"n_frequency": 1000}, _frequencies),
+    "frod": Counted({"sparse_rate": 0.01}, _frod),
     "glora": Counted({"r": 8, "config_A_B": "lora", "config_C": "lora", "config_D_E": "constant"}, _glora),
     "gralora": Counted({"r": 32, "hybrid_r": 0}, _gralora),
     "hira": Counted({"r": 32}, _low_rank),
