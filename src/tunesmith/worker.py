@@ -29,7 +29,20 @@ from tunesmith.storage.run_store import JOB, RunStore
 from tunesmith.storage.turn import await_turn
 from tunesmith.storage.working_copy import is_address, working_copy
 
-STAGES = ("train", "rank", "node", "audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint")
+STAGES = (
+    "train",
+    "rank",
+    "node",
+    "audit",
+    "evaluate",
+    "benchmark",
+    "chart",
+    "matrix",
+    "export",
+    "pull",
+    "checkpoint",
+    "count",
+)
 _STOP_SECONDS = 10.0
 
 
@@ -209,6 +222,7 @@ def _stage(name: str) -> Callable[[RunFolder, EventWriter], None]:
         "export": _export,
         "pull": _pull,
         "checkpoint": _checkpoint,
+        "count": _count,
     }[name]
 
 
@@ -278,6 +292,12 @@ def _checkpoint(run: RunFolder, events: EventWriter) -> None:
     from tunesmith.pipeline.checkpoint import run_checkpoints
 
     run_checkpoints(run.path, events)
+
+
+def _count(run: RunFolder, events: EventWriter) -> None:
+    from tunesmith.pipeline.counting import run_count
+
+    run_count(run.path, events)
 
 
 def _terminated(*signals: signal.Signals) -> Callable[[], bool]:

@@ -1,4 +1,4 @@
-"""The planner's formulas for trained parameters against what a prepared model really trains, exactly."""
+"""What plans say of trained parameters, by formula or counted without weights, against prepared models, exactly."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ import transformers
 from technique_cases import QUIET, SUITE, load_base
 from tiny_models import FAMILIES, tiny_causal_model, tiny_encoder_folder
 
+from tunesmith.catalog.entries import catalog_entries
 from tunesmith.models.load import LoadPlan, load_model
+from tunesmith.pipeline.counting import count_trained
+from tunesmith.planner.counted import Question
 from tunesmith.planner.method_counts import METHODS
-from tunesmith.planner.shape import ModelShape, shape_of_config
+from tunesmith.planner.shape import ModelShape, config_of, shape_of_config, shape_of_entry
 from tunesmith.planner.trained import model_parameters, trained_parameters
 from tunesmith.recipe import techniques as variants
 from tunesmith.techniques import peft_methods
@@ -26,6 +29,16 @@ pytestmark = [pytest.mark.filterwarnings(line) for line in QUIET]
 
 # Counted in the built model: matrices that layers share, and weights that are cut in two.
 UNKNOWN = {"lily", "osf"}
+# These look at the weights when they begin.
+NEED_WEIGHTS = {"adamss", "frod", "shira"}
+# Settings that no formula follows, such as those that go layer by layer.
+ONE_BY_ONE = {
+    "loha on one layer": variants.PeftMethod(name="loha", settings={"layers_to_transform": [1]}),
+    "adalora on one layer": variants.PeftMethod(name="adalora", settings={"layers_to_transform": [0], "init_r": 4}),
+    "ranks by name": variants.PeftMethod(name="lokr", settings={"rank_pattern": {"o_proj": 2}}),
+    "a projected prefix": variants.PeftMethod(name="prefix_tuning", settings={"prefix_projection": True}),
+    "named targets": variants.PeftMethod(name="osf", targets=("o_proj",)),
+}
 # Biases and fused matrices are the slow tier's.
 COUNTED_FAMILIES = [
     "llama",
@@ -63,8 +76,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
+def config_in(folder: Path) -> Any:
+    return json.loads((folder / "config.json").read_text("utf-8"))
+
+
 def shape_of(folder: Path) -> ModelShape:
-    return shape_of_config(json.loads((folder / "config.json").read_text("utf-8")), "tiny")
+    return shape_of_config(config_in(folder), "tiny")
 
 
 def trained_in(model: Any) -> int:
@@ -83,10 +100,15 @@ def test_a_model_has_as_many_parameters_as_its_config_says(family: str, tiny: An
 
 
 @pytest.mark.parametrize("family", COUNTED_FAMILIES)
-@pytest.mark.parametrize("name", [name for name, case in SUITE.items() if case.spec.name not in UNKNOWN])
-def test_every_formula_counts_what_trains(name: str, family: str, tiny: Any) -> None:
+@pytest.mark.parametrize("name", SUITE)
+def test_what_is_planned_of_every_technique_is_what_trains(name: str, family: str, tiny: Any) -> None:
+    """By its formula, or where there is none counted in the model without weights."""
     spec, model = SUITE[name].spec, tiny(family)
-    assert trained_parameters(model.shape, spec) == really_trained(spec, model.folder)
+    planned = trained_parameters(model.shape, spec)
+    assert (planned is None) == (spec.name in UNKNOWN)
+    if planned is None:
+        planned = count_trained(Question(config_in(model.folder), spec, "sft", 0)).trained
+    assert planned == really_trained(spec, model.folder)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -125,6 +147,55 @@ def test_rows_of_new_tokens_count(spec: Any, family: str, tiny: Any) -> None:
     model = tiny(family)
     new = () if spec.name == "full" else (398, 399)
     assert trained_parameters(model.shape, spec, new_tokens=len(new)) == really_trained(spec, model.folder, new)
+
+
+# Two families for what is counted in practice, and for all methods in the slow tier.
+BUILT = [
+    pytest.param(name, family, marks=() if family == "llama" or name in UNKNOWN else pytest.mark.slow)
+    for name in sorted(METHODS.keys() | UNKNOWN)
+    for family in ("llama", "phi3")
+]
+
+
+@pytest.mark.parametrize(("name", "family"), BUILT)
+def test_a_model_without_weights_trains_as_many_as_the_real_one(name: str, family: str, tiny: Any) -> None:
+    """Also by methods that have a formula: there are settings that it does not follow."""
+    spec, model = SUITE[name].spec, tiny(family)
+    counted = count_trained(Question(config_in(model.folder), spec, "sft", 0))
+    if name in NEED_WEIGHTS:
+        assert counted.trained is None
+        assert "without the model's weights" in (counted.why or "")
+    else:
+        assert counted.trained == really_trained(spec, model.folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize("spec", ONE_BY_ONE.values(), ids=list(ONE_BY_ONE))
+def test_what_no_formula_follows_is_counted(spec: Any, family: str, tiny: Any) -> None:
+    model = tiny(family)
+    assert trained_parameters(model.shape, spec) is None
+    counted = count_trained(Question(config_in(model.folder), spec, "sft", 0))
+    assert counted.trained == really_trained(spec, model.folder)
+
+
+# The smallest of each architecture; the others take a while together.
+_SMALLEST = {one.architecture: one.id for one in sorted(catalog_entries(), key=lambda one: -one.parameters)}
+ENTRIES = [
+    pytest.param(one, id=one.id, marks=() if one.id in _SMALLEST.values() else pytest.mark.slow)
+    for one in catalog_entries()
+]
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_model_of_the_catalog_is_built_from_its_numbers(entry: Any) -> None:
+    """All of them, whatever their size, so that what is counted in them are the shapes of the real ones."""
+    shape = shape_of_entry(entry)
+    if shape.kind == "causal":
+        everything = count_trained(Question(config_of(shape), variants.Full(), "sft", 0))
+        assert everything.trained == shape.parameters
+    spec, objective = variants.PeftMethod(name="hra"), "sequence_classification"
+    counted = count_trained(Question(config_of(shape), spec, objective, 5))
+    assert counted.trained == trained_parameters(shape, spec, objective=objective, labels=5)
 
 
 def test_methods_without_a_formula_are_exactly_these() -> None:

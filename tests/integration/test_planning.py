@@ -17,6 +17,7 @@ from real_worker import Place, RealRun, write_labelled
 
 from tunesmith.errors import ResourceError
 from tunesmith.models.host import memory_bytes
+from tunesmith.models.load import LoadPlan, load_model
 from tunesmith.pipeline import planned
 from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.prepare import prepare, resolve_run
@@ -24,6 +25,7 @@ from tunesmith.pipeline.told import Teller
 from tunesmith.planner.hardware import Hardware
 from tunesmith.recipe.load import load_recipe
 from tunesmith.runs.events import open_events
+from tunesmith.techniques.table import make_technique
 
 TUNESMITH = Path(sys.executable).with_name("tunesmith")
 WIDE_VOCABULARY = 2**17
@@ -87,6 +89,42 @@ def test_the_command_plans_at_once_what_it_has_seen(place: Place, finished: Real
     assert not {"torch", "transformers"} & loaded, "a worker would say what it loads here too"
     assert "fits:" in second.stdout
     assert "technique=lora" in second.stdout
+
+
+def test_what_no_formula_tells_is_counted_once_and_is_what_training_finds(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the worker for the command, which says so, and in the run's own plan; refused where training would."""
+    words = ("plan", "--model", str(place.model), "--data", "rows.csv", "technique=osf")
+    first, second = (tunesmith(place, *words, "--json", PYTHONPROFILEIMPORTTIME="1") for _ in range(2))
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert "counting once in the built model what the technique trains: osf" in first.stderr
+    assert "counting once" not in second.stderr
+    assert not {"torch", "peft"} & {line.rpartition("|")[2].strip() for line in second.stderr.splitlines()}
+    before, after = (json.loads(one.stdout)["plan"] for one in (first, second))
+    assert before == after
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    run = place.run("counted", {**RECIPE, "technique": "osf"})
+    prepared, resolved, teller = prepared_run(run)
+    planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
+    own = json.loads(run.folder.plan.read_text())["memory"]
+    assert own["trained_is_known"]
+    model = load_model(LoadPlan(place.model))
+    trained = make_technique(resolved.technique).prepare(model, seed=0)
+    really = sum(one.numel() for one in trained.parameters() if one.requires_grad)
+    assert before["memory"]["trained_parameters"] == own["trained_parameters"] == really
+    wrong = tunesmith(place, *words, "technique.targets=[no_such_layer]")
+    assert wrong.returncode != 0
+    assert "no_such_layer" in wrong.stderr
+
+
+def test_what_needs_the_weights_is_a_guess_that_says_so(place: Place) -> None:
+    method = ("technique=adamss", "technique.settings={subspace_rank: 2}")
+    done = tunesmith(place, "plan", "--model", str(place.model), "--data", "rows.csv", *method)
+    assert done.returncode == 0, done.stderr
+    assert "(a guess)" in done.stdout
+    assert "adamss trains is a guess" in done.stderr
+    assert "without the model's weights" in done.stderr
 
 
 @pytest.mark.slow

@@ -186,6 +186,19 @@ def test_a_dispatcher_and_a_worker_that_are_killed_lose_nothing(site: Site) -> N
 
 
 @pytest.mark.slow
+def test_an_exact_estimate_counts_what_trains_and_later_ones_know_it(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    client, file_id = site.client(), upload(site.default, chat_rows(40))
+    body = {"model": "tiny", "training_file": file_id, "tunesmith": {"technique": "osf", "exact": True}}
+    exact = client.post("/tunesmith/v1/estimates", json=body).json()
+    assert exact["plan"]["trained_parameters"] == 15_040, exact["warnings"]
+    later = client.post("/tunesmith/v1/estimates", json={**body, "tunesmith": {"technique": "osf"}}).json()
+    assert later["plan"]["trained_parameters"] == 15_040
+
+
+@pytest.mark.slow
 def test_a_pause_leaves_a_checkpoint_that_can_be_used_and_the_job_goes_on(site: Site) -> None:
     client, file_id = site.client(), upload(site.default, chat_rows(40))
     body = {"hyperparameters": {"n_epochs": 50, "batch_size": 1}, "tunesmith": {**QUICK, "checkpoint_every_steps": 900}}

@@ -57,7 +57,7 @@ def advise(
     Of the techniques that fit the hardware it takes the one that serves what matters most: by what was measured for
     such tasks (`tunesmith matrix`), and by the plan's memory and time.
     """
-    from tunesmith.cli.plan import auditing
+    from tunesmith.cli.plan import auditing, counting
     from tunesmith.cli.train import build_recipe
     from tunesmith.jobs.advice import advise as find
     from tunesmith.jobs.advice import measured_matrix
@@ -79,7 +79,15 @@ def advise(
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(runs)
     measured = measured_matrix() if matrix is None else read_matrix(matrix)
-    advice = find(recipe, folder, auditing(recipe, folder), hardware=hardware, wish=cast(Any, prefer), matrix=measured)
+    advice = find(
+        recipe,
+        folder,
+        auditing(recipe, folder),
+        count=counting,
+        hardware=hardware,
+        wish=cast(Any, prefer),
+        matrix=measured,
+    )
     if output is not None:
         write_text(output, advice.text)
         note(f"recipe: {short_path(output)}; train it with `tunesmith train {short_path(output)}`")

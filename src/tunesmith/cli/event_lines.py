@@ -12,6 +12,7 @@ from tunesmith.runs.events import Event
 _STAGES = {
     "preparing": "preparing model and data",
     "auditing": "auditing what will train",
+    "counting": "counting once in the built model what the technique trains",
     "planned": "planned",
     "meeting": "waiting for other machines",
     "evaluating_base": "measuring the base model",

@@ -29,6 +29,8 @@ from tunesmith.errors import UsageError
 if TYPE_CHECKING:
     from tunesmith.jobs.planning import Planned
     from tunesmith.planner.alternatives import Alternative
+    from tunesmith.planner.counted import Question
+    from tunesmith.planner.trained import Counted
     from tunesmith.recipe.schema import Recipe
 
 app = new_app()
@@ -62,8 +64,8 @@ def plan(
     """Say what a training would take, before it is trained: memory by part, steps, time, and a price if there is one.
 
     The rows are counted once, by the model's tokenizer, and remembered; of a model that is not on this machine their
-    tokens are guessed. `train` makes the same plan, refuses what does not fit, and its report holds it against what
-    the run took.
+    tokens are guessed. What a technique trains that no formula tells is counted once too, in the model built without
+    weights. `train` makes the same plan, refuses what does not fit, and its report holds it against what the run took.
     """
     from tunesmith.cli.train import build_recipe
     from tunesmith.jobs.planning import plan_recipe
@@ -87,10 +89,10 @@ def plan(
             place="--probe",
             hint="leave out --hardware or --probe",
         )
-    planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder))
+    planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder), counting)
     if probe:
         _probe(recipe, planned)
-        planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder))
+        planned = plan_recipe(recipe, folder, hardware, auditing(recipe, folder), counting)
     if as_json:
         out_json(planned.to_json())
     else:
@@ -120,6 +122,15 @@ def auditing(recipe: Recipe, folder: Path) -> Callable[[], Mapping[str, Any]]:
         return result.facts
 
     return audit
+
+
+def counting(question: Question) -> Counted:
+    """Count what a technique trains by a worker, which takes seconds and is shown."""
+    from tunesmith.cli.progress import open_view, showing
+    from tunesmith.jobs.stages import count
+
+    with open_view() as view:
+        return count(question, showing(view))
 
 
 def print_plan(planned: Planned) -> None:

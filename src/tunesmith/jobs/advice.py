@@ -26,6 +26,7 @@ from tunesmith.planner.memory import USABLE
 from tunesmith.recipe.load import dump_recipe
 
 if TYPE_CHECKING:
+    from tunesmith.jobs.counting import Count
     from tunesmith.recipe.schema import Recipe
 
 Wish = Literal["quality", "memory", "time", "cost"]
@@ -94,6 +95,7 @@ def advise(
     runs_folder: Path,
     audit: Callable[[], Mapping[str, Any]],
     *,
+    count: Count | None = None,
     hardware: str | None = None,
     wish: Wish = "quality",
     matrix: Matrix | None = None,
@@ -104,6 +106,7 @@ def advise(
         recipe: Model, data, and whatever else is given already; its technique is chosen here.
         runs_folder: Where a model that is a run is looked for.
         audit: As for :func:`tunesmith.jobs.planning.known_facts`.
+        count: As for :func:`tunesmith.jobs.planning.scene_of`.
         hardware: What it is to run on, by id or file; this machine if None.
         wish: What matters most.
         matrix: Measurements; None: the plan alone decides.
@@ -121,7 +124,7 @@ def advise(
             value=wish,
             hint=f"one of {', '.join(_WISHES)}",
         )
-    layout, scene = load_layout(), scene_of(recipe, runs_folder, hardware, audit)
+    layout, scene = load_layout(), scene_of(recipe, runs_folder, hardware, audit, count)
     row = _ROWS.get(scene.known.data.task)
     measured = None if matrix is None else _scenario_like(layout, matrix, row, scene.known.data.task)
     found, refused = [], []
@@ -154,7 +157,8 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
     title, settings = column.title, column.settings
     # Settings of other techniques would not be those of this one.
     wanted = () if settings == (f"technique={scene.resolved.technique.name}",) else settings
-    way = way_of(shape, data, place, scene.change, wanted, new_tokens=scene.new_tokens)
+    numbers: dict[str, Any] = {"counted": scene.counted, "new_tokens": scene.new_tokens}
+    way = way_of(shape, data, place, scene.change, wanted, **numbers)
     if way is None:
         return f"{title} does not go with the rest of the recipe"
     if not way.fits:
@@ -163,7 +167,7 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
             data,
             place,
             lambda more: scene.change((*wanted, *more)),
-            new_tokens=scene.new_tokens,
+            **numbers,
             most=1,
             techniques=False,
         )

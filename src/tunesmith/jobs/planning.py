@@ -26,11 +26,13 @@ from tunesmith.runs.atomic import read_json, write_json
 
 if TYPE_CHECKING:
     from tunesmith.formats.examples import Conversation, Document
+    from tunesmith.jobs.counting import Count
     from tunesmith.planner.alternatives import Alternative
     from tunesmith.planner.changes import Change
     from tunesmith.planner.hardware import Hardware
     from tunesmith.planner.plan import Plan
     from tunesmith.planner.shape import ModelShape
+    from tunesmith.planner.trained import Counted
     from tunesmith.recipe.resolved import Resolved
     from tunesmith.recipe.schema import Recipe
 
@@ -57,7 +59,8 @@ _TOKENS_OF_TURN = 5
 class Known:
     """What is known of a recipe's rows and model. ``host`` is this machine, None where it was never looked at.
 
-    ``guessed`` says that tokens were guessed from letters.
+    ``guessed`` says that tokens were guessed from letters. ``config`` is the content of the model's config.json, or
+    what stands for it; None where neither is known.
     """
 
     data: DataFacts
@@ -65,6 +68,7 @@ class Known:
     shape: ModelShape
     host: HostFacts | None
     guessed: bool = False
+    config: Mapping[str, Any] | None = None
 
 
 def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[str, Any]]) -> Known:
@@ -87,7 +91,8 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
         return known
     if prepared_folder(reference) is None and reference.kind in ("catalog", "hub"):
         has_template = reference.entry is None or reference.entry.chat_template is not False
-        return guess_facts(recipe, _shape_from_afar(reference), has_chat_template=has_template)
+        shape, config = _model_from_afar(reference)
+        return guess_facts(recipe, shape, has_chat_template=has_template, config=config)
     facts = {"format": _FORMAT, **audit()}
     # A model that had to be fetched is another one now.
     key = _key(recipe, reference)
@@ -122,21 +127,25 @@ def _from_facts(recipe: Recipe, reference: ModelReference, facts: Mapping[str, A
     config = facts["config"]
     shape = shape_of_entry(reference.entry) if reference.entry else shape_of_config(config, recipe.model)
     data = {**facts["data"], "default_metrics": tuple(facts["data"]["default_metrics"])}
-    return Known(DataFacts(**data), ModelFacts(**facts["model"]), shape, this_machine())
+    return Known(DataFacts(**data), ModelFacts(**facts["model"]), shape, this_machine(), config=config)
 
 
-def _shape_from_afar(reference: ModelReference) -> ModelShape:
-    """The numbers of a model that is not here: the catalog's, or those of its config on the hub."""
-    from tunesmith.planner.shape import shape_of_config, shape_of_entry
+def _model_from_afar(reference: ModelReference) -> tuple[ModelShape, Mapping[str, Any]]:
+    """The numbers of a model that is not here, and its config: the catalog's, or those of its config on the hub."""
+    from tunesmith.planner.shape import config_of, shape_of_config, shape_of_entry
 
     if reference.entry is not None:
-        return shape_of_entry(reference.entry)
+        shape = shape_of_entry(reference.entry)
+        return shape, config_of(shape)
     from tunesmith.catalog.hub import fetch_config
 
-    return shape_of_config(fetch_config(reference.name, _HUB_SECONDS), reference.name)
+    config = fetch_config(reference.name, _HUB_SECONDS)
+    return shape_of_config(config, reference.name), config
 
 
-def guess_facts(recipe: Recipe, shape: ModelShape, *, has_chat_template: bool = True) -> Known:
+def guess_facts(
+    recipe: Recipe, shape: ModelShape, *, has_chat_template: bool = True, config: Mapping[str, Any] | None = None
+) -> Known:
     """What is known without the model's tokenizer, from letters.
 
     The rows are those that the worker would read, cut where it would cut them.
@@ -145,6 +154,7 @@ def guess_facts(recipe: Recipe, shape: ModelShape, *, has_chat_template: bool = 
         recipe: Its data are files of this machine.
         shape: The model.
         has_chat_template: Whether it has one, as far as is known.
+        config: The content of its config.json, or what stands for it, where that is known.
 
     Raises:
         TunesmithError: Whatever is wrong with the data.
@@ -184,7 +194,8 @@ def guess_facts(recipe: Recipe, shape: ModelShape, *, has_chat_template: bool = 
         default_metrics=task.metrics,
         answer_tokens=task.tokens_to_generate(lambda text: len(text) // _LETTERS_PER_TOKEN + 1),
     )
-    return Known(data, shape.facts(has_chat_template=has_chat_template), shape, this_machine(), guessed=True)
+    facts = shape.facts(has_chat_template=has_chat_template)
+    return Known(data, facts, shape, this_machine(), guessed=True, config=config)
 
 
 @dataclass
@@ -305,19 +316,35 @@ class Scene:
     hardware: Hardware
     change: Change
     new_tokens: int
+    counted: Counted | None
 
 
-def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Callable[[], Mapping[str, Any]]) -> Scene:
-    """Look at a recipe's rows, model and machine, or at hardware by its id or file; ``audit`` as for
-    :func:`known_facts`.
+def scene_of(
+    recipe: Recipe,
+    runs_folder: Path,
+    hardware: str | None,
+    audit: Callable[[], Mapping[str, Any]],
+    count: Count | None = None,
+) -> Scene:
+    """Look at a recipe's rows, model and machine.
+
+    Args:
+        recipe: What is to be planned.
+        runs_folder: Where a model that is a run is looked for.
+        hardware: What it is to run on, by id or file; this machine if None.
+        audit: As for :func:`known_facts`.
+        count: Counts what a technique without a formula trains; called where nothing is remembered. By a worker that
+            nobody hears if None.
 
     Raises:
         UsageError: There is no such hardware, or this machine was never looked at and the model is not here.
         RecipeError: The combination cannot work.
-        ModelError: The model's architecture is unknown.
+        ModelError: The model's architecture is unknown, or it has not the layers that the technique names.
     """
+    from tunesmith.jobs.counting import count_quietly, counted
     from tunesmith.planner import calibration
     from tunesmith.planner.changes import change_of
+    from tunesmith.planner.counted import question_of
     from tunesmith.planner.hardware import load_hardware
     from tunesmith.planner.hardware import this_machine as machine_of
     from tunesmith.planner.strategy import choosing
@@ -344,10 +371,13 @@ def scene_of(recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Cal
     check(recipe, facts)
     resolved, new_tokens = resolve(recipe, known.data, known.model, host), len(recipe.data.new_tokens)
     change = change_of(recipe, resolved, facts)
+    found = counted(question_of(known.shape, known.config, resolved, known.data), count or count_quietly)
     # What another machine has installed is not known here.
     missing = DEEPSPEED if named is None and find_spec("deepspeed") is None else ()
-    change = choosing(recipe, change, known.shape, known.data, place, new_tokens=new_tokens, missing=missing)
-    return Scene(known, change(()) or resolved, place, change, new_tokens)
+    change = choosing(
+        recipe, change, known.shape, known.data, place, new_tokens=new_tokens, counted=found, missing=missing
+    )
+    return Scene(known, change(()) or resolved, place, change, new_tokens, found)
 
 
 def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:
@@ -375,17 +405,20 @@ def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:
 
 
 def plan_recipe(
-    recipe: Recipe, runs_folder: Path, hardware: str | None, audit: Callable[[], Mapping[str, Any]]
+    recipe: Recipe,
+    runs_folder: Path,
+    hardware: str | None,
+    audit: Callable[[], Mapping[str, Any]],
+    count: Count | None = None,
 ) -> Planned:
     """Plan a recipe; arguments and errors as for :func:`scene_of`."""
     from tunesmith.planner.alternatives import alternatives, cheapest_fits
     from tunesmith.planner.plan import make_plan
 
-    scene = scene_of(recipe, runs_folder, hardware, audit)
+    scene = scene_of(recipe, runs_folder, hardware, audit, count)
     shape, data, place = scene.known.shape, scene.known.data, scene.hardware
-    plan = make_plan(
-        shape, scene.resolved, data, place, new_tokens=scene.new_tokens, estimated_tokens=scene.known.guessed
-    )
-    others = alternatives(shape, data, place, scene.change, new_tokens=scene.new_tokens)
-    changes = cheapest_fits(shape, data, place, scene.change, new_tokens=scene.new_tokens)
+    numbers: dict[str, Any] = {"counted": scene.counted, "new_tokens": scene.new_tokens}
+    plan = make_plan(shape, scene.resolved, data, place, **numbers, estimated_tokens=scene.known.guessed)
+    others = alternatives(shape, data, place, scene.change, **numbers)
+    changes = cheapest_fits(shape, data, place, scene.change, **numbers)
     return Planned(plan, scene.resolved, place, others, changes)

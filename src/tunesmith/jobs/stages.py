@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import CheckpointError, SupervisionError, WorkerError
 from tunesmith.executors.local.worker import SCRATCH_PREFIX, known_working_folder, start_worker
@@ -19,7 +19,11 @@ from tunesmith.registry.names import looks_like_address
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
 
-Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint"]
+if TYPE_CHECKING:
+    from tunesmith.planner.counted import Question
+    from tunesmith.planner.trained import Counted
+
+Stage = Literal["audit", "evaluate", "benchmark", "chart", "matrix", "export", "pull", "checkpoint", "count"]
 OnEvent = Callable[[Event], None]
 OnPoll = Callable[[], None]
 
@@ -245,6 +249,28 @@ def checkpoints(
         write_json(folder / "request.json", request)
         _run(folder, "checkpoint", on_event, command, working_folder=known_working_folder(run))
         yield _written(folder, "usable")
+
+
+def count(
+    question: Question,
+    on_event: OnEvent,
+    *,
+    on_poll: OnPoll | None = None,
+    command: Sequence[str] | None = None,
+) -> Counted:
+    """Count what a technique trains, in the model built without weights; arguments as of :func:`evaluate`.
+
+    Raises:
+        RecipeError, ModelError: Training would refuse technique or model as well.
+        TunesmithError: The worker's error.
+    """
+    from tunesmith.planner.trained import Counted
+
+    with scratch_folder() as folder:
+        write_json(folder / "request.json", question.to_json())
+        _run(folder, "count", on_event, command, on_poll=on_poll)
+        found = read_json(_written(folder, "counted.json"))
+        return Counted(question.technique, found["trained"], found["why"])
 
 
 def make_usable(

@@ -14,6 +14,7 @@ import torch
 from tunesmith.catalog.heads import OUTPUT_LAYERS, Head, read_head
 from tunesmith.catalog.template import has_chat_template
 from tunesmith.errors import ModelError, ResourceError
+from tunesmith.models.build import auto_class, build_empty, set_labels
 from tunesmith.models.check import check_weights, has_head, model_kind, read_config
 from tunesmith.models.quantized import Quantization, keep_numbers, load_options
 from tunesmith.models.quiet import quiet_libraries
@@ -64,10 +65,10 @@ def load_model(plan: LoadPlan) -> Any:
             value=", ".join(config.architectures or ()) or config.model_type,
             hint="load it with a head, or choose a model that writes; `tunesmith models list` shows some",
         )
-    auto = _auto_class(config, plan.head)
+    auto = auto_class(config, plan.head)
     other_labels = plan.head is not None and _has_other_labels(plan.folder, plan.head)
     if plan.head is not None:
-        _set_labels(config, plan.head)
+        set_labels(config, plan.head)
     with quiet_libraries():
         quantized = load_options(plan.quantization, plan.dtype, plan.device, with_head=plan.head is not None)
     try:
@@ -172,37 +173,6 @@ def _layers(config: Any) -> int:
     return layers + int(getattr(config, "num_decoder_layers", getattr(config, "decoder_layers", 0)) or 0)
 
 
-def _auto_class(config: Any, head: Head | None) -> Any:
-    import transformers
-
-    if head is None:
-        return {
-            "causal": transformers.AutoModelForCausalLM,
-            "encoder": transformers.AutoModel,
-            "encoder_decoder": transformers.AutoModelForSeq2SeqLM,
-        }[model_kind(config) or "causal"]
-    return {
-        "sequence_classification": transformers.AutoModelForSequenceClassification,
-        "token_classification": transformers.AutoModelForTokenClassification,
-        "question_answering": transformers.AutoModelForQuestionAnswering,
-    }[head.kind]
-
-
-def _set_labels(config: Any, head: Head) -> None:
-    """Write the labels into the config, where every program that loads the model later finds them."""
-    if head.kind == "question_answering":
-        config.num_labels = 2
-        return
-    config.id2label = dict(enumerate(head.labels))
-    config.label2id = {label: number for number, label in enumerate(head.labels)}
-    if head.kind == "sequence_classification":
-        config.problem_type = "single_label_classification"
-        if config.pad_token_id is None:
-            # Batches of other programs need one; which token pads changes nothing.
-            eos = config.eos_token_id
-            config.pad_token_id = eos[0] if isinstance(eos, list) else eos
-
-
 def _has_other_labels(folder: Path, head: Head) -> bool:
     """Whether the folder's own head chooses from as many labels that mean something else."""
     saved = read_head(folder)
@@ -269,19 +239,7 @@ def _check_complete(notes: dict[str, Any], folder: Path, headed: Any | None) -> 
 
 def _count_parameters(config: Any, folder: Path) -> int:
     """Build the model without memory and count; tied weights count once. A head's own few are not counted."""
-    auto = _auto_class(config, None)
-    try:
-        with quiet_libraries(), torch.device("meta"):
-            model = auto.from_config(config)
-    except Exception as error:
-        # Each model class checks its own numbers, with errors of many kinds.
-        raise ModelError(
-            "config.json has values that no model can be built from",
-            code="model.broken_config",
-            place=str(folder / "config.json"),
-            value=f"{type(error).__name__}: {str(error).strip()[:200]}",
-            hint="fetch or copy the model again",
-        ) from error
+    model = build_empty(config, None, str(folder / "config.json"))
     return sum(parameter.numel() for parameter in model.parameters())
 
 

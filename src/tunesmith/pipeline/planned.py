@@ -9,16 +9,19 @@ from typing import Any
 from tunesmith.engine.settings import TrainResult
 from tunesmith.errors import ModelError, RecipeError, ResourceError, UsageError
 from tunesmith.pipeline.clock import RunClock
+from tunesmith.pipeline.counting import count_trained
 from tunesmith.pipeline.prepare import Prepared, data_facts, resolve_run
 from tunesmith.pipeline.sharing import require_shareable
 from tunesmith.pipeline.told import Teller
 from tunesmith.planner.alternatives import Alternative, cheapest_fits
 from tunesmith.planner.calibration import apply, learn, read_calibration
 from tunesmith.planner.changes import Change, Settings, changed_recipe
+from tunesmith.planner.counted import question_of, remember, remembered
 from tunesmith.planner.hardware import Hardware, this_machine
 from tunesmith.planner.plan import Plan, make_plan, plan_from_json
 from tunesmith.planner.shape import ModelShape, shape_of_config
 from tunesmith.planner.strategy import choosing
+from tunesmith.planner.trained import Counted
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
@@ -44,13 +47,14 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     shape = _shape(prepared, teller)
     if shape is None:
         return resolved
+    counted = _counted(prepared, resolved, shape)
     hardware = _hardware(prepared)
     if is_new:
-        resolved = _change(prepared, resolved, shape)(()) or resolved
-    plan = _plan(shape, prepared, resolved, hardware)
+        resolved = _change(prepared, resolved, shape, counted)(()) or resolved
+    plan = _plan(shape, prepared, resolved, hardware, counted)
     if is_new and not plan.fits:
-        resolved = _fitted(prepared, resolved, shape, teller)
-        plan = _plan(shape, prepared, resolved, hardware)
+        resolved = _fitted(prepared, resolved, shape, teller, counted)
+        plan = _plan(shape, prepared, resolved, hardware, counted)
     if not plan.fits:
         teller.warn([f"the plan says that memory is not enough: {_shortage(plan, hardware)}"], "resource.plan")
     write_json(folder.plan, plan.to_json())
@@ -60,18 +64,21 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
     return resolved
 
 
-def _fitted(prepared: Prepared, resolved: Resolved, shape: ModelShape, teller: Teller) -> Resolved:
+def _fitted(
+    prepared: Prepared, resolved: Resolved, shape: ModelShape, teller: Teller, counted: Counted | None
+) -> Resolved:
     """Values that fit, as far as the recipe allows; or, with ``fit: try``, as they are."""
     hardware, fit = _hardware(prepared), prepared.recipe.fit
-    plan = _plan(shape, prepared, resolved, hardware)
+    plan = _plan(shape, prepared, resolved, hardware, counted)
     if prepared.recipe.train.activation_checkpointing == "auto":
         key = "train.activation_checkpointing"
         reason = f"auto: by the plan {plan.memory.peak / _GIB:.1f} GiB would not fit"
         again = replace(resolved, activation_checkpointing=True, reasons={**resolved.reasons, key: reason})
-        if _plan(shape, prepared, again, hardware).fits:
+        if _plan(shape, prepared, again, hardware, counted).fits:
             return again
-    change = _change(prepared, resolved, shape)
-    changes = cheapest_fits(shape, data_facts(prepared), hardware, change, new_tokens=len(prepared.new_token_ids))
+    change = _change(prepared, resolved, shape, counted)
+    new_tokens = len(prepared.new_token_ids)
+    changes = cheapest_fits(shape, data_facts(prepared), hardware, change, new_tokens=new_tokens, counted=counted)
     for way in changes if fit == "auto" else ():
         changed = change(way.settings)
         if changed is not None:
@@ -144,18 +151,34 @@ def _shape(prepared: Prepared, teller: Teller) -> ModelShape | None:
         return None
 
 
-def _plan(shape: ModelShape, prepared: Prepared, resolved: Resolved, hardware: Hardware) -> Plan:
-    return make_plan(shape, resolved, data_facts(prepared), hardware, new_tokens=len(prepared.new_token_ids))
+def _counted(prepared: Prepared, resolved: Resolved, shape: ModelShape) -> Counted | None:
+    """What the technique trains where no formula knows; None where one does."""
+    config = read_json(prepared.model.folder / "config.json")
+    question = question_of(shape, config, resolved, data_facts(prepared))
+    if question is None:
+        return None
+    found = remembered(question)
+    if found is None:
+        found = count_trained(question)
+        remember(question, found)
+    return found
 
 
-def _change(prepared: Prepared, resolved: Resolved, shape: ModelShape) -> Change:
+def _plan(
+    shape: ModelShape, prepared: Prepared, resolved: Resolved, hardware: Hardware, counted: Counted | None
+) -> Plan:
+    new_tokens = len(prepared.new_token_ids)
+    return make_plan(shape, resolved, data_facts(prepared), hardware, counted=counted, new_tokens=new_tokens)
+
+
+def _change(prepared: Prepared, resolved: Resolved, shape: ModelShape, counted: Counted | None) -> Change:
     """How the recipe changes, with an open strategy chosen by the plan."""
 
     def change(settings: Settings) -> Resolved | None:
         return _changed(prepared, resolved, settings)
 
-    new_tokens = len(prepared.new_token_ids)
-    return choosing(prepared.recipe, change, shape, data_facts(prepared), _hardware(prepared), new_tokens=new_tokens)
+    data, hardware, new_tokens = data_facts(prepared), _hardware(prepared), len(prepared.new_token_ids)
+    return choosing(prepared.recipe, change, shape, data, hardware, new_tokens=new_tokens, counted=counted)
 
 
 def _changed(prepared: Prepared, resolved: Resolved, settings: Settings) -> Resolved | None:

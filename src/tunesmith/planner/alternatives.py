@@ -19,6 +19,7 @@ from tunesmith.planner.memory import predict_memory
 from tunesmith.planner.plan import FEWEST_TOKENS, fits, make_plan
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.time import predict_time
+from tunesmith.planner.trained import Counted
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.strategies import BY_COST, CUT_MOMENTS
@@ -54,20 +55,36 @@ class Alternative:
 
 
 def way_of(
-    shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, settings: Settings, *, new_tokens: int = 0
+    shape: ModelShape,
+    data: DataFacts,
+    hardware: Hardware,
+    change: Change,
+    settings: Settings,
+    *,
+    new_tokens: int = 0,
+    counted: Counted | None = None,
 ) -> Alternative | None:
-    """What a recipe with some settings comes to; None where they do not go together."""
-    return _Scene(shape, data, hardware, change, new_tokens).tried(settings)
+    """What a recipe with some settings comes to; None where they do not go together.
+
+    ``counted`` is what was counted in the built model, for a technique without a formula; here and below.
+    """
+    return _Scene(shape, data, hardware, change, new_tokens, counted).tried(settings)
 
 
 def alternatives(
-    shape: ModelShape, data: DataFacts, hardware: Hardware, change: Change, *, new_tokens: int = 0
+    shape: ModelShape,
+    data: DataFacts,
+    hardware: Hardware,
+    change: Change,
+    *,
+    new_tokens: int = 0,
+    counted: Counted | None = None,
 ) -> list[Alternative]:
     """The same recipe with other techniques, with and without activation checkpointing, and cut in other ways.
 
     What the recipe cannot be combined with is left out. The first row is the recipe as it is.
     """
-    scene = _Scene(shape, data, hardware, change, new_tokens)
+    scene = _Scene(shape, data, hardware, change, new_tokens, counted)
     settings: list[Settings] = [(), *_single_changes(scene.now, hardware)]
     return [found for one in settings if (found := scene.tried(one)) is not None]
 
@@ -81,6 +98,7 @@ class _Scene:
     hardware: Hardware
     change: Change
     new_tokens: int
+    counted: Counted | None
 
     @property
     def now(self) -> Resolved:
@@ -96,16 +114,22 @@ class _Scene:
 
     def holds(self, resolved: Resolved) -> bool:
         """Whether values fit."""
-        memory = predict_memory(self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens)
+        memory = predict_memory(
+            self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens, counted=self.counted
+        )
         return fits(memory, self.hardware)
 
     def seconds(self, resolved: Resolved) -> float:
         """How long values take in all."""
-        return predict_time(self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens).total_seconds
+        return predict_time(
+            self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens, counted=self.counted
+        ).total_seconds
 
     def way(self, settings: Settings, resolved: Resolved) -> Alternative:
         """What values come to, with the largest pack and row, which take the most time to find."""
-        plan = make_plan(self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens)
+        plan = make_plan(
+            self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens, counted=self.counted
+        )
         memory, time = plan.memory, plan.time
         return Alternative(
             settings=settings,
@@ -148,6 +172,7 @@ def cheapest_fits(
     change: Change,
     *,
     new_tokens: int = 0,
+    counted: Counted | None = None,
     most: int = 3,
     techniques: bool = True,
 ) -> list[Alternative]:
@@ -156,7 +181,7 @@ def cheapest_fits(
     No change holds a setting that it could do without, and of smaller packs the largest that fits is taken.
     ``techniques`` says whether another technique is a change.
     """
-    scene = _Scene(shape, data, hardware, change, new_tokens)
+    scene = _Scene(shape, data, hardware, change, new_tokens, counted)
     if scene.holds(scene.now):
         return []
     found: dict[Settings, Resolved] = {}

@@ -27,7 +27,7 @@ from tunesmith.planner.hardware import PROCESS_BYTES, Hardware
 from tunesmith.planner.packs import Packs, plan_packs
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.sizes import Sizes, classes, whole_sizes
-from tunesmith.planner.trained import adapted_matrices
+from tunesmith.planner.trained import Counted, adapted_matrices
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.resolved import Resolved
@@ -123,7 +123,7 @@ def predict_memory(
     data: DataFacts,
     hardware: Hardware,
     *,
-    trained: int | None = None,
+    counted: Counted | None = None,
     new_tokens: int = 0,
 ) -> MemoryPlan:
     """Memory of a resolved recipe on some hardware.
@@ -133,10 +133,10 @@ def predict_memory(
         resolved: The recipe, resolved.
         data: The training data in tokens.
         hardware: Where it is to run.
-        trained: Trained numbers where they were counted in the built model; None: by formula.
+        counted: What was counted in the built model, for techniques without a formula.
         new_tokens: Tokens that the model did not have.
     """
-    sizes = whole_sizes(shape, resolved, data, trained=trained, new_tokens=new_tokens)
+    sizes = whole_sizes(shape, resolved, data, counted=counted, new_tokens=new_tokens)
     packs = plan_packs(shape, resolved, data)
     activations = int(_activations(shape, resolved, packs, hardware, new_tokens) * hardware.activation_scale)
     logits = _logits(shape, resolved, data, packs, new_tokens)

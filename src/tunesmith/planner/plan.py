@@ -17,6 +17,7 @@ from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.memory import MemoryPlan, predict_memory
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.time import TimePlan, predict_time
+from tunesmith.planner.trained import Counted
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.resolved import Resolved
 
@@ -84,7 +85,7 @@ def make_plan(
     data: DataFacts,
     hardware: Hardware,
     *,
-    trained: int | None = None,
+    counted: Counted | None = None,
     new_tokens: int = 0,
     estimated_tokens: bool = False,
 ) -> Plan:
@@ -95,16 +96,16 @@ def make_plan(
         resolved: The recipe, resolved for this hardware.
         data: The training data in tokens.
         hardware: Where it is to run.
-        trained: Trained numbers where they were counted in the built model; None: by formula.
+        counted: What was counted in the built model, for techniques without a formula.
         new_tokens: Tokens that the model did not have.
         estimated_tokens: Whether the counts of tokens are a guess, made without the model's tokenizer.
     """
 
     def memory_of(one: Resolved, facts: DataFacts) -> MemoryPlan:
-        return predict_memory(shape, one, facts, hardware, trained=trained, new_tokens=new_tokens)
+        return predict_memory(shape, one, facts, hardware, counted=counted, new_tokens=new_tokens)
 
     memory = memory_of(resolved, data)
-    time = predict_time(shape, resolved, data, hardware, trained=trained, new_tokens=new_tokens)
+    time = predict_time(shape, resolved, data, hardware, counted=counted, new_tokens=new_tokens)
     headroom = memory.headroom(hardware)
     context = min(MOST_TOKENS, shape.context_length or MOST_TOKENS)
     return Plan(
@@ -133,7 +134,10 @@ def make_plan(
             min(FEWEST_TOKENS, context),
             context,
         ),
-        notes=tuple(_notes(memory, hardware, estimated_tokens=estimated_tokens)),
+        notes=(
+            *_notes(memory, hardware, estimated_tokens=estimated_tokens),
+            *_guess_notes(memory, resolved.technique.name, counted),
+        ),
     )
 
 
@@ -170,8 +174,6 @@ def _most(holds: Callable[[int], bool], low: int, high: int) -> int | None:
 def _notes(memory: MemoryPlan, hardware: Hardware, *, estimated_tokens: bool) -> Iterator[str]:
     if estimated_tokens:
         yield "tokens are an estimate from the texts' length: the model's tokenizer is not here"
-    if not memory.trained_is_known:
-        yield "how much this technique trains is known of the built model only; as much as LoRA of rank 16 is assumed"
     if hardware.device == "cuda":
         known = hardware.host_memory_bytes
         there = "unknown for this hardware" if known is None else f"{known / 2**30:.0f} GiB"
@@ -184,3 +186,10 @@ def _notes(memory: MemoryPlan, hardware: Hardware, *, estimated_tokens: bool) ->
             yield f"of that {memory.offloaded / 2**30:.1f} GiB stay, since they are offloaded: {judged}"
     if hardware.activation_scale == 1 and hardware.time_scale == 1:
         yield "no run on this hardware has been held against a plan yet"
+
+
+def _guess_notes(memory: MemoryPlan, technique: str, counted: Counted | None) -> Iterator[str]:
+    if memory.trained_is_known:
+        return
+    why = (counted and counted.why) or "it was not counted in the built model"
+    yield f"how much {technique} trains is a guess, as much as LoRA of rank 16 would: {why}"

@@ -136,6 +136,25 @@ def shape_of_entry(entry: CatalogEntry) -> ModelShape:
     )
 
 
+def config_of(shape: ModelShape) -> dict[str, Any]:
+    """What a config.json would say of a model's size, for models of which the numbers alone are known."""
+    numbers = {
+        "model_type": shape.architecture,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.attention_heads,
+        "vocab_size": shape.vocabulary_size,
+        "max_position_embeddings": shape.context_length,
+        "tie_word_embeddings": shape.tied_embeddings,
+        # Any token of the vocabulary will do.
+        "pad_token_id": 0,
+    }
+    if shape.kind == "encoder":
+        return numbers
+    return {**numbers, "num_key_value_heads": shape.key_value_heads, "head_dim": shape.head_dim}
+
+
 # What a config must say, and what is taken where it does not.
 _REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 _OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window", "type_vocab_size")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunesmith.planner.shape import ModelShape
-from tunesmith.planner.trained import model_parameters, trained_parameters
+from tunesmith.planner.trained import Counted, model_parameters, trained_parameters
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.techniques import MOVING, OWN_WEIGHTS, Quantized
@@ -54,7 +54,7 @@ class Sizes:
 
 
 def whole_sizes(
-    shape: ModelShape, resolved: Resolved, data: DataFacts, *, trained: int | None = None, new_tokens: int = 0
+    shape: ModelShape, resolved: Resolved, data: DataFacts, *, counted: Counted | None = None, new_tokens: int = 0
 ) -> Sizes:
     """The sizes of a training.
 
@@ -62,16 +62,15 @@ def whole_sizes(
         shape: The model.
         resolved: The recipe, resolved.
         data: The data.
-        trained: Trained numbers where they were counted in the built model.
+        counted: What was counted in the built model, for techniques without a formula.
         new_tokens: Tokens that the model did not have.
     """
     name, objective = resolved.technique.name, resolved.objective.name
     labels = classes(resolved, data)
     parameters = model_parameters(shape, objective=objective, labels=labels) + new_tokens * shape.hidden_size
-    if trained is None:
-        trained = trained_parameters(
-            shape, resolved.technique, objective=objective, labels=labels, new_tokens=new_tokens
-        )
+    trained = trained_parameters(shape, resolved.technique, objective=objective, labels=labels, new_tokens=new_tokens)
+    if trained is None and counted is not None:
+        trained = counted.of(resolved.technique)
     known = trained is not None
     numbers = _guess(shape) if trained is None else trained
     number = 2 if name not in OWN_WEIGHTS and resolved.precision == "bfloat16" else 4

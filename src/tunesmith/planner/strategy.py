@@ -17,6 +17,7 @@ from tunesmith.planner.changes import Change, Settings
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.memory import MemoryPlan, predict_memory
 from tunesmith.planner.shape import ModelShape
+from tunesmith.planner.trained import Counted
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
@@ -34,6 +35,7 @@ def choosing(
     hardware: Hardware,
     *,
     new_tokens: int = 0,
+    counted: Counted | None = None,
     missing: Collection[str] = (),
 ) -> Change:
     """How a recipe changes, with the strategy chosen by the plan wherever recipe and settings leave it open.
@@ -45,11 +47,12 @@ def choosing(
         data: The training data in tokens.
         hardware: Where it is to run.
         new_tokens: Tokens that the model did not have.
+        counted: What was counted in the built model, for techniques without a formula.
         missing: Strategies whose library is known not to be there.
     """
 
     def weigh(resolved: Resolved) -> MemoryPlan:
-        return predict_memory(shape, resolved, data, hardware, new_tokens=new_tokens)
+        return predict_memory(shape, resolved, data, hardware, counted=counted, new_tokens=new_tokens)
 
     def choose(settings: Settings) -> Resolved | None:
         now = change(settings)

@@ -19,7 +19,7 @@ from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.packs import Packs, plan_packs
 from tunesmith.planner.shape import ModelShape
 from tunesmith.planner.sizes import Sizes, whole_sizes
-from tunesmith.planner.trained import adapted_matrices
+from tunesmith.planner.trained import Counted, adapted_matrices
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.objectives import HEADS
 from tunesmith.recipe.resolved import Resolved
@@ -135,11 +135,11 @@ def predict_time(
     data: DataFacts,
     hardware: Hardware,
     *,
-    trained: int | None = None,
+    counted: Counted | None = None,
     new_tokens: int = 0,
 ) -> TimePlan:
     """Time of a resolved recipe on some hardware; arguments as for :func:`tunesmith.planner.memory.predict_memory`."""
-    sizes = whole_sizes(shape, resolved, data, trained=trained, new_tokens=new_tokens)
+    sizes = whole_sizes(shape, resolved, data, counted=counted, new_tokens=new_tokens)
     work = _Work(shape, resolved, data, hardware, sizes, plan_packs(shape, resolved, data))
     scale = hardware.time_scale
     messages = _communication(work) * scale

@@ -36,6 +36,19 @@ _ONE_BY_ONE = frozenset(
 
 
 @dataclass(frozen=True)
+class Counted:
+    """What was counted of a technique in the built model: a number, or None and why there is none."""
+
+    technique: TechniqueSpec
+    trained: int | None
+    why: str | None = None
+
+    def of(self, technique: TechniqueSpec) -> int | None:
+        """The number for a technique; None for any other than the one that was counted."""
+        return self.trained if technique == self.technique else None
+
+
+@dataclass(frozen=True)
 class Adapted:
     """A matrix that a technique puts something on; ``rank`` is 0 where there is none."""
 

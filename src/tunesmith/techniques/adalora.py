@@ -49,7 +49,12 @@ class AdaLora:
         """
         # The library wants the steps now; the schedule gets the true ones before each update.
         settings = {"total_step": 1_000_000, **self.settings}
-        return wrap(model, method_config(model, "adalora", self.targets, settings), seed)
+        wrapped = wrap(model, method_config(model, "adalora", self.targets, settings), seed)
+        # How many ranks are left is no weight; of a model without weights the library lets it train.
+        for name, parameter in wrapped.named_parameters():
+            if ".ranknum." in name:
+                parameter.requires_grad_(False)
+        return wrapped
 
     def parameter_groups(self, model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         """The adapters' matrices and singular values."""

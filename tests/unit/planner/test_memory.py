@@ -10,7 +10,9 @@ from tunesmith.catalog.entries import find_entry
 from tunesmith.planner.hardware import FRAMEWORK_BYTES, PROCESS_BYTES
 from tunesmith.planner.memory import predict_memory
 from tunesmith.planner.shape import shape_of_config, shape_of_entry
+from tunesmith.planner.trained import Counted
 from tunesmith.recipe.facts import DataFacts
+from tunesmith.recipe.techniques import PeftMethod
 
 GIB = 2**30
 # Four rows of 50 tokens, of which 20 train.
@@ -243,7 +245,7 @@ def test_an_adapter_that_moved_weights_is_kept_with_its_beginning(memory_of):
 def test_what_no_formula_knows_is_said(memory_of):
     guess = memory_of("technique=osf")
     assert not guess.trained_is_known
-    counted = memory_of("technique=osf", trained=10**6)
+    counted = memory_of("technique=osf", counted=Counted(PeftMethod(name="osf"), 10**6))
     assert counted.trained_is_known
     assert counted.trained_parameters == 10**6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,16 @@ import pytest
 from openai import OpenAI
 from openapi import load_contract
 from recording_proxy import recording
-from service_jobs import chat_rows, create, jobs_site, pair_rows, status, upload
+from service_jobs import CONFIG, chat_rows, create, jobs_site, pair_rows, status, upload
 from service_site import DATABASES, Site, make_site, served
 from sqlalchemy import insert, select, update
 
+from tunesmith.catalog.cache import machine_file
+from tunesmith.planner.counted import Question, remember
+from tunesmith.planner.trained import Counted
+from tunesmith.recipe.facts import HostFacts
+from tunesmith.recipe.techniques import PeftMethod
+from tunesmith.runs.atomic import write_json
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.db.tables.models import TUNED_MODELS
@@ -305,6 +312,24 @@ def test_an_estimate_makes_no_job(one: Site) -> None:
     dry = {**body, "tunesmith": {**body["tunesmith"], "dry_run": True}}  # type: ignore[dict-item]
     assert client.post("/v1/fine_tuning/jobs", json=dry).json() == found
     assert client.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_an_estimate_counts_what_trains_where_no_formula_knows_only_if_asked_to(
+    one: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was counted before is taken; the worker that counts is tried in tests/integration/test_service_jobs.py."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    machine_file().parent.mkdir(parents=True)
+    write_json(machine_file(), asdict(HostFacts(2, 2**34)))
+    client, file_id = one.client(), upload(one.default, chat_rows(40))
+    body = {"model": "tiny", "training_file": file_id, "tunesmith": {"technique": "osf"}}
+    guess = client.post("/tunesmith/v1/estimates", json=body).json()
+    assert any("osf trains is a guess" in line and "`exact`" in line for line in guess["warnings"])
+    spec = PeftMethod(name="osf")
+    remember(Question(CONFIG, spec, "sft", 0), Counted(spec, 12345))
+    known = client.post("/tunesmith/v1/estimates", json=body).json()
+    assert known["plan"]["trained_parameters"] == 12345
+    assert not any("guess, as much" in line for line in known["warnings"])
 
 
 def test_azure_s_training_types_are_taken(one: Site) -> None:

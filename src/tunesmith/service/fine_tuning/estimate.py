@@ -10,20 +10,23 @@ from typing import Any
 
 from tunesmith.errors import TunesmithError
 from tunesmith.jobs import stages
+from tunesmith.jobs.counting import counted
 from tunesmith.jobs.planning import Known, known_facts
 from tunesmith.planner import calibration
+from tunesmith.planner.counted import Question, question_of, remembered
 from tunesmith.planner.hardware import this_machine
 from tunesmith.planner.plan import Plan, make_plan
+from tunesmith.planner.trained import Counted
 from tunesmith.recipe.load import dump_recipe
 from tunesmith.recipe.resolve import resolve
 from tunesmith.runs.events import Event
 from tunesmith.service.context import Context
 from tunesmith.service.fine_tuning.create import Asked, files_of
-from tunesmith.service.fine_tuning.examine import Examined, cost_of, examine, shape_of
+from tunesmith.service.fine_tuning.examine import Examined, cost_of, examine, model_of
 from tunesmith.service.fine_tuning.options import EXACT, PREVIEW, flag
 from tunesmith.service.shared.naming import offered
 
-# A worker that counts tokens is waited for so long; then letters have to do.
+# A worker that counts tokens, or trained parameters, is waited for so long; then letters have to do.
 EXACT_SECONDS = 40.0
 _PREVIEW_ROWS = 5
 # It loads a tokenizer and much else: one at a time.
@@ -45,10 +48,11 @@ def full_estimate(context: Context, asked: Asked) -> dict[str, Any]:
         known, warnings = found.known, [line for report in found.reports.values() for line in report.warnings]
         rows: list[dict[str, Any]] = []
         previews = flag(asked.wanted.tunesmith, PREVIEW)
-        if previews or flag(asked.wanted.tunesmith, EXACT):
+        exact = previews or flag(asked.wanted.tunesmith, EXACT)
+        if exact:
             known, told = _counted(context, found, rows if previews else None)
             warnings += told
-    plan, told = _plan(context, asked.named.base, found, known)
+    plan, told = _plan(context, asked.named.base, found, known, exact=exact)
     resolved = found.resolved if known.host is None else resolve(found.recipe, known.data, known.model, known.host)
     tokens = round(resolved.epochs * known.data.tokens)
     return {
@@ -114,7 +118,7 @@ def _row_json(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"line": int(line) if line.isdigit() else None, "tokens": pieces}
 
 
-def _plan(context: Context, base: str, found: Examined, known: Known) -> tuple[Plan | None, list[str]]:
+def _plan(context: Context, base: str, found: Examined, known: Known, *, exact: bool) -> tuple[Plan | None, list[str]]:
     """Memory and time on this machine, if jobs are trained here and it was ever measured."""
     if context.settings.shares_runs:
         return None, ["jobs train on other machines: their memory and time are not known here"]
@@ -123,10 +127,36 @@ def _plan(context: Context, base: str, found: Examined, known: Known) -> tuple[P
     place = calibration.apply(this_machine(known.host), calibration.read_calibration())
     try:
         resolved = resolve(found.recipe, known.data, known.model, known.host)
-        plan = make_plan(shape_of(offered(context)[base]), resolved, known.data, place, estimated_tokens=known.guessed)
+        shape, _ = model_of(offered(context)[base])
+        trained = _trained(question_of(shape, known.config, resolved, known.data), exact=exact)
+        plan = make_plan(shape, resolved, known.data, place, counted=trained, estimated_tokens=known.guessed)
     except TunesmithError as error:
         return None, error.lines()
     return plan, list(plan.notes)
+
+
+def _trained(question: Question | None, *, exact: bool) -> Counted | None:
+    """What a technique without a formula trains: remembered, or counted where that is asked for and soon enough."""
+    if question is None:
+        return None
+    technique = question.technique
+    known = remembered(question)
+    if known is not None or not exact:
+        return known or Counted(technique, None, "asking with `exact` counts it")
+    ends = time.monotonic() + EXACT_SECONDS
+
+    def watch() -> None:
+        if time.monotonic() > ends:
+            raise _TooLongError
+
+    if not _one_audit.acquire(timeout=EXACT_SECONDS):
+        return Counted(technique, None, "the service counts for others at this moment")
+    try:
+        return counted(question, lambda asked: stages.count(asked, lambda _event: None, on_poll=watch))
+    except _TooLongError:
+        return Counted(technique, None, "counting it takes too long here")
+    finally:
+        _one_audit.release()
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:

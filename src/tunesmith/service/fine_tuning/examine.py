@@ -15,7 +15,7 @@ import psutil
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.jobs.planning import Known, guess_facts, this_machine
-from tunesmith.planner.shape import ModelShape, shape_of_config, shape_of_entry
+from tunesmith.planner.shape import ModelShape, config_of, shape_of_config, shape_of_entry
 from tunesmith.recipe.facts import HostFacts
 from tunesmith.recipe.refusal import Facts
 from tunesmith.recipe.refusals import check
@@ -105,7 +105,7 @@ def examine(context: Context, question: Question, files: Files) -> Examined:
     offer = offered(context).get(question.base)
     if offer is None:
         raise ModelError("the service offers this model no more", code="model_not_found", value=question.base)
-    shape = shape_of(offer)
+    shape, config = model_of(offer)
     recipe = whole_recipe(
         dict(question.plain),
         context.settings,
@@ -125,7 +125,7 @@ def examine(context: Context, question: Question, files: Files) -> Examined:
             hyperparameters[key] = value
     host = _host(context)
     try:
-        known = guess_facts(recipe, shape, has_chat_template=offer.chat_template is not False)
+        known = guess_facts(recipe, shape, has_chat_template=offer.chat_template is not False, config=config)
         check(recipe, Facts(known.data, known.model, host))
     except RecipeError as error:
         raise refused(error) from error
@@ -135,16 +135,18 @@ def examine(context: Context, question: Question, files: Files) -> Examined:
     return Examined(content, recipe, hyperparameters, known, resolve(recipe, known.data, known.model, host), reports)
 
 
-def shape_of(offer: Offer) -> ModelShape:
-    """A base model in numbers.
+def model_of(offer: Offer) -> tuple[ModelShape, Mapping[str, Any]]:
+    """A base model in numbers, and its config.json or what stands for it.
 
     Raises:
         ModelError: No plan is known for its architecture.
     """
     if offer.entry is not None:
-        return shape_of_entry(offer.entry)
+        shape = shape_of_entry(offer.entry)
+        return shape, config_of(shape)
     assert offer.folder is not None
-    return shape_of_config(read_json(offer.folder / "config.json"), offer.name)
+    config: dict[str, Any] = read_json(offer.folder / "config.json")
+    return shape_of_config(config, offer.name), config
 
 
 def cost_of(context: Context, base: str, tokens: int) -> float:
