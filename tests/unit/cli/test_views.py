@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def columns(monkeypatch):
     def set_to(number: int) -> Terminal:
-        monkeypatch.setattr("shutil.get_terminal_size", lambda *_: os.terminal_size((number, 24)))
+        monkeypatch.setattr("shutil.get_terminal_size", lambda *_, **__: os.terminal_size((number, 24)))
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("NO_COLOR", raising=False)
         return Terminal()
