@@ -116,7 +116,7 @@ def _train(looker: Looker, rows: Path) -> str:
     page.get_by_role("button", name="Next: model and technique").click()
     page.locator("#model").select_option("tiny")
     page.get_by_label("Rank").fill("4")
-    page.get_by_label("Epochs").fill("50")
+    page.get_by_label("Epochs").fill("15")
     page.get_by_label("Rows a step").fill("1")
     page.get_by_label("A name of your own").fill("first")
     page.get_by_text("More settings").click()
