@@ -118,7 +118,7 @@ def test_empty_pages_in_light_and_dark_wide_and_narrow(
 ) -> None:
     """A project with nothing in it yet, and the page to sign in."""
     with service.client("/tunesmith/v1") as own:
-        project = own.post("/projects", json={"name": "empty"}).json()["id"]
+        project = own.post("/projects", json={"name": f"empty {dark} {width}"}).json()["id"]
     with looking(chromium, service.root, dark=dark, width=width) as looker:
         looker.page.goto(f"{looker.root}/ui/sign-in")
         wrong = _faults(looker, "sign in", width)
