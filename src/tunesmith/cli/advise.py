@@ -92,18 +92,20 @@ def advise(
         write_text(output, advice.text)
         note(f"recipe: {short_path(output)}; train it with `tunesmith train {short_path(output)}`")
     if as_json:
-        out_json(
-            {
-                "recipe": advice.recipe.model_dump(mode="json", exclude_unset=True),
-                "reasons": list(advice.reasons),
-                "candidates": [_plain(one) for one in advice.candidates],
-                "refused": list(advice.refused),
-            }
-        )
+        out_json(_advice_json(advice))
     elif output is None:
         out(advice.text.rstrip("\n"))
     else:
         _print(advice)
+
+
+def _advice_json(advice: Advice) -> dict[str, object]:
+    return {
+        "recipe": advice.recipe.model_dump(mode="json", exclude_unset=True),
+        "reasons": list(advice.reasons),
+        "candidates": [_plain(one) for one in advice.candidates],
+        "refused": list(advice.refused),
+    }
 
 
 def _plain(one: Candidate) -> dict[str, object]:

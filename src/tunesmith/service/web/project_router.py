@@ -20,6 +20,7 @@ After = Annotated[str | None, Query(max_length=64)]
 def project_pages() -> APIRouter:
     """The pages."""
     router = APIRouter(route_class=PageRoute)
+    _add_webhooks(router)
 
     @router.get("/ui/usage")
     async def usage(request: Request, start: date | None = None, end: date | None = None) -> Response:
@@ -54,21 +55,6 @@ def project_pages() -> APIRouter:
             is_first=after is None,
         )
 
-    @router.get("/ui/webhooks")
-    async def webhooks(request: Request) -> Response:
-        async with asking(request) as api:
-            found = await api.get(f"{OWN}/webhooks")
-        return page(request, api, "webhooks.html", webhooks=found["data"], events=EVENTS)
-
-    @router.get("/ui/webhooks/{webhook_id}")
-    async def webhook(request: Request, webhook_id: str, after: After = None) -> Response:
-        async with asking(request) as api:
-            found = await api.get(f"{OWN}/webhooks/{webhook_id}")
-            deliveries = await api.get(f"{OWN}/webhooks/{webhook_id}/deliveries", after=after, limit=_PAGE)
-        return page(
-            request, api, "webhook.html", webhook=found, deliveries=deliveries, events=EVENTS, is_first=after is None
-        )
-
     @router.get("/ui/audit")
     async def audit(
         request: Request, after: After = None, action: Annotated[str, Query(max_length=100)] = ""
@@ -99,3 +85,20 @@ def project_pages() -> APIRouter:
         )
 
     return router
+
+
+def _add_webhooks(router: APIRouter) -> None:
+    @router.get("/ui/webhooks")
+    async def webhooks(request: Request) -> Response:
+        async with asking(request) as api:
+            found = await api.get(f"{OWN}/webhooks")
+        return page(request, api, "webhooks.html", webhooks=found["data"], events=EVENTS)
+
+    @router.get("/ui/webhooks/{webhook_id}")
+    async def webhook(request: Request, webhook_id: str, after: After = None) -> Response:
+        async with asking(request) as api:
+            found = await api.get(f"{OWN}/webhooks/{webhook_id}")
+            deliveries = await api.get(f"{OWN}/webhooks/{webhook_id}/deliveries", after=after, limit=_PAGE)
+        return page(
+            request, api, "webhook.html", webhook=found, deliveries=deliveries, events=EVENTS, is_first=after is None
+        )
