@@ -17,7 +17,6 @@ from tunesmith.service.context import Context
 from tunesmith.service.db.database import Database
 from tunesmith.service.db.tables.accounts import SECRETS
 from tunesmith.service.db.tables.jobs import JOBS
-from tunesmith.service.fine_tuning.states import TERMINAL
 
 _NAME = "data_folder"
 _FILE = "folder.id"
@@ -65,8 +64,7 @@ def adopt_local_runs(context: Context) -> None:
             )
         context.database.upsert(connection, SECRETS, row, ["name"], row)
         # What runs begins again, and so do the numbers of its events.
-        again = update(JOBS).where(JOBS.c.state.not_in(list(TERMINAL)))
-        connection.execute(again.values(told_seq=0))
+        connection.execute(update(JOBS).where(JOBS.c.finished_at.is_(None)).values(told_seq=0))
 
 
 def disown(database: Database) -> None:
