@@ -42,8 +42,9 @@ fi
 started=$SECONDS
 echo "setting up $venv: this takes some minutes, once (versions: constraints.txt)" >&2
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+# Compiled at the end, on all cores; pip would keep to one for it.
 install() {
-  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --constraint constraints.txt "$@"
+  "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-compile --constraint constraints.txt "$@"
 }
 
 # On Linux a plain torch brings gigabytes of CUDA, which a machine without a GPU has no use for.
@@ -94,5 +95,7 @@ done
 # The build tool is installed first, so that it is the pinned one and not whichever is newest.
 install "$(grep '^hatchling==' constraints.txt)"
 install --no-build-isolation --editable "$target"
+# Some packages bring files for another Python, which do not compile; nothing imports them here.
+"$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python*/site-packages >/dev/null || true
 printf '%s' "$hash" >"$stamp"
 echo "set up in $((SECONDS - started)) s" >&2

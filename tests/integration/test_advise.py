@@ -65,6 +65,7 @@ def test_a_recipe_is_written_with_its_reasons(place: Place, proposed: subprocess
     assert any(line[0] == "DoRA" and "+0.400" in line for line in table)
 
 
+@pytest.mark.slow
 def test_the_recipe_is_one_that_can_be_trained(place: Place, proposed: subprocess.CompletedProcess[str]) -> None:
     resolved = tunesmith(place, "train", "recipe.yaml", "--dry-run", "--json")
     assert resolved.returncode == 0, resolved.stderr

@@ -172,6 +172,7 @@ def test_output_of_another_batch_or_model_is_left_alone(
     assert "out.jsonl:3" in refused(first, "base")
 
 
+@pytest.mark.slow
 def test_two_commands_never_write_one_output(call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.jsonl", [asking("one")]), tmp_path / "out.jsonl"
     with sole_writer(BatchFiles(source, out)):

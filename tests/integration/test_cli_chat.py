@@ -74,6 +74,7 @@ def test_one_question_is_answered_by_base_and_tuned(answers):
     assert answers["base"] != answers["tuned"]
 
 
+@pytest.mark.slow
 def test_lines_from_a_pipe_are_one_conversation_with_each(call, monkeypatch, answers):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{QUESTION}\n\nAnd now?\n/reset\n{QUESTION}\n/quit\nnot asked\n"))
     code, out, err = call("chat", "lora", "--compare", *LENGTH)
@@ -99,6 +100,7 @@ def test_what_cannot_be_talked_to_is_refused(call):
     assert call("chat", "base", "--json")[0] == 2
 
 
+@pytest.mark.slow
 def test_the_python_door_answers_like_the_command_line(answers, root, monkeypatch):
     monkeypatch.chdir(root)
     with tunesmith.load(tunesmith.Run(root / "runs" / "lora")) as model:

@@ -199,6 +199,7 @@ def test_a_client_that_goes_away_frees_the_model(process, http):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_a_stream_is_finished_before_the_process_ends(folders):
     base, _ = folders
     with start_inference([ServedModel("base", base)]) as running:

@@ -178,6 +178,7 @@ def test_nothing_is_left_but_the_four_files(made: Made) -> None:
     assert list((made.folder / "tmp").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_cell_that_cannot_run_says_why_in_the_page(place: Place) -> None:
     words = ("--scenario", "ner", "--data", "ner=rows.csv", "--technique", "full", "--no-sharing", "-o", "ner.md")
     assert begun(matrix_command(place, *words)) == ["ner with full tuning, seed 0"]

@@ -91,6 +91,7 @@ def test_the_command_plans_at_once_what_it_has_seen(place: Place, finished: Real
     assert "technique=lora" in second.stdout
 
 
+@pytest.mark.slow
 def test_what_no_formula_tells_is_counted_once_and_is_what_training_finds(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_what_no_formula_tells_is_counted_once_and_is_what_training_finds(
     assert "no_such_layer" in wrong.stderr
 
 
+@pytest.mark.slow
 def test_what_needs_the_weights_is_a_guess_that_says_so(place: Place) -> None:
     method = ("technique=adamss", "technique.settings={subspace_rank: 2}")
     done = tunesmith(place, "plan", "--model", str(place.model), "--data", "rows.csv", *method)

@@ -260,6 +260,7 @@ def test_models_that_are_not_there_and_names_that_come_twice(call: Callable[...,
     assert said.count("two models have this name") == 2
 
 
+@pytest.mark.slow
 def test_versions_that_are_registered_while_it_serves_are_answered_for(tmp_path: Path) -> None:
     base, one, two = make_served(tmp_path / "models")
     other = tiny_model_folder("gemma2", tmp_path / "other")

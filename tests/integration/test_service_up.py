@@ -15,7 +15,7 @@ import psutil
 import pytest
 from live_service import LiveService, end_tree, end_workers, live_service, start_service
 from prometheus_client.parser import text_string_to_metric_families
-from service_site import DATABASES, database_url
+from service_site import database_url
 
 REQUESTS = 20
 
@@ -105,7 +105,7 @@ def _survives_the_end_of_a_process(service: LiveService) -> None:
         assert answers(service)
 
 
-@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_keys_of_an_operator(tmp_path: Path, kind: str) -> None:
     data, url = tmp_path / "data", database_url(kind, tmp_path)
     # Before the first start, as in a cluster; it is the first key then.

@@ -115,7 +115,8 @@ def test_two_processes_give_the_result_of_one_and_cut_what_they_should(
     assert "Fatal" not in (run.folder.path / "worker.log").read_text()
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", pytest.param("zero3", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
 def test_what_is_cut_is_offloaded_where_the_values_say_so(place: Place, alone: RealRun, strategy: str) -> None:
     """A recipe may ask for it where there is a GPU only, so the values are those of a run resolved elsewhere."""
     run = place.run(f"offloaded-{strategy}", shared(strategy))
@@ -182,6 +183,7 @@ def kill_other_rank(run: RealRun) -> None:
     assert "rank 1: SIGKILL" in json.dumps(error.data)
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_run_within_seconds(place: Place) -> None:
     kill_other_rank(place.run("killed", shared("ddp", epochs=ENDLESS)))
 
@@ -206,6 +208,7 @@ def test_no_rank_outlives_its_worker(place: Place) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_a_pause_is_heard_by_all_and_one_process_can_go_on(place: Place, alone: RealRun) -> None:
     run = place.run("paused", shared("fsdp"))
     worker = run.start()

@@ -113,6 +113,7 @@ def test_a_run_is_done_and_its_result_is_in_the_store(place: Place, storage: str
     assert states(remote.events)[-1] == "finished"
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_followed_by_one_that_goes_on(
     place: Place, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

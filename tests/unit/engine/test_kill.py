@@ -13,11 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 STEPS = 24
 # Lines of events to wait for, and seconds after the last of them; a checkpoint is saved after every step.
 MOMENTS = ((0, 0.0), (1, 0.0), (2, 0.001), (3, 0.002), (2, 0.004), (4, 0.006), (3, 0.009), (5, 0.013), (2, 0.0))
 
 
+@pytest.mark.slow
 def test_killed_trainings_end_with_the_same_weights(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     helper = subprocess.run(

@@ -24,6 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_is_kept_and_told(place: Place) -> None:
     run = place.run("timed", {"data": {"train": "rows.csv"}, "train": {"budget": "12s", "epochs": 5000}})
     started = time.monotonic()

@@ -55,6 +55,7 @@ def test_the_invitation_comes_behind_what_ranks_need(run: RunStore) -> None:
         owner.code = 0
 
 
+@pytest.mark.slow
 def test_a_later_invitation_takes_the_place_of_the_first(run: RunStore) -> None:
     with working_copy(url_of(run)) as owner, guest_copy(url_of(run)) as guest:
         for port in (1, 22):
