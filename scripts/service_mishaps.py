@@ -39,8 +39,11 @@ def happen(looker: Looker, folder: Path, base: str) -> Iterator[str]:
     page.get_by_role("button", name="Make a webhook").click()
     page.locator("form .error:not([hidden])").wait_for()
     yield "refused-address"
+    yield from _refusals_in_forms(looker, folder)
     page.goto(f"{root}/ui/nothing")
     yield "missing-page"
+    page.goto(f"{root}/ui/usage?start=never")
+    yield "wrong-day"
     page.goto(f"{root}/ui/catalog?search=zebra")
     yield "nothing-found"
     page.goto(f"{root}/ui/playground?left={base}&right=broken")
@@ -65,3 +68,20 @@ def happen(looker: Looker, folder: Path, base: str) -> Iterator[str]:
     page.context.add_cookies([{"name": "tunesmith_session", "value": "ended", "url": root}])
     page.goto(f"{root}/ui/jobs")
     yield "ended-session"
+
+
+def _refusals_in_forms(looker: Looker, folder: Path) -> Iterator[str]:
+    """What the API refuses is told beside the button that asked for it."""
+    page, root = looker.page, looker.root
+    empty = folder / "empty.jsonl"
+    empty.touch()
+    page.goto(f"{root}/ui/files")
+    page.locator("form[data-upload] input[type=file]").first.set_input_files(empty)
+    page.locator("form[data-upload] button").first.click()
+    page.locator("form .error:not([hidden])").wait_for()
+    yield "empty-file"
+    page.goto(f"{root}/ui/admin")
+    page.get_by_label("Name of a new project").fill("default")
+    page.get_by_role("button", name="Make a project").click()
+    page.locator("form .error:not([hidden])").wait_for()
+    yield "taken-name"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from live_service import LiveService
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-test")
 from browser_pages import AXE, VENDOR, Looker, chromium_path, looking  # noqa: E402
-from playwright.sync_api import Browser, expect  # noqa: E402
+from playwright.sync_api import Browser, Route, expect  # noqa: E402
 
 pytestmark = [
     pytest.mark.skipif(chromium_path() is None, reason="there is no chromium on this machine"),
@@ -175,3 +177,96 @@ def test_a_table_is_shown_as_it_is_learned(service: LiveService, chromium: Brows
         expect(page.get_by_text("This file cannot be used yet.")).to_be_visible()
         expect(page.locator("#preview")).to_be_hidden()
         looker.require_clean()
+
+
+def test_a_mended_file_is_taken_and_the_job_is_a_program_of_python(
+    service: LiveService, chromium: Browser, tmp_path: Path
+) -> None:
+    path = tmp_path / "mended.jsonl"
+    path.write_text("not json\n")
+    with looking(chromium, service.root) as looker:
+        page = looker.page
+        looker.sign_in(service.key)
+        page.goto(f"{looker.root}/ui/jobs/new")
+        upload = page.get_by_label("or upload one now")
+        upload.set_input_files(path)
+        expect(page.get_by_text("This file cannot be used yet.")).to_be_visible()
+        # A browser tells of a choice only where it is another one than before.
+        expect(upload).to_have_value("")
+        turns = [{"role": "user", "content": "Where is it?"}, {"role": "assistant", "content": "On its way."}]
+        path.write_text("".join(json.dumps({"messages": turns}) + "\n" for _ in range(12)))
+        upload.set_input_files(path)
+        expect(page.get_by_text("This file can be trained on.")).to_be_visible()
+        page.get_by_role("button", name="Next: model and technique").click()
+        page.get_by_text("More settings").click()
+        for wrong, words in (("[1]", "not an object"), ('{"technique": "full"}', "technique"), ("{", "not JSON")):
+            page.get_by_label("Further options").fill(wrong)
+            page.get_by_role("button", name="Next: review").click()
+            expect(page.locator("#error-2")).to_contain_text(words)
+        page.get_by_label("Further options").fill('{"rank_stabilized": true, "warmup": 0.1}')
+        page.get_by_role("button", name="Next: review").click()
+        page.get_by_text("The same as a program").click()
+        program = page.locator("#as-program").inner_text()
+        given: dict[str, Any] = {}
+        client = SimpleNamespace(fine_tuning=SimpleNamespace(jobs=SimpleNamespace(create=given.update)))
+        exec(program, {"client": client})
+        assert given["extra_body"]["tunesmith"] == {"rank_stabilized": True, "warmup": 0.1, "technique": "lora"}
+        looker.require_clean()
+
+
+def test_a_page_of_a_job_goes_on_when_the_service_answers_again(service: LiveService, chromium: Browser) -> None:
+    asked = {"model": "tiny", "training_file": rows_file(service), "tunesmith": {"technique": "lora", "rank": 4}}
+    with service.client() as client:
+        job = client.post("/fine_tuning/jobs", json=asked).raise_for_status().json()["id"]
+        client.post(f"/fine_tuning/jobs/{job}/cancel").raise_for_status()
+    with looking(chromium, service.root) as looker:
+        page = looker.page
+        looker.sign_in(service.key)
+        refused = "**/stream?*"
+        page.route(refused, lambda route: route.fulfill(status=503, body="busy"))
+        page.goto(f"{looker.root}/ui/jobs/{job}")
+        lost = page.locator("[data-lost]")
+        expect(lost).to_contain_text("does not answer")
+        page.unroute(refused)
+        expect(lost).to_be_hidden()
+        expect(page.locator("[data-state]")).to_have_text("cancelled")
+        expect(page.locator("[data-events] li").first).to_be_visible()
+
+
+def test_another_model_is_chosen_while_the_first_one_answers(service: LiveService, chromium: Browser) -> None:
+    with looking(chromium, service.root) as looker:
+        page = looker.page
+        looker.sign_in(service.key)
+        page.goto(f"{looker.root}/ui/playground?left=tiny")
+
+        def hold(_route: Route) -> None:
+            """The answer does not come."""
+
+        page.route("**/v1/chat/completions", hold)
+        page.get_by_label("Your message").fill("Where is my parcel?")
+        page.get_by_role("button", name="Send").click()
+        pane = page.locator("[data-pane=left]")
+        expect(pane.locator(".count")).to_have_text("thinking…")
+        page.locator("#left").dispatch_event("change")
+        expect(pane.locator(".said")).to_have_count(0)
+        expect(page.get_by_role("button", name="Send")).to_be_enabled()
+        page.unroute("**/v1/chat/completions")
+        page.get_by_text("Settings", exact=True).click()
+        page.get_by_label("Most new tokens").fill("2")
+        page.get_by_label("Your message").fill("And now?")
+        with page.expect_request("**/v1/chat/completions") as asked:
+            page.get_by_role("button", name="Send").click()
+        assert [one["content"] for one in asked.value.post_data_json["messages"]] == ["And now?"]
+        expect(pane).to_have_attribute("data-answered", "1")
+
+
+def test_signing_out_forgets_which_project_was_open(service: LiveService, chromium: Browser) -> None:
+    with service.client("/tunesmith/v1") as own:
+        project = own.post("/projects", json={"name": "left behind"}).json()["id"]
+    with looking(chromium, service.root) as looker:
+        looker.sign_in(service.key)
+        looker.open_project(project)
+        looker.page.goto(f"{looker.root}/ui")
+        looker.page.get_by_role("button", name="Sign out").click()
+        looker.page.wait_for_url(f"{looker.root}/ui/sign-in")
+        assert "tunesmith_project" not in [one["name"] for one in looker.page.context.cookies()]

@@ -99,7 +99,8 @@ def print_row(row: Mapping[str, Any]) -> None:
     Labels of a head stand behind their tokens.
     """
     out()
-    out(clean(str(row.get("place") or "")), "bold")
+    place = clean(str(row.get("place") or ""))
+    out(f"{place}, an answer to be avoided" if row.get("avoided") else place, "bold")
     colour = has_colour(sys.stdout)
     text = ""
     for (trained, label), pieces in groupby(row.get("pieces") or [], _mark):

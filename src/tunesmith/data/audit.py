@@ -24,7 +24,7 @@ from tunesmith.formats.examples import Conversation, Document, Example, Place, P
 from tunesmith.formats.inspect import Inspection
 from tunesmith.formats.overlap import Overlap
 from tunesmith.tasks import PreparedTask
-from tunesmith.tasks.preference import answers_of
+from tunesmith.tasks.preference import REJECTED, answers_of
 
 SAMPLE_ROWS = 200
 _FIRST_PLACES = 3
@@ -34,10 +34,17 @@ _MUCH_MORE = 20
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row as pieces, for showing what trains."""
+    """A row as pieces, for showing what trains.
+
+    Attributes:
+        place: Where it comes from.
+        pieces: Its text, token by token.
+        avoided: What trains of it is an answer that is to become unlikely.
+    """
 
     place: str
     pieces: tuple[Piece, ...]
+    avoided: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Audit:
             "shown": [
                 {
                     "place": row.place,
+                    "avoided": row.avoided,
                     "pieces": [asdict(piece) for piece in row.pieces],
                 }
                 for row in self.shown
@@ -161,8 +169,10 @@ def audit(
         *_stop_warnings(template, text_ends | set(stop_token_ids), known=bool(stop_token_ids)),
         *_lost_warnings(sample, tokenizer),
     )
+    preferred = task.name == "preference"
     shown = tuple(
-        ShownRow(row.place, pieces_of(tokenizer, row)) for row in (store[n] for n in range(min(show, len(store))))
+        ShownRow(store[n].place, pieces_of(tokenizer, store[n]), preferred and store.arrays["kinds"][n] == REJECTED)
+        for n in range(min(show, len(store)))
     )
     return Audit(found, token_statistics(store), inspection, overlap, warnings, shown)
 

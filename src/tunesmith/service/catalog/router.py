@@ -34,7 +34,7 @@ def catalog_router() -> APIRouter:
             entry = offer.entry
             return (
                 (family is None or (entry is not None and entry.family == family))
-                and (kind is None or (entry is not None and entry.kind == kind))
+                and (kind is None or offer.kind == kind)
                 and (search is None or search.lower() in f"{offer.name} {entry.name if entry else ''}".lower())
                 and (most_parameters is None or (entry is not None and entry.parameters <= most_parameters))
             )

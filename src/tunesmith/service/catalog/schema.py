@@ -60,8 +60,8 @@ def _described(offer: Offer) -> dict[str, Any]:
     entry = offer.entry
     if entry is None:
         # An operator's own folder: whoever asks has no business with where it is.
-        unknown = ("family", "kind", "parameters", "context_length", "licence", "licence_url", "architecture", "source")
-        return {"name": offer.name, **dict.fromkeys(unknown), "techniques": list(_techniques())}
+        unknown = ("family", "parameters", "context_length", "licence", "licence_url", "architecture", "source")
+        return {"name": offer.name, "kind": offer.kind, **dict.fromkeys(unknown), "techniques": list(_techniques())}
     return {
         "name": entry.name,
         "family": entry.family,

@@ -115,7 +115,7 @@ def _row_json(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as tokens; of its place the line alone, since files lie where nobody needs to know."""
     line = str(row["place"]).rpartition(":")[2]
     pieces = [{"text": piece["text"], "trained": piece["trained"]} for piece in row["pieces"]]
-    return {"line": int(line) if line.isdigit() else None, "tokens": pieces}
+    return {"line": int(line) if line.isdigit() else None, "avoided": row["avoided"], "tokens": pieces}
 
 
 def _plan(context: Context, base: str, found: Examined, known: Known, *, exact: bool) -> tuple[Plan | None, list[str]]:
@@ -164,6 +164,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "fits": plan.fits,
         "headroom_bytes": plan.headroom,
         "memory": {**plan.memory.parts, "host": plan.memory.host},
+        "peak_memory_bytes": plan.memory.peak,
         "parameters": plan.parameters,
         "trained_parameters": plan.memory.trained_parameters,
         "seconds": {

@@ -15,7 +15,9 @@ from sqlalchemy import Connection, Row, select
 
 from tunesmith.catalog.entries import CatalogEntry, find_entry
 from tunesmith.catalog.template import has_chat_template
-from tunesmith.errors import UsageError
+from tunesmith.errors import TunesmithError, UsageError
+from tunesmith.planner.shape import shape_of_config
+from tunesmith.runs.atomic import read_json
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import LICENCES, PROJECTS
@@ -50,6 +52,16 @@ class Offer:
         if self.entry is None or self.entry.licence in OPEN_LICENCES:
             return None
         return self.entry.licence
+
+    @property
+    def kind(self) -> str | None:
+        """``causal`` for a model that writes, ``encoder`` for one that only reads; None where that is not known."""
+        if self.entry is not None or self.folder is None:
+            return None if self.entry is None else self.entry.kind
+        try:
+            return shape_of_config(read_json(self.folder / "config.json"), self.name).kind
+        except (TunesmithError, OSError, ValueError):
+            return None
 
     @property
     def chat_template(self) -> bool | None:

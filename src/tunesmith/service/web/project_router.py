@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
+from pydantic import BeforeValidator
 
 from tunesmith.service.shared.telling import EVENTS
 from tunesmith.service.web.asking import OWN, RefusedError, asking
@@ -15,6 +16,8 @@ from tunesmith.service.web.rendering import page
 
 _PAGE = 50
 After = Annotated[str | None, Query(max_length=64)]
+# A form sends a field that is left empty as an empty text.
+Day = Annotated[date | None, BeforeValidator(lambda text: text or None)]
 
 
 def project_pages() -> APIRouter:
@@ -23,7 +26,7 @@ def project_pages() -> APIRouter:
     _add_webhooks(router)
 
     @router.get("/ui/usage")
-    async def usage(request: Request, start: date | None = None, end: date | None = None) -> Response:
+    async def usage(request: Request, start: Day = None, end: Day = None) -> Response:
         days = {"start": None if start is None else start.isoformat(), "end": None if end is None else end.isoformat()}
         async with asking(request) as api:
             now = await api.get(f"{OWN}/usage/now")

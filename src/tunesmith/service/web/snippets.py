@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any, Literal
+
+# What a model gives to those who ask it: words, labels, answers marked in a text, or vectors.
+Does = Literal["writes", "labels", "answers", "embeds"]
 
 
 @dataclass(frozen=True)
@@ -15,30 +19,49 @@ class Snippet:
     text: str
 
 
-def snippets(base_url: str, model: str) -> list[Snippet]:
+def snippets(base_url: str, model: str, does: Does = "writes") -> list[Snippet]:
     """Programs that ask a model.
 
     Args:
         base_url: What OpenAI's clients take, such as ``http://127.0.0.1:8321/v1``.
         model: A deployment or a model.
+        does: What it gives.
     """
-    # JSON's texts are texts of Python as well; a quote would end the text of the shell.
+    # JSON's texts are texts of Python as well.
     url, name = json.dumps(base_url), json.dumps(model)
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}]}).replace("'", "\\u0027")
-    address = f"{base_url}/chat/completions".replace("'", "%27")
-    return [
-        Snippet(
-            "curl",
-            None,
-            f"curl -s '{address}' \\\n"
-            '  -H "Authorization: Bearer $TUNESMITH_API_KEY" \\\n'
-            "  -H 'Content-Type: application/json' \\\n"
-            f"  -d '{body}'\n",
-        ),
-        Snippet("OpenAI", "pip install openai", _OPENAI.format(url=url, name=name)),
-        Snippet("LangChain", "pip install langchain-openai", _LANGCHAIN.format(url=url, name=name)),
-        Snippet("Semantic Kernel", "pip install semantic-kernel", _SEMANTIC_KERNEL.format(url=url, name=name)),
+    asked = _ASKED[does]
+    programs = {
+        "writes": (_OPENAI, _LANGCHAIN, _SEMANTIC_KERNEL),
+        "embeds": (_OPENAI_VECTORS, _LANGCHAIN_VECTORS),
+    }.get(does, (_OPENAI_LABELS,))
+    heads = (("OpenAI", "openai"), ("LangChain", "langchain-openai"), ("Semantic Kernel", "semantic-kernel"))
+    made = [
+        Snippet(head, f"pip install {package}", text.format(url=url, name=name, input=json.dumps(asked.get("input"))))
+        for (head, package), text in zip(heads, programs, strict=False)
     ]
+    return [_curl(f"{base_url}{_PATHS[does]}", {"model": model, **asked}), *made]
+
+
+def _curl(address: str, body: dict[str, Any]) -> Snippet:
+    # A quote would end the text of the shell.
+    text, place = json.dumps(body).replace("'", "\\u0027"), address.replace("'", "%27")
+    return Snippet(
+        "curl",
+        None,
+        f"curl -s '{place}' \\\n"
+        '  -H "Authorization: Bearer $TUNESMITH_API_KEY" \\\n'
+        "  -H 'Content-Type: application/json' \\\n"
+        f"  -d '{text}'\n",
+    )
+
+
+_PATHS = {"writes": "/chat/completions", "labels": "/classify", "answers": "/classify", "embeds": "/embeddings"}
+_ASKED: dict[str, dict[str, Any]] = {
+    "writes": {"messages": [{"role": "user", "content": "Hello"}]},
+    "labels": {"input": ["Hello"]},
+    "answers": {"input": [{"question": "Who says hello?", "context": "Anna says hello."}]},
+    "embeds": {"input": ["Hello"]},
+}
 
 
 _OPENAI = """\
@@ -85,4 +108,37 @@ async def main() -> None:
 
 
 asyncio.run(main())
+"""
+_OPENAI_LABELS = """\
+import os
+
+from openai import OpenAI
+
+client = OpenAI(base_url={url}, api_key=os.environ["TUNESMITH_API_KEY"])
+# A path that OpenAI does not have: the client carries it all the same.
+answer = client.post("/classify", body={{"model": {name}, "input": {input}}}, cast_to=object)
+print(answer)
+"""
+_OPENAI_VECTORS = """\
+import os
+
+from openai import OpenAI
+
+client = OpenAI(base_url={url}, api_key=os.environ["TUNESMITH_API_KEY"])
+answer = client.embeddings.create(model={name}, input={input})
+print(answer.data[0].embedding)
+"""
+_LANGCHAIN_VECTORS = """\
+import os
+
+from langchain_openai import OpenAIEmbeddings
+
+# Texts are sent as they are; the tokenizer that LangChain would cut them with is OpenAI's.
+model = OpenAIEmbeddings(
+    base_url={url},
+    api_key=os.environ["TUNESMITH_API_KEY"],
+    model={name},
+    check_embedding_ctx_length=False,
+)
+print(model.embed_query("Hello"))
 """

@@ -8,12 +8,13 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from tunesmith.recipe.objectives import HEADS
 from tunesmith.service.context import context_of
 from tunesmith.service.web.asking import OWN, Api, asking
 from tunesmith.service.web.choosing import files_to_choose
 from tunesmith.service.web.pages_route import PageRoute
 from tunesmith.service.web.rendering import page
-from tunesmith.service.web.snippets import snippets
+from tunesmith.service.web.snippets import Does, snippets
 
 _PAGE = 20
 _BATCH_ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
@@ -41,7 +42,7 @@ def using_pages() -> APIRouter:
         async with asking(request) as api:
             names = await _askable(api)
             if left and not right:
-                right, left = left, await _base_of(api, left)
+                right, left = left, await _base_of(api, left) or _another(names, left)
         return page(request, api, "playground.html", names=names, left=left, right=right)
 
     @router.get("/ui/deployments")
@@ -57,6 +58,7 @@ def using_pages() -> APIRouter:
         async with asking(request) as api:
             found = await api.get(f"{OWN}/deployments/{name}")
             models = await api.get("/v1/models")
+            does = await _what_it_does(api, found["models"][0]["model"])
         root = context_of(request).settings.public_url or str(request.base_url)
         base_url = f"{root.rstrip('/')}/v1"
         return page(
@@ -64,9 +66,10 @@ def using_pages() -> APIRouter:
             api,
             "deployment.html",
             deployment=found,
+            writes=does == "writes",
             choices=_tuned_first(models["data"]),
             base_url=base_url,
-            snippets=snippets(base_url, found["name"]),
+            snippets=snippets(base_url, found["name"], does),
         )
 
     router.include_router(_batch_pages())
@@ -116,9 +119,10 @@ def _tuned_first(models: list[dict[str, Any]]) -> list[str]:
 
 
 async def _askable(api: Api) -> list[tuple[str, list[str]]]:
-    """Names that may be asked, by what they are."""
+    """Names that may be asked for an answer in words, by what they are."""
     deployments = [one["name"] for one in (await api.get(f"{OWN}/deployments"))["data"] if one["kind"] == "real-time"]
-    names = [one["id"] for one in (await api.get("/v1/models"))["data"]]
+    encoders = {one["id"] for one in (await api.get(f"{OWN}/catalog", kind="encoder"))["data"]}
+    names = [one["id"] for one in (await api.get("/v1/models"))["data"] if one["id"] not in encoders]
     return [
         ("Deployments", deployments),
         ("Tuned models", [name for name in names if name.startswith("ft:")]),
@@ -127,8 +131,26 @@ async def _askable(api: Api) -> list[tuple[str, list[str]]]:
 
 
 async def _base_of(api: Api, model: str) -> str:
-    """What a tuned model was tuned from; an empty text for any other name."""
+    """What a tuned model, or that of a deployment, was tuned from; an empty text for any other name."""
     if not model.startswith("ft:"):
-        return ""
-    found = await api.find(f"{OWN}/registry/{model}")
+        deployment = await api.find(f"{OWN}/deployments/{quote(model, safe='')}")
+        if deployment is None:
+            return ""
+        model = str(deployment["models"][0]["model"])
+    found = await api.find(f"{OWN}/registry/{quote(model, safe='')}") if model.startswith("ft:") else None
     return "" if found is None else str(found["base"])
+
+
+def _another(names: list[tuple[str, list[str]]], model: str) -> str:
+    """A base model to hold a name against."""
+    return next((name for name in names[-1][1] if name != model), "")
+
+
+async def _what_it_does(api: Api, model: str) -> Does:
+    """What a model gives to those who ask it."""
+    if model.startswith("ft:"):
+        version = await api.find(f"{OWN}/registry/{quote(model, safe='')}")
+        objective = None if version is None else version.get("objective")
+        return "answers" if objective == "question_answering" else "labels" if objective in HEADS else "writes"
+    offer = await api.find(f"{OWN}/catalog/{quote(model, safe='')}")
+    return "embeds" if offer is not None and offer["kind"] == "encoder" else "writes"

@@ -88,6 +88,12 @@ const tunesmith = (() => {
     document.cookie = `tunesmith_project=${encodeURIComponent(id)}; path=/; samesite=strict; max-age=31536000`;
   }
 
+  // Of whoever signs in next it may be none, and of what is archived there are no pages.
+  function forgetProject(id) {
+    const isIt = document.cookie.split("; ").includes(`tunesmith_project=${encodeURIComponent(id)}`);
+    if (id === undefined || isIt) document.cookie = "tunesmith_project=; path=/; samesite=strict; max-age=0";
+  }
+
   const number = (value) => (value === null || value === undefined ? "–" : value.toLocaleString("en"));
   const short = (value) => (value === null || value === undefined ? "–" : Number(value.toPrecision(4)).toString());
 
@@ -116,7 +122,7 @@ const tunesmith = (() => {
     return made;
   }
 
-  return { ask, json, upload, show, chooseProject, project, number, short, size, duration, moment, element };
+  return { ask, json, upload, show, chooseProject, forgetProject, project, number, short, size, duration, moment, element };
 })();
 
 function bodyOf(form) {
@@ -141,6 +147,10 @@ function bodyOf(form) {
 function after(form, then, answer) {
   const [what, target] = then.split(" ");
   if (what === "reload") location.reload();
+  else if (what === "archived") {
+    tunesmith.forgetProject(answer.id);
+    location.reload();
+  }
   else if (what === "go") location.assign(target.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(answer[name])));
   else if (what === "signed-in") location.assign(location.pathname === "/ui/sign-in" ? "/ui" : location.href);
   else if (what === "open-project") {
@@ -253,6 +263,7 @@ document.addEventListener("click", async (event) => {
   } else if ("signOut" in target.dataset) {
     try {
       await tunesmith.ask("DELETE", "/tunesmith/v1/session");
+      tunesmith.forgetProject();
       location.assign("/ui/sign-in");
     } catch (error) {
       document.getElementById("toast").textContent = error.message;

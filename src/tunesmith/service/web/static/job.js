@@ -112,14 +112,29 @@
   }
 
   const where = `/tunesmith/v1/jobs/${encodeURIComponent(root.dataset.job)}/stream?project=${encodeURIComponent(tunesmith.project())}`;
-  const source = new EventSource(where);
-  source.addEventListener("job", (event) => moved(JSON.parse(event.data)));
-  source.addEventListener("event", (event) => told(JSON.parse(event.data)));
-  source.addEventListener("done", () => {
-    source.close();
-    refresh();
-  });
-  // The browser opens it again by itself, behind the last event.
+  const AGAIN_MILLISECONDS = 5000;
+  let source = null;
+  let last = "";
+
+  // After a broken connection the browser opens it again by itself, behind the last event; after a refusal we do.
+  function follow() {
+    source = new EventSource(last ? `${where}&after=${encodeURIComponent(last)}` : where);
+    source.addEventListener("open", () => tunesmith.show(null, find("lost")));
+    source.addEventListener("job", (event) => moved(JSON.parse(event.data)));
+    source.addEventListener("event", (event) => {
+      last = event.lastEventId || last;
+      told(JSON.parse(event.data));
+    });
+    source.addEventListener("done", () => {
+      source.close();
+      refresh();
+    });
+    source.addEventListener("error", () => {
+      tunesmith.show("The service does not answer at this moment; the page goes on when it does.", find("lost"));
+      if (source.readyState === EventSource.CLOSED) setTimeout(follow, AGAIN_MILLISECONDS);
+    });
+  }
+  follow();
   setInterval(left, 1000);
   addEventListener("resize", () => chart?.setSize(room(find("chart"))));
   document.addEventListener("theme", () => {

@@ -4,20 +4,27 @@
 const at = (id) => document.getElementById(id);
 const WAIT_MILLISECONDS = 500;
 let usable = false;
+let checks = 0;
 let asked = 0;
 let waiting = null;
 
 const method = () => document.querySelector("[name=method]:checked").value;
 
+// What is written as JSON may not say again what has a field of its own: one of the two would be lost.
 function options() {
-  const found = at("options").value.trim() ? JSON.parse(at("options").value) : {};
-  found.technique = at("technique").value;
+  const written = at("options").value.trim() ? JSON.parse(at("options").value) : {};
+  if (typeof written !== "object" || written === null || Array.isArray(written)) {
+    throw new Error('The further options are not an object, such as {"warmup": 0.05}.');
+  }
+  const found = { technique: at("technique").value };
   if (at("rank").value && hasRank()) found.rank = Number(at("rank").value);
   if (at("max-length").value) found.max_length = Number(at("max-length").value);
   if (at("budget").value) found.budget = at("budget").value;
   const validation = at("validation-choice").value;
   if (validation !== "auto" && !validation.startsWith("file-")) found.validation = Number(validation);
-  return found;
+  const twice = Object.keys(written).filter((key) => key in found);
+  if (twice.length) throw new Error(`The further options name what has a field here: ${twice.join(", ")}.`);
+  return { ...written, ...found };
 }
 
 function hasRank() {
@@ -61,6 +68,7 @@ function listOf(title, kind, texts) {
 async function check() {
   const file = at("training-file").value;
   const place = at("check");
+  const turn = ++checks;
   usable = false;
   if (!file) return;
   place.replaceChildren(tunesmith.element("p", { class: "muted" }, "Reading the rows…"));
@@ -70,12 +78,13 @@ async function check() {
   else if (validation !== "auto") wanted.validation = Number(validation);
   try {
     const found = await tunesmith.json("POST", `/tunesmith/v1/files/${encodeURIComponent(file)}/check`, wanted);
-    if (file !== at("training-file").value) return;
+    if (turn !== checks) return;
     usable = found.usable;
     showCheck(found, place);
     showRows(found.first_rows, at("rows"));
     at("preview").hidden = !found.first_rows.length;
   } catch (error) {
+    if (turn !== checks) return;
     place.replaceChildren(tunesmith.element("p", { class: "notice bad" }, error.message));
     at("preview").hidden = true;
   }
@@ -101,7 +110,6 @@ function showCheck(found, place) {
 
 function showPlan(found) {
   const plan = found.plan;
-  const memory = plan ? Object.values(plan.memory).reduce((sum, one) => sum + (typeof one === "number" ? one : 0), 0) - (plan.memory.host ?? 0) : null;
   at("plan").replaceChildren(
     tunesmith.element("h3", {}, "The plan"),
     ...(plan ? [tunesmith.element("p", { class: `notice ${plan.fits ? "good" : "bad"}` }, plan.fits ? "It fits into this machine." : "It does not fit into this machine.")] : []),
@@ -112,7 +120,7 @@ function showPlan(found) {
       ["Epochs", tunesmith.short(found.epochs)],
       ["Steps", tunesmith.number(found.steps)],
       ["Time", plan ? `about ${tunesmith.duration(plan.seconds.total)}` : null],
-      ["Memory", plan ? tunesmith.size(memory) : null],
+      ["Memory at most", plan ? tunesmith.size(plan.peak_memory_bytes) : null],
       ["Trained weights", plan ? `${tunesmith.number(plan.trained_parameters)} of ${tunesmith.number(plan.parameters)}` : null],
       ["Price", `${found.price.amount.toFixed(found.price.amount && found.price.amount < 1 ? 4 : 2)} ${found.price.currency}`],
     ]),
@@ -123,7 +131,8 @@ function showPlan(found) {
 function showTokens(rows) {
   at("tokens").hidden = !rows.length;
   at("token-rows").replaceChildren(...rows.map((row) => {
-    const tokens = row.tokens.map((one) => tunesmith.element("mark", { class: one.trained ? "learned" : "read" }, one.text));
+    const trained = row.avoided ? "avoided" : "learned";
+    const tokens = row.tokens.map((one) => tunesmith.element("mark", { class: one.trained ? trained : "read" }, one.text));
     return tunesmith.element("article", { class: "row" },
       tunesmith.element("span", { class: "line-number" }, String(row.line ?? "")), tunesmith.element("p", { class: "tokens" }, ...tokens));
   }));
@@ -166,8 +175,17 @@ function review() {
     ["Name", made.suffix],
   ]).children);
   const { tunesmith: own, ...rest } = made;
-  const lines = Object.entries(rest).map(([key, value]) => `    ${key}=${JSON.stringify(value)},`);
-  at("as-program").textContent = `client.fine_tuning.jobs.create(\n${lines.join("\n")}\n    extra_body=${JSON.stringify({ tunesmith: own })},\n)`;
+  const lines = Object.entries(rest).map(([key, value]) => `    ${key}=${python(value)},`);
+  at("as-program").textContent = `client.fine_tuning.jobs.create(\n${lines.join("\n")}\n    extra_body=${python({ tunesmith: own })},\n)`;
+}
+
+// JSON's texts and numbers are Python's as well; its other words are not.
+function python(value) {
+  if (value === null) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (typeof value !== "object") return JSON.stringify(value);
+  return `{${Object.entries(value).map(([key, one]) => `${JSON.stringify(key)}: ${python(one)}`).join(", ")}}`;
 }
 
 function go(step) {
@@ -229,6 +247,9 @@ at("new-file").addEventListener("change", async (event) => {
     await check();
   } catch (error) {
     tunesmith.show(error, at("error-1"));
+  } finally {
+    // The same file, mended, is a choice again.
+    event.target.value = "";
   }
 });
 at("job").addEventListener("submit", async (event) => {

@@ -11,8 +11,9 @@
     talk: place.querySelector(".talk"),
     count: place.querySelector(".count"),
     messages: [],
+    stop: null,
   }));
-  let stop = null;
+  let busy = false;
 
   function say(pane, role, text) {
     const words = tunesmith.element("p", { class: "words" }, text);
@@ -36,9 +37,12 @@
     }
   }
 
-  async function ask(pane, prompt, signal) {
+  async function ask(pane, prompt) {
     const system = field("system").value.trim();
-    pane.messages.push({ role: "user", content: prompt });
+    const { messages } = pane;
+    pane.stop = new AbortController();
+    const { signal } = pane.stop;
+    messages.push({ role: "user", content: prompt });
     say(pane, "user", prompt);
     const words = say(pane, "assistant", "");
     pane.count.textContent = "thinking…";
@@ -48,7 +52,7 @@
     try {
       const answer = await tunesmith.ask("POST", "/v1/chat/completions", {
         model: pane.select.value,
-        messages: [...(system ? [{ role: "system", content: system }] : []), ...pane.messages],
+        messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
         temperature: Number(field("temperature").value),
         max_tokens: Number(field("tokens").value),
         stream: true,
@@ -65,11 +69,13 @@
         }
         if (piece.usage) count(pane, piece.usage, started, first);
       }
-      pane.messages.push({ role: "assistant", content: text });
+      messages.push({ role: "assistant", content: text });
       pane.place.dataset.answered = String(Number(pane.place.dataset.answered ?? 0) + 1);
     } catch (error) {
       // What was not answered is not asked again with the next message.
-      pane.messages.pop();
+      messages.pop();
+      // Another model was chosen meanwhile, whose conversation has not begun.
+      if (messages !== pane.messages) return;
       words.classList.add("failed");
       words.textContent = error.name === "AbortError" ? `${text} (stopped)` : error.message;
       pane.count.textContent = "";
@@ -86,29 +92,29 @@
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const prompt = field("prompt").value.trim();
-    if (!prompt || stop) return;
-    stop = new AbortController();
+    if (!prompt || busy) return;
+    busy = true;
     field("stop").hidden = false;
     form.querySelector("button.primary").disabled = true;
     field("prompt").value = "";
     const asked = panes.filter((pane) => pane.select.value);
-    await Promise.all(asked.map((pane) => ask(pane, prompt, stop.signal)));
-    stop = null;
+    await Promise.all(asked.map((pane) => ask(pane, prompt)));
+    busy = false;
     field("stop").hidden = true;
     form.querySelector("button.primary").disabled = false;
     field("prompt").focus();
   });
-  field("stop").addEventListener("click", () => stop?.abort());
+  field("stop").addEventListener("click", () => panes.forEach((pane) => pane.stop?.abort()));
   field("prompt").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
   const empty = (pane) => {
+    pane.stop?.abort();
     pane.messages = [];
     pane.talk.replaceChildren();
     pane.count.textContent = "\u00a0";
   };
   field("clear").addEventListener("click", () => {
-    stop?.abort();
     panes.forEach(empty);
     field("prompt").focus();
   });
