@@ -237,7 +237,9 @@ def test_another_model_is_chosen_while_the_first_one_answers(service: LiveServic
     with looking(chromium, service.root) as looker:
         page = looker.page
         looker.sign_in(service.key)
-        page.goto(f"{looker.root}/ui/playground?left=tiny")
+        page.goto(f"{looker.root}/ui/playground")
+        page.get_by_label("Left model", exact=True).select_option("tiny")
+        page.get_by_label("Right model", exact=True).select_option("None")
 
         def hold(_route: Route) -> None:
             """The answer does not come."""
