@@ -74,6 +74,11 @@ def test_pages_with_content_in_light_and_dark_wide_and_narrow(
         assert wrong == []
 
 
+# Tables that one would have to push aside to read their last column.
+CUT_OFF = """[...document.querySelectorAll(".scroll")]
+    .filter((one) => one.scrollWidth > one.clientWidth + 1).map((one) => one.getAttribute("aria-label"))"""
+
+
 def _parts(looker: Looker, name: str) -> Iterator[str]:
     """Wait for what comes late on a page; a page of several steps is looked at in each."""
     page = looker.page
@@ -105,8 +110,11 @@ def _parts(looker: Looker, name: str) -> Iterator[str]:
 
 
 def _faults(looker: Looker, name: str, width: int) -> list[str]:
+    """Serious faults of accessibility, and what is wider than the window or than its own box."""
     wide = looker.page.evaluate("document.documentElement.scrollWidth")
     found = [f"{name}: {fault}" for fault in looker.faults_of_access()]
+    cut_off = looker.page.evaluate(CUT_OFF)
+    found += [f"{name}: {label} is cut off at the side" for label in cut_off]
     return [*found, f"{name}: {wide} pixels wide"] if wide > width else found
 
 
