@@ -37,8 +37,8 @@ class KilledError(BaseException):
 
 
 @dataclass
-class Platform:
-    """Keeps what was submitted, by key; work on it is done by the test."""
+class Cluster:
+    """Keeps what was submitted, by key; work on it is done by the test. Who is to pause reads that in the store."""
 
     entries: dict[str, str] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
@@ -60,7 +60,16 @@ class Platform:
         return {"key": submission.key}
 
     def status(self, handle: Handle) -> JobStatus:
-        return JobStatus(self.entries[handle["key"]])  # type: ignore[arg-type]
+        key = handle["key"]
+        if self.entries[key] == "running" and "://" in self.runs[key]:
+            self._obey(key)
+        return JobStatus(self.entries[key])  # type: ignore[arg-type]
+
+    def _obey(self, key: str) -> None:
+        """What a worker does that was asked to pause: it ends at a checkpoint, which a cluster takes for a failure."""
+        if RunStore(open_store(self.runs[key])).wish() == "pause":
+            self.entries[key] = "failed"
+            self.tell(key, "status", state="stopped")
 
     def logs(self, handle: Handle) -> Iterator[str]:
         return iter(())
@@ -70,17 +79,10 @@ class Platform:
             self.entries[handle["key"]] = "cancelled"
             self.tell(handle["key"], "status", state="cancelled")
 
-    def pause(self, handle: Handle) -> None:
-        self.entries[handle["key"]] = "paused"
-        self.tell(handle["key"], "status", state="stopped")
-
-    def resume(self, handle: Handle) -> None:
-        self.entries[handle["key"]] = "running"
-
     def tell(self, key: str, kind: str, step: int | None = None, /, **data: Any) -> None:
         path = self._events(key)
         last = len(path.read_text().splitlines()) if path.exists() else 0
-        EventWriter(path, 1, last + 1).emit(kind, step, **data)  # type: ignore[arg-type]
+        EventWriter(path, int(key.partition("+")[2] or 1), last + 1).emit(kind, step, **data)  # type: ignore[arg-type]
         if "://" in self.runs[key]:
             line = path.read_bytes().splitlines(keepends=True)[-1]
             RunStore(open_store(self.runs[key])).add_events(last + 1, line)
@@ -101,12 +103,23 @@ class Platform:
             self.tell(key, "status", state={"succeeded": "finished"}.get(end, end))
 
 
+class Platform(Cluster):
+    """Pauses and goes on by itself, as the queue of this machine does."""
+
+    def pause(self, handle: Handle) -> None:
+        self.entries[handle["key"]] = "paused"
+        self.tell(handle["key"], "status", state="stopped")
+
+    def resume(self, handle: Handle) -> None:
+        self.entries[handle["key"]] = "running"
+
+
 @dataclass
 class World:
     """A site with a platform, a clock of its own, and dispatchers that can be killed."""
 
     site: Site
-    platform: Platform
+    platform: Cluster
     time: float = field(default_factory=time.time)
     tended: list[dict[str, Tended]] = field(default_factory=lambda: [{}, {}])
 
@@ -148,7 +161,8 @@ class World:
 
 
 def make_world(folder: Path, patch: pytest.MonkeyPatch, kind: str = "sqlite", **given_: Any) -> World:
-    site, platform = jobs_site(folder, kind, **given_), Platform()
+    site = jobs_site(folder, kind, **given_)
+    platform = Cluster() if site.context.settings.shares_runs else Platform()
     for module in (submitted, submitting):
         patch.setattr(module, "make_executor", lambda _spec, _runs: platform)
     patch.setattr(submitting, "check_inputs", lambda *_args, **_named: None)
@@ -162,3 +176,10 @@ def jobs(world: World, count: int, project: Any = None, **body: Any) -> list[str
     project = project or world.site.default
     client, file_id = project.client(), upload(project, chat_rows(20))
     return [create(client, file_id, **body)["id"] for _ in range(count)]
+
+
+def of_a_machine(world: World, folder: Path) -> World:
+    """The same service as the dispatcher of another machine sees it, with a data folder of its own."""
+    other = World(world.site, world.platform, world.time)
+    other.context = replace(other.context, settings=world.context.settings.model_copy(update={"data_folder": folder}))
+    return other

@@ -59,7 +59,7 @@ def submit(recipe: Recipe, runs_folder: Path, asked: Asked) -> RunFolder:
     """
     known = None if asked.key is None else find_by_key(runs_folder, asked.key)
     if known is not None:
-        return _send(known, runs_folder)
+        return send(known)
     check_inputs(recipe, runs_folder, model=not trains_by_itself(recipe.executor))
     stored, storage = needs_store(recipe.executor), asked.storage
     if stored and storage is None:
@@ -83,7 +83,7 @@ def submit(recipe: Recipe, runs_folder: Path, asked: Asked) -> RunFolder:
     }
     write_json(run.path / JOB, job)
     try:
-        return _send(run, runs_folder)
+        return send(run)
     except TunesmithError as error:
         if not error.retryable:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -201,14 +201,19 @@ def send_again(run: RunFolder) -> None:
         TunesmithError: As of :func:`submit`.
     """
     job = read_json(run.path / JOB)
-    attempt = int(job.get("attempt", 1)) + 1
+    attempt = attempt_of(job) + 1
     base = str(job["key"]).partition("+")[0]
     write_json(run.path / JOB, {**job, "key": f"{base}+{attempt}", "attempt": attempt, "handle": None})
-    _send(run, run.path.parent)
+    send(run)
 
 
-def _send(run: RunFolder, runs_folder: Path) -> RunFolder:
-    """Submit what job.json says; once more changes nothing, since executors go by the key."""
+def send(run: RunFolder) -> RunFolder:
+    """Submit what job.json says; once more changes nothing, since executors go by the key.
+
+    Raises:
+        TunesmithError: As of :func:`submit`. RunError ``run.inputs``: files are gone that nobody has put into the
+            store before.
+    """
     from tunesmith.recipe.load import load_recipe
 
     job = read_json(run.path / JOB)
@@ -216,18 +221,33 @@ def _send(run: RunFolder, runs_folder: Path) -> RunFolder:
         return run
     recipe = load_recipe(run.recipe)
     inputs = {path: Path(source) for path, source in job["inputs"].items()}
+    store = None if job["run"] is None else RunStore(open_store(job["run"]))
+    if store is None or not store.store.exists(JOB):
+        _require_files(run, inputs)
+    if store is not None:
+        # The store keeps the first key: later attempts are the same run.
+        told = {**{key: job[key] for key in ("format", "name", "submitted")}, "key": job["key"].partition("+")[0]}
+        put_run(store, dump_recipe(recipe), inputs, told)
+        # Before the platform hears of it: whoever goes on from here on another machine sends it under the same key.
+        store.write_submission(attempt_of(job), job)
+    place = job["run"] or str(run.path.resolve())
+    submission = _submission(run.name, job["key"], place, Portable(recipe, inputs))
+    job["handle"] = dict(make_executor(recipe.executor, run.path.parent).submit(submission))
+    if store is not None:
+        store.write_submission(attempt_of(job), job)
+    write_json(run.path / JOB, job)
+    return run
+
+
+def attempt_of(record: Mapping[str, Any]) -> int:
+    """How often the run of a job.json was submitted, this time included."""
+    return int(record.get("attempt", 1))
+
+
+def _require_files(run: RunFolder, inputs: Mapping[str, Path]) -> None:
     missing = [str(source) for source in inputs.values() if not source.is_file()]
     if missing:
         raise RunError("files of the run are gone", code="run.inputs", place=run.name, value=", ".join(missing[:5]))
-    if job["run"] is not None:
-        # The store keeps the first key: later attempts are the same run.
-        told = {**{key: job[key] for key in ("format", "name", "submitted")}, "key": job["key"].partition("+")[0]}
-        put_run(RunStore(open_store(job["run"])), dump_recipe(recipe), inputs, told)
-    place = job["run"] or str(run.path.resolve())
-    submission = _submission(run.name, job["key"], place, Portable(recipe, inputs))
-    handle = make_executor(recipe.executor, runs_folder).submit(submission)
-    write_json(run.path / JOB, {**job, "handle": dict(handle)})
-    return run
 
 
 def _submission(name: str, key: str, place: str, portable: Portable) -> Submission:

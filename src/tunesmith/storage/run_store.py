@@ -3,6 +3,7 @@
 job.json                     what was asked for, written once by whoever submitted
 recipe.yaml, inputs/...      the recipe and the files that it names
 control.json                 what the run should do next
+submissions/0001.json        what was given to a platform, an attempt each: its key, and how the platform knows it
 attempts/0001.json           the worker of an attempt, created by it: whoever comes second finds it there
 attempts/0001.beat.json      when that worker was last alive
 attempts/0001.end.json       how it ended
@@ -33,7 +34,7 @@ FILES = "files"
 FILE_LIST = "files.json"
 # What a worker leaves among its files while it waits for other machines.
 MEETING = "meeting.json"
-_ATTEMPTS, _EVENTS = "attempts", "events"
+_ATTEMPTS, _EVENTS, _SUBMISSIONS = "attempts", "events", "submissions"
 # A worker that has been silent for so long is taken for dead, by whoever wants to go on in its place.
 SILENT_SECONDS = 90.0
 BEAT_SECONDS = 15.0
@@ -80,10 +81,18 @@ class RunStore:
         """Ask the run to continue, to pause or to cancel."""
         self.write_json(CONTROL, {"wish": wish})
 
+    def write_submission(self, number: int, record: dict[str, Any]) -> None:
+        """Say what was given to a platform, so that a machine without the submitter's folder can follow it."""
+        self.write_json(f"{_SUBMISSIONS}/{number:04d}.json", record)
+
+    def last_submission(self) -> dict[str, Any] | None:
+        """What was given to a platform last; None before the first time."""
+        found = self._last_number(_SUBMISSIONS)
+        return None if found is None else self.read_json(f"{_SUBMISSIONS}/{found:04d}.json")
+
     def last_attempt(self) -> Attempt | None:
         """The newest attempt; None before the first."""
-        numbers = [name.removesuffix(".json") for name in self.store.names(_ATTEMPTS)]
-        found = max((int(name) for name in numbers if name.isdigit()), default=None)
+        found = self._last_number(_ATTEMPTS)
         return None if found is None else self._attempt(found)
 
     def take_attempt(self, worker: str) -> int:
@@ -136,6 +145,10 @@ class RunStore:
         """Say which files there are, after they are."""
         listed = {path: {"size_bytes": size, "changed_ns": changed} for path, (size, changed) in files.items()}
         self.write_json(FILE_LIST, {"format": 1, "files": listed})
+
+    def _last_number(self, folder: str) -> int | None:
+        numbers = [name.removesuffix(".json") for name in self.store.names(folder)]
+        return max((int(name) for name in numbers if name.isdigit()), default=None)
 
     def _attempt(self, number: int) -> Attempt:
         begun = self.read_json(_attempt_path(number)) or {}

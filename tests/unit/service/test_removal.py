@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from registry_cases import add_small
-from service_dispatch import World, make_world
+from service_dispatch import World, make_world, of_a_machine
 from service_jobs import create, upload
 from service_site import Project
 from sqlalchemy import delete, insert
@@ -44,13 +43,6 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(ending, "register_result", register)
     yield made
     made.context.database.close()
-
-
-def of_a_machine(world: World, folder: Path) -> World:
-    """The same service as the dispatcher of another machine sees it, with a data folder of its own."""
-    other = World(world.site, world.platform, world.time)
-    other.context = replace(other.context, settings=world.context.settings.model_copy(update={"data_folder": folder}))
-    return other
 
 
 def rows_of(mark: str) -> list[dict[str, Any]]:
@@ -137,6 +129,19 @@ def test_inputs_go_when_a_job_ends_and_rows_of_a_deleted_file_are_nowhere(world:
     remove_deleted_bytes(world.context)
     assert places_of(tmp_path, ("zebra",)) == set()
     assert run_of(world.context, job_id).path.is_dir()
+
+
+def test_a_job_that_waits_goes_on_with_the_kept_bytes_of_a_deleted_file(world: World, tmp_path: Path) -> None:
+    job_id, file_id = job_of(world.site.default, "zebra")
+    assert world.site.client().delete(f"/v1/files/{file_id}").status_code == 200
+    world.time += 1000
+    remove_deleted_bytes(world.context)
+    world.turn()
+    assert world.row(job_id).state == "running"
+    finish(world, job_id)
+    assert world.row(job_id).state == "succeeded"
+    remove_deleted_bytes(world.context)
+    assert places_of(tmp_path, ("zebra",)) == set()
 
 
 def test_inputs_go_however_a_job_ends(world: World) -> None:

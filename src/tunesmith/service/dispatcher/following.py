@@ -11,7 +11,8 @@ from sqlalchemy import Row
 from tunesmith.errors import RunError
 from tunesmith.jobs import submitted
 from tunesmith.jobs.submitted import Job, JobView
-from tunesmith.jobs.submitting import Asked, submit
+from tunesmith.jobs.submitting import Asked, run_url, send, submit
+from tunesmith.jobs.taking_up import take_up
 from tunesmith.service.context import Context
 from tunesmith.service.dispatcher import budgets
 from tunesmith.service.dispatcher.holding import Tended, hold
@@ -30,21 +31,25 @@ _MOST_EPOCHS, _MOST_ROWS = 50, 256
 
 def run_of_job(context: Context, tended: Tended, job: Row[Any]) -> Job:
     """The job's run, after its submission was made sure."""
-    runs = context.settings.runs_folder
-    if job.run is None or not (run_of(context, job.id).path / JOB).is_file():
-        folder = run_of(context, job.id).path
-        if folder.is_dir() and not (folder / JOB).is_file():
-            # The last dispatcher was killed before anybody could hear of this run.
-            shutil.rmtree(folder)
+    runs, folder = context.settings.runs_folder, run_of(context, job.id).path
+    if folder.is_dir() and not (folder / JOB).is_file():
+        # The last dispatcher was killed before anybody could hear of this run.
+        shutil.rmtree(folder)
+    storage = f"{context.settings.storage}/runs" if context.settings.shares_runs else None
+    if storage is not None and not tended.is_taken_up:
+        # Another machine may have sent it, or have sent it again since this one looked last.
+        take_up(runs, job.id, run_url(storage, job.id))
+        tended.is_taken_up = True
+    if not (folder / JOB).is_file():
         recipe = recipe_of(context, job, bring_inputs(context, job))
-        storage = f"{context.settings.storage}/runs" if context.settings.shares_runs else None
         submit(recipe, runs, Asked(job.id, job.id, storage))
-        with context.database.write() as connection:
-            hold(connection, tended, run=job.id, tries=0)
     elif submitted.find_job(runs, job.id).record["handle"] is None:
         # The last dispatcher was killed while it sent it.
-        recipe = recipe_of(context, job, bring_inputs(context, job))
-        submit(recipe, runs, Asked(job.id, job.id))
+        bring_inputs(context, job)
+        send(submitted.find_job(runs, job.id).run)
+    if job.run is None:
+        with context.database.write() as connection:
+            hold(connection, tended, run=job.id, tries=0)
     return submitted.find_job(runs, job.id)
 
 

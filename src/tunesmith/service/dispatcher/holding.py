@@ -21,11 +21,19 @@ class LockLostError(Exception):
 
 @dataclass
 class Tended:
-    """A job that this dispatcher works for: its lock, and checkpoints that could not be kept."""
+    """A job that this dispatcher works for: its lock, and what this dispatcher knows of it.
+
+    Attributes:
+        id: The job.
+        lock: The lock that is held.
+        tried: Steps of checkpoints that could not be kept.
+        is_taken_up: Whether what other machines have done for it was looked for since the lock was taken.
+    """
 
     id: str
     lock: str
     tried: set[int] = field(default_factory=set)
+    is_taken_up: bool = False
 
 
 def hold(connection: Connection, tended: Tended, **values: Any) -> None:

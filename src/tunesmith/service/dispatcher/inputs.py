@@ -33,7 +33,7 @@ def bring_inputs(context: Context, job: Row[Any]) -> Files:
     """Bring a job's files here; what is here already is taken as it is.
 
     Raises:
-        DataError: ``file_deleted``: a file is not there any more.
+        DataError: ``file_deleted``: a file's bytes are not there any more.
         OutputError, NetworkError: They cannot be written, or the storage does not answer.
     """
     wanted = [_Wanted("training", job.training_file, "training_file")]
@@ -49,9 +49,8 @@ def _bring(context: Context, job: Row[Any], wanted: _Wanted) -> Path:
     if whole:
         return whole[0]
     with context.database.read() as connection:
-        query = select(FILES).where(
-            FILES.c.id == wanted.file_id, FILES.c.project_id == job.project_id, FILES.c.deleted_at.is_(None)
-        )
+        # Also one that was deleted since the job was made: its bytes stay as long as the job may need them.
+        query = select(FILES).where(FILES.c.id == wanted.file_id, FILES.c.project_id == job.project_id)
         row = connection.execute(query).first()
     if row is None:
         raise _deleted(wanted)
