@@ -18,10 +18,12 @@ from sqlalchemy import select, update
 
 from tunesmith.service.batches.states import take
 from tunesmith.service.batches.work import run_batches, work
+from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.db.tables.inference import BATCHES, ENGINES
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.engines import process
+from tunesmith.service.files.chores import remove_deleted_bytes
 from tunesmith.service.shared.engines import ensure_engine
 from tunesmith.service.shared.files import keep_file
 
@@ -81,6 +83,25 @@ def used(site: Site) -> dict[str, float]:
         return {row.kind: row.quantity for row in connection.execute(select(USAGE))}
 
 
+def cut_off(site: Site, folder: Path) -> tuple[str, int]:
+    """A batch whose process was killed after some answers, in the middle of a line, and how many there are."""
+    name = create(site, folder, 60, user="slow")
+    stop = threading.Event()
+    row = take(site.context)
+    assert row is not None
+    answers = site.context.scratch / name / "answers.jsonl"
+    thread = threading.Thread(target=work, args=(site.context, row, stop))
+    thread.start()
+    until(lambda: answers.exists() and answers.stat().st_size > 0)
+    stop.set()
+    thread.join(30)
+    whole = len(answers.read_text().splitlines())
+    with answers.open("a") as file:
+        file.write('{"id": "batch_req_torn')
+    assert 0 < whole < 60
+    return name, whole
+
+
 def test_a_batch_is_answered_to_its_end(site: Site, tmp_path: Path) -> None:
     name = create(site, tmp_path, 30)
     with working(site):
@@ -99,20 +120,8 @@ def test_a_batch_is_answered_to_its_end(site: Site, tmp_path: Path) -> None:
 
 def test_a_batch_goes_on_where_another_process_was_ended(site: Site, tmp_path: Path) -> None:
     """What was answered is not asked again, and what it cost is counted once."""
-    name = create(site, tmp_path, 60, user="slow")
-    stop = threading.Event()
-    row = take(site.context)
-    assert row is not None
-    answers = site.context.scratch / name / "answers.jsonl"
-    thread = threading.Thread(target=work, args=(site.context, row, stop))
-    thread.start()
-    until(lambda: answers.exists() and answers.stat().st_size > 0)
-    stop.set()
-    thread.join(30)
-    before = answers.read_text().splitlines()
-    assert 0 < len(before) < 60
-    # A crash tears the last line; the lock of a killed process ends by itself.
-    answers.write_text("\n".join(before) + "\n" + '{"id": "batch_req_torn')
+    name, answered = cut_off(site, tmp_path)
+    before = (site.context.scratch / name / "answers.jsonl").read_text().splitlines()[:answered]
     assert look(site, name)["status"] == "in_progress"
     with working(site):
         until(lambda: look(site, name)["status"] == "completed")
@@ -162,6 +171,43 @@ def test_a_cancelled_batch_keeps_what_was_answered(site: Site, tmp_path: Path) -
     told = lines_of(site, batch["output_file_id"])
     assert 0 < len(told) == batch["request_counts"]["completed"] < 400
     assert used(site)["requests"] == len(told)
+
+
+def test_what_was_answered_is_kept_and_paid_where_the_model_may_not_be_asked_any_more(
+    site: Site, tmp_path: Path
+) -> None:
+    name, answered = cut_off(site, tmp_path)
+    with site.context.database.write() as connection:
+        connection.execute(update(PROJECTS).values(allowed_models=["two"]))
+    with working(site):
+        until(lambda: look(site, name)["status"] == "failed")
+    batch = look(site, name)
+    assert [error["code"] for error in batch["errors"]["data"]] == ["model_not_allowed"]
+    assert batch["request_counts"]["completed"] == answered == len(lines_of(site, batch["output_file_id"]))
+    assert used(site) == {"input_tokens": 3 * answered, "output_tokens": 2 * answered, "requests": answered}
+
+
+def test_a_batch_that_was_cut_off_in_a_line_can_be_cancelled(site: Site, tmp_path: Path) -> None:
+    name, answered = cut_off(site, tmp_path)
+    assert site.client().post(f"/v1/batches/{name}/cancel").json()["status"] == "cancelling"
+    with working(site):
+        until(lambda: look(site, name)["status"] == "cancelled")
+    assert len(lines_of(site, look(site, name)["output_file_id"])) == answered
+
+
+def test_a_batch_goes_on_with_the_kept_bytes_of_a_deleted_file(site: Site, tmp_path: Path) -> None:
+    name = create(site, tmp_path, 30)
+    file = look(site, name)["input_file_id"]
+    assert site.client().delete(f"/v1/files/{file}").status_code == 200
+    with site.context.database.write() as connection:
+        connection.execute(update(FILES).where(FILES.c.id == file).values(deleted_at=1.0))
+    remove_deleted_bytes(site.context)
+    with working(site):
+        until(lambda: look(site, name)["status"] in ("completed", "failed"))
+    assert look(site, name)["request_counts"] == {"total": 30, "completed": 30, "failed": 0}
+    remove_deleted_bytes(site.context)
+    with site.context.database.read() as connection:
+        assert connection.execute(select(FILES).where(FILES.c.id == file)).first() is None
 
 
 def test_a_batch_whose_budget_is_spent_ends_with_what_it_has(site: Site, tmp_path: Path) -> None:

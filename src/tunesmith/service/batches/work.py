@@ -84,7 +84,7 @@ def _go_on(context: Context, row: Row[Any], stop: threading.Event) -> None:
     # Its project decides what it may; nobody's scope is asked for again.
     caller = Caller("inference", False, row.project_id, f"batch {row.id}", row.key_id, None, "", None)
     with context.database.read() as connection:
-        file = find_file(connection, row.project_id, row.input_file_id, param="input_file_id")
+        file = find_file(connection, row.project_id, row.input_file_id, param="input_file_id", even_deleted=True)
     with Beat(context, row, stop) as beat, local_copy(context, file.place) as source:
         if row.model is None:
             found = _checked(context, row, caller, source)
@@ -130,15 +130,20 @@ def _checked(context: Context, row: Row[Any], caller: Caller, source: Path) -> R
 def _outcome(
     context: Context, row: Row[Any], caller: Caller, files: BatchFiles, beat: Beat
 ) -> tuple[Outcome | None, list[dict[str, Any]] | None]:
-    """Ask what is not answered yet; how the batch ends, and why; None where it does not end yet."""
+    """Ask what is not answered yet; how the batch ends, and why; None where it does not end yet.
+
+    Whatever ends it, what was answered before is kept and paid.
+    """
+    # Also of a batch that asks nothing more: what a crash tore is cut off before its answers are read.
+    done = begin_batch(files, (row.model,))
     if row.state == "cancelling":
         return "cancelled", None
-    with context.database.read() as connection:
-        named = require_model(context, connection, caller, row.model)
     try:
-        why = _ask_all(context, row, named, files, beat)
+        with context.database.read() as connection:
+            named = require_model(context, connection, caller, row.model)
+        why = _ask_all(context, row, named, files, done=done, beat=beat)
     except ApiError as error:
-        if error.status != 429:
+        if error.status >= 500:
             raise
         detail = error.detail
         return "failed", [{"code": detail.code, "message": detail.message, "param": None, "line": None}]
@@ -147,10 +152,11 @@ def _outcome(
     return {"cancelling": "cancelled", "expired": "expired", "all": "completed"}[why], None  # type: ignore[return-value]
 
 
-def _ask_all(context: Context, row: Row[Any], named: Named, files: BatchFiles, beat: Beat) -> Why | Literal["all"]:
+def _ask_all(
+    context: Context, row: Row[Any], named: Named, files: BatchFiles, *, done: set[str], beat: Beat
+) -> Why | Literal["all"]:
     """Ask all that is open; engines that break off are waited for, and the rest is asked again."""
     place, breaks = place_of(context, named), 0
-    done = begin_batch(files, (named.name,))
     while len(done) < row.total:
         why = beat.why_stop()
         if why is not None:
