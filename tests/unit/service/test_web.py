@@ -227,6 +227,13 @@ def test_limits_are_changed_by_those_who_may(site: Site) -> None:
         assert form not in [one.get("data-api") for one in see(client, "/ui/project").all("form")]
 
 
+def test_whoever_sets_how_long_things_are_kept_reads_what_goes(site: Site) -> None:
+    for client in (site.operator, site.client("admin"), site.client("member")):
+        with client:
+            words = see(client, "/ui/project").words
+            assert "Files, runs with checkpoints, reports, logs and evaluations are kept" in words
+
+
 def test_a_batch_from_its_file_to_its_end(site: Site) -> None:
     file_id = upload(site.default, ["not json"], purpose="batch", name="questions.jsonl")
     asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
