@@ -116,6 +116,7 @@ def run_batch(
     ordered: bool,
     on_progress: Callable[[int, int], None],
     total: int,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> BatchCounts:
     """Answer every request that is not answered yet.
 
@@ -128,6 +129,7 @@ def run_batch(
         ordered: Whether answers are written in the order of the requests.
         on_progress: Called with (requests done, requests in all).
         total: How many there are.
+        goes_on: Asked before each request; once it is not so, no more are asked, and those under way are waited for.
 
     Raises:
         OutputError: The output cannot be written, or the disk is full.
@@ -139,6 +141,8 @@ def run_batch(
         late: dict[int, BatchResult] = {}
         next_number = 0
         for at, request in enumerate(_open_requests(files.source, done)):
+            if not goes_on():
+                break
             waiting[pool.submit(_ask, client, request, model)] = at
             while len(waiting) >= 2 * concurrency or len(late) >= 64 * concurrency:
                 next_number = _collect(waiting, late, writer, next_number, ordered=ordered)

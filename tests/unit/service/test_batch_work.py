@@ -13,9 +13,10 @@ import psutil
 import pytest
 from openapi import load_contract
 from service_engines import hosted, hurry, serving_command, stand_in_site, until
-from service_site import Site
-from sqlalchemy import select, update
+from service_site import Project, Site
+from sqlalchemy import func, select, update
 
+from tunesmith.service.batches import beat
 from tunesmith.service.batches.states import take
 from tunesmith.service.batches.work import run_batches, work
 from tunesmith.service.db.tables.accounts import PROJECTS
@@ -50,21 +51,24 @@ def working(site: Site) -> Iterator[threading.Event]:
         thread.join(60)
 
 
-def create(site: Site, folder: Path, count: int, model: str = "one", **body: Any) -> str:
+def create(
+    site: Site, folder: Path, count: int, model: str = "one", project: Project | None = None, **body: Any
+) -> str:
+    project = project or site.default
     path = folder / "batch.jsonl"
     with path.open("w") as file:
         for at in range(count):
             asked = {"model": model, "messages": [{"role": "user", "content": str(at)}], **body}
             line = {"custom_id": f"r{at}", "method": "POST", "url": "/v1/chat/completions", "body": asked}
             file.write(json.dumps(line) + "\n")
-    name = keep_file(site.context, site.default.id, "batch", "batch.jsonl", path)
+    name = keep_file(site.context, project.id, "batch", "batch.jsonl", path)
     asked = {"input_file_id": name, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
     more = {"output_expires_after": {"anchor": "created_at", "seconds": 3600}}
-    return str(site.client().post("/v1/batches", json={**asked, **more}).json()["id"])
+    return str(project.client().post("/v1/batches", json={**asked, **more}).json()["id"])
 
 
-def look(site: Site, name: str) -> dict[str, Any]:
-    batch = dict(site.client().get(f"/v1/batches/{name}").json())
+def look(site: Site, name: str, project: Project | None = None) -> dict[str, Any]:
+    batch = dict((project or site.default).client().get(f"/v1/batches/{name}").json())
     told = {key: value for key, value in batch.items() if value is not None}
     assert load_contract().problems_of_named("Batch", told) == []
     return batch
@@ -79,8 +83,9 @@ def lines_of(site: Site, file: str | None) -> list[dict[str, Any]]:
 
 
 def used(site: Site) -> dict[str, float]:
+    query = select(USAGE.c.kind, func.sum(USAGE.c.quantity)).where(USAGE.c.project_id == site.default.id)
     with site.context.database.read() as connection:
-        return {row.kind: row.quantity for row in connection.execute(select(USAGE))}
+        return {row[0]: row[1] for row in connection.execute(query.group_by(USAGE.c.kind))}
 
 
 def cut_off(site: Site, folder: Path) -> tuple[str, int]:
@@ -208,6 +213,24 @@ def test_a_batch_goes_on_with_the_kept_bytes_of_a_deleted_file(site: Site, tmp_p
     remove_deleted_bytes(site.context)
     with site.context.database.read() as connection:
         assert connection.execute(select(FILES).where(FILES.c.id == file)).first() is None
+
+
+def test_a_small_batch_does_not_wait_for_the_huge_ones_of_another_project(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beat, "TURN_SECONDS", 0.3)
+    other = site.project("other")
+    huge = [create(site, tmp_path, 160, user="slow") for _ in range(2)]
+    with working(site):
+        until(lambda: all(look(site, name)["status"] == "in_progress" for name in huge))
+        small = create(site, tmp_path, 3, project=other)
+        until(lambda: look(site, small, other)["status"] == "completed")
+        assert [look(site, name)["status"] for name in huge] == ["in_progress"] * 2
+        until(lambda: all(look(site, name)["status"] == "completed" for name in huge))
+    for name in huge:
+        told = lines_of(site, look(site, name)["output_file_id"])
+        assert sorted(one["custom_id"] for one in told) == sorted(f"r{at}" for at in range(160))
+    assert used(site)["requests"] == 320
 
 
 def test_a_batch_whose_budget_is_spent_ends_with_what_it_has(site: Site, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from openapi import Contract, load_contract
 from service_site import DATABASES, Project, Site, make_site
 from sqlalchemy import select, update
 
-from tunesmith.service.batches.states import take
+from tunesmith.service.batches.states import give_turn, take
+from tunesmith.service.batches.turns import AWAY_SECONDS, should_give_turn
 from tunesmith.service.batches.work import work
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.db.tables.keeping import DELIVERIES, WEBHOOKS
@@ -203,3 +206,60 @@ def test_one_works_for_a_batch_and_the_next_one_once_that_is_gone(site: Site, tm
         found = connection.execute(select(BATCHES)).one()
     assert found.state == "validating"
     assert found.lock_token == again.lock_token
+
+
+def taken(site: Site) -> Any:
+    row = take(site.context)
+    assert row is not None
+    return row
+
+
+def test_turns_of_batches_go_by_priority_then_by_fairness_then_by_age(site: Site, tmp_path: Path) -> None:
+    def make(project: Project) -> str:
+        return str(create(project, upload(project, tmp_path, [line()]))["id"])
+
+    mine = [make(site.default) for _ in range(3)]
+    theirs = site.project("other")
+    other = [make(theirs) for _ in range(2)]
+    urgent = make(site.project("urgent", priority=5))
+    dropped = make(site.default)
+    site.client().post(f"/v1/batches/{dropped}/cancel")
+    # The one that is cancelled asks nothing; as long as it is held it counts as under way.
+    order = [taken(site).id for _ in range(6)]
+    assert order == [dropped, urgent, other[0], mine[0], other[1], mine[1]]
+
+
+def test_a_batch_that_gives_its_turn_waits_for_its_machine_and_for_the_others(site: Site, tmp_path: Path) -> None:
+    projects = [site.default, site.project("other"), site.project("third")]
+    names = [create(project, upload(project, tmp_path, [line()]))["id"] for project in projects]
+    order = []
+    for _ in range(5):
+        row = taken(site)
+        order.append(row.id)
+        give_turn(site.context, row)
+    assert order == [*names, *names[:2]]
+    settings = site.context.settings.model_copy(update={"data_folder": tmp_path / "elsewhere"})
+    assert take(replace(site.context, settings=settings)) is None
+    later = replace(site.context, settings=settings, now=lambda: time.time() + AWAY_SECONDS + 1)
+    assert take(later) is not None
+
+
+def test_a_turn_is_given_to_projects_that_have_less(site: Site, tmp_path: Path) -> None:
+    other, urgent = site.project("other"), site.project("urgent", priority=5)
+
+    def make(project: Project) -> None:
+        create(project, upload(project, tmp_path, [line()]))
+
+    make(site.default)
+    make(site.default)
+    first = taken(site)
+    assert not should_give_turn(site.context, first), "what waits is its own project's"
+    make(other)
+    assert should_give_turn(site.context, first)
+    theirs = taken(site)
+    assert theirs.project_id == other.id
+    make(other)
+    assert not should_give_turn(site.context, first), "they have as much as it has"
+    make(urgent)
+    assert should_give_turn(site.context, first)
+    assert not should_give_turn(site.context, taken(site)), "nobody is more urgent"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from tunesmith.service.batches.schema import ENDED
+from tunesmith.service.batches.turns import AWAY_SECONDS, find_next, is_free, mark_of
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.inference import BATCHES
 from tunesmith.service.shared.telling import tell
@@ -15,20 +16,21 @@ from tunesmith.service.shared.working import LOCK_SECONDS, LostError
 
 
 def take(context: Context) -> Row[Any] | None:
-    """Take the oldest batch that nobody works for; None where there is none."""
+    """Take the batch whose turn it is, see :func:`tunesmith.service.batches.turns.find_next`; None where none waits."""
     now = context.now()
-    free = or_(BATCHES.c.lock_expires_at.is_(None), BATCHES.c.lock_expires_at < now)
-    wanted = select(BATCHES).where(BATCHES.c.state.not_in(ENDED), free).order_by(BATCHES.c.id).limit(1)
     with context.database.read() as connection:
-        if connection.execute(wanted).first() is None:
+        # Nearly every look ends here.
+        if find_next(context, connection, now) is None:
             return None
     with context.database.write() as connection:
-        row = connection.execute(wanted.with_for_update(skip_locked=True)).first()
-        if row is None:
+        name = find_next(context, connection, now)
+        if name is None:
             return None
         lock = {"lock_token": secrets.token_hex(16), "lock_expires_at": now + LOCK_SECONDS}
-        connection.execute(update(BATCHES).where(BATCHES.c.id == row.id).values(**lock))
-        return _row(connection, row.id)
+        seen = (BATCHES.c.id == name) & BATCHES.c.state.not_in(ENDED) & is_free(context, now)
+        if connection.execute(update(BATCHES).where(seen).values(**lock)).rowcount == 0:
+            return None
+        return _row(connection, name)
 
 
 def renew(context: Context, row: Row[Any], **values: Any) -> str:
@@ -51,6 +53,16 @@ def leave(context: Context, row: Row[Any], again_after_seconds: float) -> None:
     """
     with context.database.write() as connection:
         _change(connection, row, lock_token=None, lock_expires_at=context.now() + again_after_seconds)
+
+
+def give_turn(context: Context, row: Row[Any]) -> None:
+    """Let go of a batch for others, to go on later where its answers are.
+
+    Raises:
+        LostError: Somebody else has it.
+    """
+    with context.database.write() as connection:
+        _change(connection, row, lock_token=mark_of(context), lock_expires_at=context.now() + AWAY_SECONDS)
 
 
 def move(

@@ -1,7 +1,8 @@
 """Works for batches: checks their files, asks their requests, writes their answers.
 
 What is answered lies in the scratch folder of this machine line by line, so that a process that was killed goes on
-where it was. On another machine a batch begins again; what is paid is what its file of answers has.
+where it was. On another machine a batch begins again; what is paid is what its file of answers has. A long batch is
+worked for in turns, so that those of other projects need not wait for its end.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tunesmith.service.batches.asking import Asker, StoppedError
 from tunesmith.service.batches.beat import Beat, Why
 from tunesmith.service.batches.checking import check_file
 from tunesmith.service.batches.finishing import Outcome, cost_of, fail, finish, tokens_in
-from tunesmith.service.batches.states import leave, move, take
+from tunesmith.service.batches.states import give_turn, leave, move, take
 from tunesmith.service.context import Context
 from tunesmith.service.errors import ApiError
 from tunesmith.service.shared.choosing import choose
@@ -96,8 +97,11 @@ def _go_on(context: Context, row: Row[Any], stop: threading.Event) -> None:
         with sole_writer(files):
             outcome, errors = _outcome(context, row, caller, files, beat)
             if outcome is None:
-                # The next one need not wait for the lock to end.
-                leave(context, row, 0)
+                if beat.is_turn_over():
+                    give_turn(context, row)
+                else:
+                    # The next one need not wait for the lock to end.
+                    leave(context, row, 0)
                 return
             finish(context, row, files, outcome, errors)
         shutil.rmtree(folder, ignore_errors=True)
@@ -147,20 +151,22 @@ def _outcome(
             raise
         detail = error.detail
         return "failed", [{"code": detail.code, "message": detail.message, "param": None, "line": None}]
-    if why in ("lost", "ending"):
+    if why in ("lost", "ending", "turn"):
         return None, None
     return {"cancelling": "cancelled", "expired": "expired", "all": "completed"}[why], None  # type: ignore[return-value]
 
 
 def _ask_all(
     context: Context, row: Row[Any], named: Named, files: BatchFiles, *, done: set[str], beat: Beat
-) -> Why | Literal["all"]:
+) -> Why | Literal["all", "turn"]:
     """Ask all that is open; engines that break off are waited for, and the rest is asked again."""
     place, breaks = place_of(context, named), 0
     while len(done) < row.total:
         why = beat.why_stop()
         if why is not None:
             return why
+        if beat.is_turn_over():
+            return "turn"
         engine = ensure_engine(context, place.base, context.settings.engine_wait_seconds)
         before = len(done)
         try:
@@ -213,4 +219,5 @@ def _ask_some(
         ordered=False,
         on_progress=note,
         total=row.total,
+        goes_on=lambda: not beat.is_turn_over(),
     )
