@@ -63,7 +63,7 @@ MEANINGS = {
     "openid.issuer": "who signs people in, by OpenID Connect",
     "openid.client_id": "what the service is called there",
     "openid.secret_variable": "the environment variable with the client's secret",
-    "openid.admin_emails": "who is an administrator",
+    "openid.admin_emails": "who is an administrator, for as long as they are named here",
     "openid.allowed_domains": "whose addresses of mail are let in; all, if none is named",
     "openid.require_verified_email": "only addresses that the provider has verified",
     "session_hours": "how long a browser's session lasts",

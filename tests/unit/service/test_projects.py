@@ -253,6 +253,8 @@ def test_people_join_and_leave_a_project(site: Site) -> None:
 
 def test_the_keys_of_somebody_disabled_are_good_for_nothing(site: Site) -> None:
     user = site.operator.post(f"{OWN}/users", json={"email": "eve@example.org", "name": "Eve"}).json()
+    members = f"{OWN}/projects/{site.default.id}/members"
+    site.operator.post(members, json={"user_id": user["id"], "role": "member"})
     theirs = site.with_key(site.default.key("member", user_id=user["id"]))
     assert theirs.get(f"{OWN}/projects").status_code == 200
     path = f"{OWN}/users/{user['id']}"
@@ -261,3 +263,24 @@ def test_the_keys_of_somebody_disabled_are_good_for_nothing(site: Site) -> None:
     site.operator.post(path, json={"disabled": False})
     assert theirs.get(f"{OWN}/projects").status_code == 200
     assert site.client("admin").get(f"{OWN}/users").status_code == 403
+
+
+def test_the_keys_of_an_administrator_who_is_none_any_more_are_worth_what_the_person_is(site: Site) -> None:
+    user = site.operator.post(f"{OWN}/users", json={"email": "eve@example.org", "name": "Eve", "is_admin": True}).json()
+    project, other = site.project("theirs"), site.project("others")
+    site.operator.post(f"{OWN}/projects/{project.id}/members", json={"user_id": user["id"], "role": "member"})
+    of_all = site.with_key(site.new_key("admin", None, user_id=user["id"]))
+    # Made with that key: it is the same person's.
+    second = site.with_key(of_all.post(f"{OWN}/keys", json={"name": "two", "operator": True}).json()["value"])
+    owner, member = (site.with_key(project.key(scope, user_id=user["id"])) for scope in ("admin", "member"))
+    stranger = site.with_key(other.key("inference", user_id=user["id"]))
+    session = site.with_key(None)
+    signed = session.post(f"{OWN}/sessions", json={"key": second.headers["authorization"].split()[1]})
+    clients = (of_all, second, session, owner, stranger, member)
+    assert signed.status_code == 200
+    assert [one.get(f"{OWN}/session").status_code for one in clients] == [200] * 6
+
+    path = f"{OWN}/users/{user['id']}"
+    assert site.operator.post(path, json={"is_admin": False}).json()["is_admin"] is False
+    assert [one.get(f"{OWN}/session").status_code for one in clients] == [401, 401, 401, 401, 401, 200]
+    assert [one.post(f"{OWN}/projects", json={"name": "x"}).status_code for one in clients[:2]] == [401, 401]

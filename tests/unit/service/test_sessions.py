@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -172,6 +173,35 @@ def test_administrators_are_named_by_the_settings(company: Site, provider: Provi
     client, _ = through_provider(company)
     assert client.get(f"{OWN}/session").json()["is_operator"] is True
     assert client.get(f"{OWN}/users").status_code == 200
+
+
+def test_an_administrator_whom_the_settings_name_no_more_is_none_and_has_no_key_of_one(
+    company: Site, provider: Provider
+) -> None:
+    provider.person = {"sub": "1", "email": "boss@elsewhere.net", "email_verified": True}
+    client, _ = through_provider(company)
+    csrf = {"x-csrf-token": client.get(f"{OWN}/session").json()["csrf_token"]}
+    made = [
+        client.post(f"{OWN}/keys", json={"name": name, "scope": "admin", "operator": operator}, headers=csrf).json()
+        for name, operator in (("all", True), ("of a project", False))
+    ]
+    (user,) = client.get(f"{OWN}/users").json()["data"]
+    assert user["is_admin"] is True
+    refused = company.operator.post(f"{OWN}/users/{user['id']}", json={"is_admin": False})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "named_by_settings")
+    assert [company.with_key(key["value"]).get(f"{OWN}/keys").status_code for key in made] == [200, 200]
+
+    # The service is started again with other settings; the person and the session are those of before.
+    assert company.context.settings.openid is not None
+    openid = company.context.settings.openid.model_copy(update={"admin_emails": [], "allowed_domains": []})
+    settings = company.context.settings.model_copy(update={"openid": openid})
+    later = Site(replace(company.context, settings=settings), company.first_key)
+    assert [later.with_key(key["value"]).get(f"{OWN}/keys").status_code for key in made] == [401, 401]
+    again = browser(later)
+    again.cookies.set(COOKIE, client.cookies[COOKIE])
+    assert again.get(f"{OWN}/session").json()["error"]["code"] == "no_project"
+    assert through_provider(later)[0].get(f"{OWN}/session").json()["error"]["code"] == "no_project"
+    assert later.operator.get(f"{OWN}/users").json()["data"][0]["is_admin"] is False
 
 
 @pytest.mark.parametrize(

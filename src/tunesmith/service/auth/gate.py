@@ -16,6 +16,7 @@ from tunesmith.service.auth.caller import Caller, Scope
 from tunesmith.service.auth.keys import hash_of
 from tunesmith.service.auth.pace import count_failure, pace_requests, require_few_failures
 from tunesmith.service.auth.signing import signed
+from tunesmith.service.auth.worth import SCOPE_OF_ROLE, has_good_maker, is_administrator
 from tunesmith.service.context import Context, context_of
 from tunesmith.service.db.tables.accounts import API_KEYS, MEMBERS, PROJECTS, SESSIONS, USERS
 from tunesmith.service.errors import ApiError
@@ -26,7 +27,6 @@ DEFAULT_PROJECT = "default"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # That a key was used is written down so often at most.
 _USED_SECONDS = 60.0
-SCOPE_OF_ROLE: dict[str, Scope] = {"owner": "admin", "member": "member", "inference": "inference"}
 
 
 def find_caller(request: Request) -> Caller:
@@ -116,7 +116,7 @@ def find_key(context: Context, secret: str, client: str | None) -> Row[Any]:
     if not context.rates.was_good(hashed, now):
         require_few_failures(context, client)
     with context.database.read() as connection:
-        row = _good_key(connection, API_KEYS.c.hash == hashed, now)
+        row = _good_key(connection, context, API_KEYS.c.hash == hashed)
     if row is None:
         count_failure(context, client)
         raise _unknown("Incorrect API key provided")
@@ -133,11 +133,11 @@ def find_session(connection: Connection, cookie: str, now: float) -> Row[Any] | 
     return connection.execute(found).first()
 
 
-def _good_key(connection: Connection, which: ColumnElement[bool], now: float) -> Row[Any] | None:
+def _good_key(connection: Connection, context: Context, which: ColumnElement[bool]) -> Row[Any] | None:
     row = connection.execute(select(API_KEYS).where(which)).first()
-    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= context.now()):
         return None
-    return None if row.user_id is not None and _is_disabled(connection, row.user_id) else row
+    return row if has_good_maker(context.settings, connection, row) else None
 
 
 def _by_session(context: Context, request: Request, cookie: str) -> Caller:
@@ -150,12 +150,12 @@ def _by_session(context: Context, request: Request, cookie: str) -> Caller:
             raise ApiError(403, "The request does not come from this service's own pages", code="csrf")
         if row.key_id is not None:
             return _of_key_session(connection, context, request, row.key_id)
-        return _of_user(connection, request, row.user_id)
+        return _of_user(connection, context, request, row.user_id)
 
 
 def _of_key_session(connection: Connection, context: Context, request: Request, key_id: str) -> Caller:
     """Somebody who signed in with a key; the session is worth as much as the key is now."""
-    row = _good_key(connection, API_KEYS.c.id == key_id, context.now())
+    row = _good_key(connection, context, API_KEYS.c.id == key_id)
     if row is None:
         raise _unknown("The key of this session is no longer good")
     operator = row.project_id is None
@@ -164,12 +164,12 @@ def _of_key_session(connection: Connection, context: Context, request: Request, 
     return Caller(row.scope, operator, project_id, f"key {row.id}", row.id, row.user_id, *where)
 
 
-def _of_user(connection: Connection, request: Request, user_id: str) -> Caller:
+def _of_user(connection: Connection, context: Context, request: Request, user_id: str) -> Caller:
     user = connection.execute(select(USERS).where(USERS.c.id == user_id)).first()
     if user is None or user.disabled_at is not None:
         raise _unknown("Your account is closed")
     where = (request_id(request), client_of(request))
-    if user.is_admin:
+    if is_administrator(context.settings, user):
         project_id = _project(connection, request, None)
         return Caller("admin", True, project_id, user.email, None, user.id, *where)
     roles = _roles(connection, user_id)
@@ -216,11 +216,6 @@ def _find_project(connection: Connection, name: str) -> str | None:
     query = select(PROJECTS.c.id, PROJECTS.c.archived_at).where((PROJECTS.c.id == name) | (PROJECTS.c.name == name))
     row = connection.execute(query).first()
     return None if row is None or row.archived_at is not None else str(row.id)
-
-
-def _is_disabled(connection: Connection, user_id: str) -> bool:
-    found = connection.execute(select(USERS.c.disabled_at).where(USERS.c.id == user_id)).first()
-    return found is None or found.disabled_at is not None
 
 
 def request_id(request: Request) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from tunesmith.service.auth.caller import SCOPES, Caller
-from tunesmith.service.auth.gate import SCOPE_OF_ROLE
+from tunesmith.service.auth.worth import SCOPE_OF_ROLE, is_named_administrator
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import API_KEYS, MEMBERS, SESSIONS, USERS
 from tunesmith.service.errors import ApiError, not_found
@@ -36,15 +36,25 @@ def create_user(context: Context, caller: Caller, values: Mapping[str, Any]) -> 
 def change_user(context: Context, caller: Caller, user_id: str, values: Mapping[str, Any]) -> Row[Any]:
     """Change a person; one who is disabled is signed out everywhere, and their keys are good for nothing.
 
+    The keys of somebody who is an administrator no more are good for nothing either, but for those of projects in
+    which they are worth as much as the key.
+
     Raises:
-        ApiError: 404; 409: nobody closes their own account.
+        ApiError: 404; 409: nobody closes their own account, and whom the settings name stays an administrator.
     """
     changed = {name: value for name, value in values.items() if name != "disabled" and value is not None}
     disabled = values.get("disabled")
     if disabled is not None:
         changed["disabled_at"] = context.now() if disabled else None
     with context.database.write() as connection:
-        _find_user(connection, user_id)
+        found = _find_user(connection, user_id)
+        if values.get("is_admin") is False and is_named_administrator(context.settings, found.email):
+            raise ApiError(
+                409,
+                f"{found.email} is in openid.admin_emails of the settings; take them out there",
+                code="named_by_settings",
+                param="is_admin",
+            )
         if disabled and user_id == caller.user_id:
             raise ApiError(409, "You cannot close your own account", code="own_account")
         if changed:

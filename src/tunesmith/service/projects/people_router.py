@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -31,16 +32,18 @@ def users_router() -> APIRouter:
 
     @router.post("")
     def create(body: NewUser, context: InContext, caller: Operator) -> dict[str, Any]:
-        return user_answer(people.create_user(context, caller, body.model_dump()))
+        return user_answer(context.settings, people.create_user(context, caller, body.model_dump()))
 
     @router.get("")
     def listed(context: InContext, _: Operator, after: str | None = None, limit: Limit = 100) -> dict[str, Any]:
+        told = partial(user_answer, context.settings)
         with context.database.read() as connection:
-            return page(connection, select(USERS), USERS.c.id, user_answer, after=after, limit=limit)
+            return page(connection, select(USERS), USERS.c.id, told, after=after, limit=limit)
 
     @router.post("/{user_id}")
     def change(user_id: str, body: UserChange, context: InContext, caller: Operator) -> dict[str, Any]:
-        return user_answer(people.change_user(context, caller, user_id, body.model_dump(exclude_unset=True)))
+        changed = people.change_user(context, caller, user_id, body.model_dump(exclude_unset=True))
+        return user_answer(context.settings, changed)
 
     return router
 

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from tunesmith.service.auth.caller import Scope
+from tunesmith.service.auth.worth import is_administrator
+from tunesmith.service.settings import Settings
 
 Role = Literal["owner", "member", "inference"]
 
@@ -142,14 +144,14 @@ def quotas_answer(row: Row[Any], use: Mapping[str, Any]) -> dict[str, Any]:
     return {"object": "project.quotas", "project_id": row.id, "limits": limits, "use": dict(use)}
 
 
-def user_answer(row: Row[Any]) -> dict[str, Any]:
-    """Somebody who may sign in."""
+def user_answer(settings: Settings, row: Row[Any]) -> dict[str, Any]:
+    """Somebody who may sign in; ``is_admin`` also of whom the settings name."""
     return {
         "id": row.id,
         "object": "user",
         "email": row.email,
         "name": row.name,
-        "is_admin": row.is_admin,
+        "is_admin": is_administrator(settings, row),
         "created_at": int(row.created_at),
         "disabled_at": _moment(row.disabled_at),
     }

@@ -10,13 +10,14 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.auth.keys import hash_of
+from tunesmith.service.auth.worth import is_named_administrator
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.accounts import SIGN_INS, USERS
 from tunesmith.service.errors import ApiError, not_found
 from tunesmith.service.ids import new_id
 from tunesmith.service.sessions.provider import Person, person_of, way_to_provider
 from tunesmith.service.sessions.sessions import NewSession, begin_session
-from tunesmith.service.settings import OpenIdSettings
+from tunesmith.service.settings import OpenIdSettings, Settings
 from tunesmith.service.shared.telling import note_action
 
 _BYTES = 32
@@ -80,7 +81,7 @@ def end_sign_in(
         verifier=row.verifier,
         now=context.now(),
     )
-    _require_welcome(settings, person)
+    _require_welcome(context.settings, settings, person)
     with context.database.write() as connection:
         user_id = _account(context, connection, settings, person)
         who = Caller("inference", False, "", person.email, None, user_id, request_id, client)
@@ -88,13 +89,13 @@ def end_sign_in(
         return begin_session(context, connection, user_id=user_id)
 
 
-def _require_welcome(settings: OpenIdSettings, person: Person) -> None:
+def _require_welcome(service: Settings, settings: OpenIdSettings, person: Person) -> None:
     believed = person.is_verified is True or (person.is_verified is None and not settings.require_verified_email)
     if not person.email or not believed:
         raise ApiError(403, "The provider does not say that your address is verified", code="email_not_verified")
     domain = person.email.rpartition("@")[2]
     allowed = {one.lower() for one in settings.allowed_domains}
-    if allowed and domain not in allowed and person.email not in _admins(settings):
+    if allowed and domain not in allowed and not is_named_administrator(service, person.email):
         raise ApiError(403, f"People of {domain} do not sign in here", code="domain_not_allowed")
 
 
@@ -108,19 +109,13 @@ def _account(context: Context, connection: Connection, settings: OpenIdSettings,
             raise ApiError(403, "This address belongs to another account", code="email_taken")
     if row is not None and row.disabled_at is not None:
         raise ApiError(403, "Your account is closed", code="account_closed")
-    is_admin = person.email in _admins(settings)
     if row is None:
         name = new_id("user_")
-        values = {"email": person.email, "name": person.name[:255], "subject": subject, "is_admin": is_admin}
+        values = {"email": person.email, "name": person.name[:255], "subject": subject, "is_admin": False}
         connection.execute(insert(USERS).values(id=name, created_at=context.now(), **values))
         return name
-    values = {"subject": subject, "is_admin": is_admin or row.is_admin}
-    connection.execute(update(USERS).where(USERS.c.id == row.id).values(**values))
+    connection.execute(update(USERS).where(USERS.c.id == row.id).values(subject=subject))
     return str(row.id)
-
-
-def _admins(settings: OpenIdSettings) -> set[str]:
-    return {email.lower() for email in settings.admin_emails}
 
 
 def _settings(context: Context) -> OpenIdSettings:
