@@ -18,12 +18,16 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 CLIENT, SECRET = "tunesmith-test", "the client's secret"
+# Its form goes to the address that it was asked under.
+_PASSWORD_PAGE = b"""<!doctype html><html lang="en"><title>Provider</title><form method="post">
+<label>Password <input type="password" name="password"></label><button>Let me in</button></form></html>"""
 
 
 class Provider:
     """What it knows, and how it is to lie.
 
-    ``claims`` overlay those of the ID token; ``key`` signs it, ``shown_key`` is what it publishes.
+    ``claims`` overlay those of the ID token; ``key`` signs it, ``shown_key`` is what it publishes. With
+    ``asks_password`` the way to it ends on a page of its own, and the way back begins there.
     """
 
     def __init__(self, issuer: str) -> None:
@@ -32,6 +36,7 @@ class Provider:
         self.algorithm = "RS256"
         self.person: dict[str, Any] = {"sub": "42", "email": "Ada@Example.org", "email_verified": True, "name": "Ada"}
         self.claims: dict[str, Any] = {}
+        self.asks_password = False
         self._codes: dict[str, dict[str, str]] = {}
 
     def authorize(self, query: dict[str, str]) -> str:
@@ -84,24 +89,35 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"issuer": provider.issuer, **found})
         elif parts.path == "/keys":
             self._answer(200, {"keys": [provider.shown_key.as_dict(private=False)]})
+        elif parts.path == "/authorize" and provider.asks_password:
+            self._send(200, "text/html", _PASSWORD_PAGE)
         elif parts.path == "/authorize":
-            query = {name: values[0] for name, values in parse_qs(parts.query).items()}
-            self.send_response(302)
-            self.send_header("Location", provider.authorize(query))
-            self.end_headers()
+            self._send_back(provider, parts.query)
         else:
             self._answer(404, {})
 
     def do_POST(self) -> None:
         provider: Provider = self.server.provider  # type: ignore[attr-defined]
         body = self.rfile.read(int(self.headers["content-length"])).decode()
+        parts = urlsplit(self.path)
+        if parts.path == "/authorize":
+            self._send_back(provider, parts.query)
+            return
         form = {name: values[0] for name, values in parse_qs(body).items()}
         self._answer(*provider.token(form, self.headers.get("authorization", "")))
 
+    def _send_back(self, provider: Provider, asked: str) -> None:
+        query = {name: values[0] for name, values in parse_qs(asked).items()}
+        self.send_response(302)
+        self.send_header("Location", provider.authorize(query))
+        self.end_headers()
+
     def _answer(self, status: int, body: dict[str, Any]) -> None:
-        content = json.dumps(body).encode()
+        self._send(status, "application/json", json.dumps(body).encode())
+
+    def _send(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from tunesmith.service.auth.caller import Caller
 from tunesmith.service.auth.gate import COOKIE, Inference, client_of, find_key, request_id
@@ -24,6 +24,19 @@ from tunesmith.service.sessions.sessions import (
 from tunesmith.service.shared.telling import note_action
 
 _SIGN_IN_COOKIE = "tunesmith_sign_in"
+# The way back began on the provider's page, and browsers leave a strict cookie out of every redirect on it. What this
+# page asks for is asked for by the service's own page, and brings the session along.
+_ONWARD = """\
+<!doctype html>
+<html lang="en">
+<head>
+  <meta charset="utf-8">
+  <meta http-equiv="refresh" content="0; url=/">
+  <title>Signed in · Tunesmith</title>
+</head>
+<body><p>You are signed in. <a href="/">Go on</a></p></body>
+</html>
+"""
 
 
 def sessions_router() -> APIRouter:
@@ -103,7 +116,7 @@ def openid_router() -> APIRouter:
             if refused.status in (401, 403):
                 count_failure(context, client_of(request))
             raise
-        answer = RedirectResponse("/", status_code=303)
+        answer = HTMLResponse(_ONWARD, headers={"Cache-Control": "no-store"})
         _set_cookie(context, answer, session)
         answer.delete_cookie(_SIGN_IN_COOKIE, path=CALLBACK)
         return answer
