@@ -108,7 +108,8 @@ def _probes() -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/health")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
+        # In the loop itself: it answers also while all threads are taken.
         return {"status": "ok"}
 
     @router.get("/ready", response_model=None)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import Any
 
 from tunesmith.errors import TunesmithError
@@ -24,13 +22,15 @@ from tunesmith.service.context import Context
 from tunesmith.service.fine_tuning.create import Asked, files_of
 from tunesmith.service.fine_tuning.examine import Examined, cost_of, examine, model_of
 from tunesmith.service.fine_tuning.options import EXACT, PREVIEW, flag
+from tunesmith.service.fine_tuning.turns import Turns
 from tunesmith.service.shared.naming import offered
 
 # A worker that counts tokens, or trained parameters, is waited for so long; then letters have to do.
 EXACT_SECONDS = 40.0
 _PREVIEW_ROWS = 5
-# It loads a tokenizer and much else: one at a time.
-_one_audit = threading.Lock()
+# A worker loads a tokenizer and much else: one at a time. Each that waits holds one of the 40 threads in which every
+# request of the process is let in, so that few may; the others are answered at once.
+COUNTING = Turns(most_waiting=3)
 
 
 class _TooLongError(Exception):
@@ -97,10 +97,9 @@ def _counted(context: Context, found: Examined, rows: list[dict[str, Any]] | Non
             rows[:] = [_row_json(row) for row in result.audit["shown"]]
         return result.facts
 
-    with ExitStack() as stack:
-        if not _one_audit.acquire(timeout=EXACT_SECONDS):
+    with COUNTING.take(EXACT_SECONDS) as came:
+        if not came:
             return found.known, ["the service counts tokens for others at this moment: they are guessed from letters"]
-        stack.callback(_one_audit.release)
         try:
             known = known_facts(found.recipe, context.settings.runs_folder, audit)
             if rows == [] and not known.guessed:
@@ -149,14 +148,13 @@ def _trained(question: Question | None, *, exact: bool) -> Counted | None:
         if time.monotonic() > ends:
             raise _TooLongError
 
-    if not _one_audit.acquire(timeout=EXACT_SECONDS):
-        return Counted(technique, None, "the service counts for others at this moment")
-    try:
-        return counted(question, lambda asked: stages.count(asked, lambda _event: None, on_poll=watch))
-    except _TooLongError:
-        return Counted(technique, None, "counting it takes too long here")
-    finally:
-        _one_audit.release()
+    with COUNTING.take(EXACT_SECONDS) as came:
+        if not came:
+            return Counted(technique, None, "the service counts for others at this moment")
+        try:
+            return counted(question, lambda asked: stages.count(asked, lambda _event: None, on_poll=watch))
+        except _TooLongError:
+            return Counted(technique, None, "counting it takes too long here")
 
 
 def _plan_json(plan: Plan) -> dict[str, Any]:
