@@ -68,6 +68,8 @@ MEANINGS = {
     "openid.require_verified_email": "only addresses that the provider has verified",
     "session_hours": "how long a browser's session lasts",
     "webhook_networks": "networks inside the house that webhooks may point to",
+    "metrics_without_key": "whoever reaches the port reads `/metrics`, for scrapers that send no key; a proxy then "
+    "keeps that path from others",
     "traces": "the address of an OpenTelemetry collector",
     "secure_cookies": "cookies over HTTPS alone, and browsers are told to stay with it",
     "log_level": "the least that is written to the logs",

@@ -56,6 +56,7 @@ class Settings(BaseModel):
     data folder unless it is said.
     ``models`` are ids of the catalog, or ``NAME=FOLDER``. ``engine_address`` is where the processes that answer listen,
     and where the API reaches them; a request waits ``engine_wait_seconds`` for one that is being started.
+    ``metrics_without_key`` lets whoever reaches the port read ``/metrics``; else that is for administrators.
     ``webhook_networks`` (such as ``10.0.0.0/8``) are those inside the house to which webhooks may point.
     ``trusted_proxies`` are addresses whose word on a request's origin is taken. ``logs`` go to the data folder, or to
     the standard error stream, as containers want it.
@@ -83,6 +84,7 @@ class Settings(BaseModel):
     engine_wait_seconds: float = 120.0
     engine_address: str = "127.0.0.1"
     openid: OpenIdSettings | None = None
+    metrics_without_key: bool = False
     traces: str | None = None
     secure_cookies: bool = False
     session_hours: float = 12.0

@@ -70,12 +70,19 @@ def test_jobs_and_their_queue_are_told(site: Site) -> None:
 
 
 @ANY_DATABASE
-def test_numbers_are_for_operators_and_this_machine(site: Site) -> None:
-    assert site.with_key(None).get("/metrics").status_code == 401
+def test_numbers_are_for_operators_wherever_the_request_comes_from(site: Site) -> None:
+    assert site.operator.get("/metrics").status_code == 200
     assert site.client("admin").get("/metrics").status_code == 403
-    here = TestClient(site.app, client=("127.0.0.1", 5), raise_server_exceptions=False)
-    assert here.get("/metrics").status_code == 200
-    assert here.get("/metrics", headers={"x-forwarded-for": "9.9.9.9"}).status_code == 401
+    for address in ("127.0.0.1", "::1", "9.9.9.9"):
+        here = TestClient(site.app, client=(address, 5), raise_server_exceptions=False)
+        assert here.get("/metrics").status_code == 401
+
+
+def test_the_settings_may_let_scrapers_read_numbers_without_a_key(tmp_path: Path) -> None:
+    site = make_site(tmp_path, metrics_without_key=True)
+    assert numbers(site.with_key(None).get("/metrics"))["tunesmith_projects",] == 1
+    assert site.with_key(None).get("/v1/models").status_code == 401
+    site.context.database.close()
 
 
 def test_traces_arrive_and_hold_no_secret(tmp_path: Path) -> None:
