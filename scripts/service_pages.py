@@ -45,7 +45,8 @@ MEANINGS = {
     "limits.batch_requests": "requests of a batch",
     "limits.batch_bytes": "the largest file of a batch",
     "limits.requests_per_minute": "requests of a key in a minute",
-    "limits.tokens_per_minute": "tokens of a project in a minute",
+    "limits.tokens_per_minute": "tokens of a project's questions in a minute; batches and evaluations work in the "
+    "background and are not held to it",
     "limits.failures_per_minute": "wrong keys and sign-ins from an address in a minute",
     "limits.jobs_at_once": "jobs that train at the same time, in the whole service and wherever they train; unless it "
     "is said, 1 with the executor `local` and no limit with others",

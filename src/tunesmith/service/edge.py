@@ -6,6 +6,7 @@ import logging
 import time
 
 from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tunesmith.service.context import Context
@@ -49,7 +50,7 @@ class _Edge:
             return
         name, started = new_id("req_"), time.perf_counter()
         scope.setdefault("state", {})["request_id"] = name
-        status = 500
+        status: int | None = None
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -61,22 +62,38 @@ class _Edge:
             await send(message)
 
         if self._is_too_large(scope):
-            detail = ErrorDetail(
-                message=f"the body is larger than {self._most_body_bytes} bytes",
-                type="invalid_request_error",
-                code="body_too_large",
-            )
-            await error_answer(413, detail)(scope, receive, answer)
+            await self._too_large(scope, receive, answer)
         elif has_zero_byte(scope):
             detail = ErrorDetail(
                 message="no name and no value has a zero byte", type="invalid_request_error", code="invalid_value"
             )
             await error_answer(400, detail)(scope, receive, answer)
         else:
-            await self._app(scope, self._bounded(scope, receive), answer)
+            bounded = _Bounded(receive, None if _is_streamed(scope) else self._most_body_bytes)
+
+            async def answer_of_route(message: Message) -> None:
+                # A route that never saw the end of its body has only wrong words for that.
+                if not bounded.is_exceeded or status is not None:
+                    await answer(message)
+
+            try:
+                await self._app(scope, bounded, answer_of_route)
+            except ClientDisconnect:
+                if not bounded.is_exceeded:
+                    raise
+            if bounded.is_exceeded and status is None:
+                await self._too_large(scope, receive, answer)
         # The query may hold what is nobody's business.
         seconds = time.perf_counter() - started
-        _log.info("%s %s %s %d %.3fs", name, scope["method"], one_line(scope["path"]), status, seconds)
+        _log.info("%s %s %s %d %.3fs", name, scope["method"], one_line(scope["path"]), status or 500, seconds)
+
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = ErrorDetail(
+            message=f"the body is larger than {self._most_body_bytes} bytes",
+            type="invalid_request_error",
+            code="body_too_large",
+        )
+        await error_answer(413, detail)(scope, receive, send)
 
     def _own(self, message: Message, name: str) -> list[tuple[bytes, bytes]]:
         given = {key.lower() for key, _ in message["headers"]}
@@ -89,22 +106,24 @@ class _Edge:
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         return not announced.isdigit() or int(announced) > self._most_body_bytes
 
-    def _bounded(self, scope: Scope, receive: Receive) -> Receive:
-        """The same body, ended as if the client had gone once more has come than is taken."""
-        if _is_streamed(scope):
-            return receive
-        taken = 0
 
-        async def bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            if message["type"] == "http.request":
-                taken += len(message.get("body", b""))
-                if taken > self._most_body_bytes:
-                    return {"type": "http.disconnect"}
-            return message
+class _Bounded:
+    """A body, ended as if the client had gone once more has come than is taken; ``is_exceeded`` says so."""
 
-        return bounded
+    def __init__(self, receive: Receive, most_bytes: int | None) -> None:
+        self._receive = receive
+        self._most_bytes = most_bytes
+        self._taken_bytes = 0
+        self.is_exceeded = False
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and self._most_bytes is not None:
+            self._taken_bytes += len(message.get("body", b""))
+            self.is_exceeded = self._taken_bytes > self._most_bytes
+            if self.is_exceeded:
+                return {"type": "http.disconnect"}
+        return message
 
 
 def _is_streamed(scope: Scope) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from service_site import DATABASES, Site, database_url, make_site
+from service_site import DATABASES, Site, database_url, make_site, served
 from sqlalchemy import delete, insert, select, update
 
 from tunesmith.errors import UsageError
@@ -131,6 +132,20 @@ def test_a_body_that_is_too_large_is_refused(tmp_path: Path) -> None:
     answer = site.client().post("/v1/chat/completions", content=b"x" * 1001)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "body_too_large"
+
+
+def test_a_body_that_says_no_length_is_refused_once_it_is_too_large(tmp_path: Path) -> None:
+    """Over a network, whether the route or the framework reads the body; the same pieces within the limit are read."""
+    site = make_site(tmp_path, limits={"body_bytes": 1000})
+    headers = {"Authorization": f"Bearer {site.default.key('admin')}", "Content-Type": "application/json"}
+    with served(site) as address, httpx.Client(base_url=address, headers=headers, trust_env=False) as client:
+        for path in ("/v1/chat/completions", "/v1/embeddings", "/v1/fine_tuning/jobs", "/tunesmith/v1/keys"):
+            answer = client.post(path, content=iter([b" " * 600, b" " * 600, b"{}"]))
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large"), path
+            assert answer.headers["x-request-id"].startswith("req_")
+            assert "content-security-policy" in answer.headers
+            answer = client.post(path, content=iter([b" " * 400, b" " * 400, b"{}"]))
+            assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), path
 
 
 @pytest.mark.parametrize("text", ["\\u0000", "\\ud800", "\\udc00 letters"])
