@@ -52,7 +52,8 @@ MEANINGS = {
     "is said, 1 with the executor `local` and no limit with others",
     "limits.jobs_waiting": "jobs of a project that wait, and its evaluations",
     "limits.evaluations_at_once": "models that a dispatcher's machine measures at the same time; 0: none",
-    "prices": "of a million, by model (`*`: any other) and kind: `input_tokens`, `output_tokens`, `trained_tokens`",
+    "prices": "of a million, by model (`*`: any other) and kind: `input_tokens`, `output_tokens`, `trained_tokens`, "
+    "`requests`, and under `*` alone `stored_byte_hours` (a byte kept for an hour)",
     "currency": "of prices and budgets",
     "file_retention_days": "files are deleted so long after they came",
     "job_retention_days": "runs, reports and logs of jobs, and evaluations are deleted so long after their end; jobs "

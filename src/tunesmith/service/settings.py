@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tunesmith.runs.atomic import read_json, write_json
 
 # Names the folder in which prometheus_client counts; it looks once, when it is loaded.
 COUNTS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# What is counted and may have a price.
+UseKind = Literal["input_tokens", "output_tokens", "trained_tokens", "requests", "stored_byte_hours"]
+Price = Annotated[float, Field(ge=0)]
 
 
 class OpenIdSettings(BaseModel):
@@ -75,7 +78,7 @@ class Settings(BaseModel):
     organization: str = "tunesmith"
     models: list[str] = ["smollm2-135m-instruct"]
     limits: Limits = Field(default_factory=Limits)
-    prices: dict[str, dict[str, float]] = {}
+    prices: dict[str, dict[UseKind, Price]] = {}
     currency: str = "USD"
     file_retention_days: int | None = None
     job_retention_days: int | None = None
@@ -91,6 +94,14 @@ class Settings(BaseModel):
     webhook_networks: list[str] = []
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     logs: Literal["files", "stderr"] = "files"
+
+    @field_validator("prices")
+    @classmethod
+    def _bytes_are_of_no_model(cls, prices: dict[str, dict[UseKind, Price]]) -> dict[str, dict[UseKind, Price]]:
+        """Bytes are stored for a project: a model's price of them would never be asked for."""
+        if any("stored_byte_hours" in kinds for model, kinds in prices.items() if model != "*"):
+            raise ValueError("the price of stored_byte_hours is given under * alone")
+        return prices
 
     @property
     def settings_file(self) -> Path:

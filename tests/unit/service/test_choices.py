@@ -10,6 +10,7 @@ import pytest
 from tunesmith.errors import UsageError
 from tunesmith.service.choices import keep_choices, known_choices, make_private_folder, settings_of
 from tunesmith.service.settings import read_settings, write_settings
+from tunesmith.service.shared.metering import KINDS
 
 
 def test_without_choices_everything_lies_in_the_data_folder(tmp_path: Path) -> None:
@@ -36,6 +37,9 @@ def test_choices_are_kept(tmp_path: Path) -> None:
         ({"executor": {"name": "kubernetes", "nodes": "x"}}, "executor", "1x"),
         ({"models": ["no such model"]}, "models", "1x"),
         ({"data_folder": "/elsewhere"}, "data_folder", "1x"),
+        ({"prices": {"*": {"output_token": 0.6}}}, "prices.*.output_token", "0.6"),
+        ({"prices": {"*": {"output_tokens": -0.6}}}, "prices.*.output_tokens", "0.6"),
+        ({"prices": {"tiny": {"stored_byte_hours": 0.6}}}, "prices", "0.6"),
         ({"database": 5, "port": "postgresql://me:secret@host/x"}, "port", "secret"),
     ],
 )
@@ -47,6 +51,11 @@ def test_what_makes_no_sense_is_told_without_its_value(
     told = "\n".join(caught.value.lines())
     assert place in told
     assert secret not in told
+
+
+def test_every_kind_of_use_may_have_a_price(tmp_path: Path) -> None:
+    prices = {"*": dict.fromkeys(KINDS, 0.5), "tiny": {"requests": 0.0}}
+    assert settings_of(tmp_path, {"prices": prices}).prices == prices
 
 
 def test_the_data_folder_is_closed_to_others(tmp_path: Path) -> None:

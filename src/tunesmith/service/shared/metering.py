@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from sqlalchemy import Connection, Row, func, select
 
@@ -17,8 +17,9 @@ from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.files import FILES, UPLOAD_PARTS, UPLOADS
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.errors import ApiError
+from tunesmith.service.settings import UseKind
 
-Kind = Literal["input_tokens", "output_tokens", "trained_tokens", "requests", "stored_byte_hours"]
+Kind = UseKind
 KINDS: tuple[Kind, ...] = get_args(Kind)
 HOUR_SECONDS = 3600
 _MILLION = 1_000_000
