@@ -17,6 +17,7 @@ from service_site import Site
 from sqlalchemy import select
 
 from tunesmith.service.batches.work import run_batches
+from tunesmith.service.db.tables import METADATA
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.shared.files import keep_file
 
@@ -87,6 +88,20 @@ def test_a_base_and_its_tuned_models_answer(site: Site) -> None:
     assert len(set(said_by(site, "tiny", FIRST, SECOND))) == 3
     # One process for the base and both adapters.
     assert engine_states(site.context) == {"tiny": "ready"}
+
+
+def test_who_asks_for_an_answer_to_be_stored_gets_the_answer_and_nothing_is_kept(site: Site) -> None:
+    """OpenAI's programs send it for their own records; here there are none, and reading them is refused."""
+    client, (said,) = site.client(), said_by(site, "tiny")
+    body = {"model": "tiny", "store": True, "metadata": {"of": "a secret customer"}, **PLAIN}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["choices"][0]["message"]["content"]) == (200, said)
+    kept = client.get(f"/v1/chat/completions/{answer.json()['id']}")
+    assert (kept.status_code, kept.json()["error"]["code"]) == (501, "unsupported")
+    with site.context.database.read() as connection:
+        rows = [str(row) for table in METADATA.sorted_tables for row in connection.execute(select(table))]
+    assert rows
+    assert not any("secret customer" in row or QUESTION[0]["content"] in row for row in rows)
 
 
 @pytest.mark.slow
