@@ -204,6 +204,18 @@ def test_a_file_of_ones_own_says_how_many_devices_there_are(place: Place) -> Non
     assert "usage.hardware_devices" in refused.stdout
 
 
+def test_where_ways_train_unequally_much_the_tables_say_so(place: Place) -> None:
+    """Under a budget all take equally long; what tells them apart is how much they train meanwhile."""
+    words = ("--model", "smollm2-135m-instruct", "--data", "rows.csv", "--hardware", "laptop-2-cores")
+    for command in ("plan", "advise"):
+        more = ("-o", "unequal.yaml") if command == "advise" else ()
+        done = tunesmith(place, command, *words, *more, "train.budget=3m", "train.epochs=900")
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"epochs +equal work", done.stdout), command
+    equal = tunesmith(place, "plan", *words)
+    assert "equal work" not in equal.stdout + equal.stderr
+
+
 def test_a_machine_that_is_too_small_is_told_with_ways_that_fit(place: Place) -> None:
     """Also one whose GPUs have room, and whose host has none for what is offloaded."""
     card = "device: cuda, device_memory_bytes: 80e9, source: this test, matmul_flops_per_second: {float32: 2e13}"

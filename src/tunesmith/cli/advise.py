@@ -118,11 +118,14 @@ def _print(advice: Advice) -> None:
         if not reason.startswith("instead of "):
             out(reason)
     out("")
+    # Epochs that are left open and a budget give a slower one less to do, so by that time alone nothing is compared.
+    unequal = not all(one.way.same_work for one in advice.candidates)
     print_table(
         [
             Column("technique"),
             Column("memory", right=True),
             Column("time", right=True),
+            *([Column("epochs", right=True), Column("equal work", right=True)] if unequal else []),
             Column("measured gain", right=True),
             Column("with"),
         ],
@@ -131,6 +134,7 @@ def _print(advice: Advice) -> None:
                 one.title,
                 storage(one.way.peak_bytes),
                 duration(one.way.total_seconds),
+                *([f"{one.way.epochs:.2g}", duration(one.way.equal_seconds)] if unequal else []),
                 NOTHING if one.gain is None else f"{one.gain.value:+.3f} ({one.gain.low:+.3f} to {one.gain.high:+.3f})",
                 " ".join(setting for setting in one.settings if not setting.startswith("technique=")) or NOTHING,
             ]

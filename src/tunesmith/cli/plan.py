@@ -167,7 +167,10 @@ def print_plan(planned: Planned) -> None:
     out("")
     _print_ways(planned)
     for one in planned.changes:
-        sizes = f"{storage(one.peak_bytes)}, {duration(one.total_seconds)}"
+        took = duration(one.total_seconds)
+        if not one.same_work:
+            took += f" for {one.epochs:.2g} epochs, {duration(one.equal_seconds)} for equal work"
+        sizes = f"{storage(one.peak_bytes)}, {took}"
         note(f"would fit{_if_the_host_has(one, planned)}: {' '.join(one.settings)} ({sizes})", "bold")
     if plan.devices * plan.nodes > 1:
         note(f"{plan.strategy}: {planned.resolved.reasons['strategy']}", "dim")
@@ -192,10 +195,16 @@ def _steps(planned: Planned) -> str:
 
 
 def _print_ways(planned: Planned) -> None:
-    """The same in other ways; with the host's memory where devices have their own, and prices where there are any."""
+    """The same in other ways; with the host's memory where devices have their own, and prices where there are any.
+
+    Where they do not train equally much, how often rows are seen, and the time of as much as the first.
+    """
+    unequal = not all(one.same_work for one in planned.others)
     own_memory = planned.hardware.device_memory_bytes is not None
     priced = planned.plan.time.price is not None
-    right = ["memory", *(["host"] if own_memory else []), "disk", "time", *(["price"] if priced else [])]
+    right = ["memory", "host", "disk", "time", "epochs", "equal work", "price"]
+    left_out = {"host": not own_memory, "epochs": not unequal, "equal work": not unequal, "price": not priced}
+    right = [name for name in right if not left_out.get(name)]
     columns = [Column("otherwise"), *(Column(name, right=True) for name in (*right, "pack", "row")), Column("fits")]
     rows: list[list[str | Cell]] = []
     for one in planned.others:
@@ -204,6 +213,8 @@ def _print_ways(planned: Planned) -> None:
             "host": storage(one.host_bytes),
             "disk": storage(one.checkpoint_bytes),
             "time": duration(one.total_seconds),
+            "epochs": f"{one.epochs:.2g}",
+            "equal work": duration(one.equal_seconds),
             "price": NOTHING if one.price is None else f"{one.price:.2f} {one.currency}",
         }
         longest = [NOTHING if size is None else f"{size:,}" for size in (one.largest_micro_batch, one.longest_context)]
@@ -213,4 +224,6 @@ def _print_ways(planned: Planned) -> None:
         name = " ".join(one.settings) + (f" ({shared})" if shared else "") or "as it is"
         rows.append([name, *(cells[name] for name in right), *longest, fits])
     print_table(columns, rows)
+    if unequal:
+        note("equal work: the time of as much training as that of the recipe as it is", "dim")
     note("pack and row: the most tokens of either that fit; the parts of memory of each are in --json", "dim")

@@ -20,7 +20,7 @@ from tunesmith.jobs.planning import Scene, scene_of
 from tunesmith.matrix.cell import Gain, Matrix, read_matrix
 from tunesmith.matrix.plan import Column, Layout, load_layout
 from tunesmith.matrix.rules import gain_of_scenario, tells_apart
-from tunesmith.planner.alternatives import Alternative, cheapest_fits, way_of
+from tunesmith.planner.alternatives import Alternative, cheapest_fits, trained_tokens_of, way_of
 from tunesmith.planner.changes import Settings, changed_recipe
 from tunesmith.planner.memory import USABLE
 from tunesmith.recipe.load import dump_recipe
@@ -170,6 +170,7 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
             **numbers,
             most=1,
             techniques=False,
+            tokens=trained_tokens_of(shape, data, place, scene.resolved, **numbers),
         )
         if not changes:
             return f"{title} does not fit: {way.peak_bytes / _GIB:.1f} GiB"
@@ -179,26 +180,29 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
 
 
 def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
-    """Best first. Where gains are not told apart, less time decides; what was measured to make things worse is last."""
+    """Best first. Where gains are not told apart, less time decides; what was measured to make things worse is last.
+
+    Time and cost are those of equal work.
+    """
     if wish == "memory":
         return sorted(found, key=lambda one: (_is_worse(one), one.way.peak_bytes))
     if wish == "cost":
         # Without a price all cost by the hour, whatever that is; the reasons say so.
-        return sorted(found, key=lambda one: (_is_worse(one), one.price or 0.0, one.way.total_seconds))
+        return sorted(found, key=lambda one: (_is_worse(one), one.way.equal_price or 0.0, one.way.equal_seconds))
     if wish == "time":
-        return sorted(found, key=lambda one: (_is_worse(one), one.way.total_seconds))
+        return sorted(found, key=lambda one: (_is_worse(one), one.way.equal_seconds))
     gains = [one.gain for one in found if one.gain is not None and not _is_worse(one)]
     best = max(gains, key=lambda gain: gain.value, default=None)
 
     def rank(one: Candidate) -> tuple[int, float, float]:
         if _is_worse(one):
-            return 3, 0.0, one.way.total_seconds
+            return 3, 0.0, one.way.equal_seconds
         if one.gain is None or best is None:
             # Nothing speaks for it; LoRA is what most people know to work.
-            return 2, float(one.column != "lora"), one.way.total_seconds
+            return 2, float(one.column != "lora"), one.way.equal_seconds
         if not tells_apart(one.gain, best):
-            return 0, 0.0, one.way.total_seconds
-        return 1, -one.gain.value, one.way.total_seconds
+            return 0, 0.0, one.way.equal_seconds
+        return 1, -one.gain.value, one.way.equal_seconds
 
     return sorted(found, key=rank)
 
@@ -233,10 +237,7 @@ def _reasons(scene: Scene, ordered: Sequence[Candidate], title: str, source: str
     """Why the first one; ``title`` is the row of the page that such tasks belong to, ``source`` the measured model."""
     chosen, place = ordered[0], scene.hardware
     cost = "" if chosen.price is None else f", {chosen.price:.2f} {place.currency}"
-    yield (
-        f"{chosen.title}: by the plan {chosen.way.peak_bytes / _GIB:.1f} GiB and "
-        f"{chosen.way.total_seconds / 60:.0f} min{cost}"
-    )
+    yield (f"{chosen.title}: by the plan {chosen.way.peak_bytes / _GIB:.1f} GiB and {chosen.way.time_words}{cost}")
     more = [setting for setting in chosen.settings if not setting.startswith("technique=")]
     if more:
         yield f"{', '.join(more)}: without it memory is not enough"
@@ -255,7 +256,7 @@ def _reasons(scene: Scene, ordered: Sequence[Candidate], title: str, source: str
 
 
 def _against(chosen: Candidate, other: Candidate) -> str:
-    told = [f"{other.way.peak_bytes / _GIB:.1f} GiB, {other.way.total_seconds / 60:.0f} min"]
+    told = [f"{other.way.peak_bytes / _GIB:.1f} GiB, {other.way.time_words}"]
     if chosen.gain is not None and other.gain is not None:
         same = not tells_apart(chosen.gain, other.gain)
         told.append(f"gain {other.gain.value:+.3f}" + (", not told apart" if same else ""))

@@ -199,10 +199,7 @@ def _changed(prepared: Prepared, resolved: Resolved, settings: Settings) -> Reso
 
 
 def _refusal(plan: Plan, hardware: Hardware, changes: list[Alternative]) -> ResourceError:
-    ways = "; ".join(
-        f"{' '.join(one.settings)} ({one.peak_bytes / _GIB:.1f} GiB, {one.total_seconds / 60:.0f} min)"
-        for one in changes
-    )
+    ways = "; ".join(f"{' '.join(one.settings)} ({one.peak_bytes / _GIB:.1f} GiB, {one.time_words})" for one in changes)
     return ResourceError(
         "by the plan this run does not fit into memory",
         code="resource.plan",

@@ -3,27 +3,32 @@
     alternatives(shape, data, hardware, change)       # lora, qlora, dora, full, checkpointed, cut in other ways
     cheapest_fits(shape, data, hardware, change)      # at most three, as settings: technique=qlora
 
-All of it is prediction; nothing is tried. ``change`` gives the values that a recipe has with some settings, see
-:mod:`tunesmith.planner.changes`.
+Of epochs that are left open, and of a budget of time, a slower way makes less training; so ways are compared by the
+time of equal work: as many tokens as the recipe as it is trains. All of it is prediction; nothing is tried. ``change``
+gives the values that a recipe has with some settings, see :mod:`tunesmith.planner.changes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
+from typing import Any
 
 from tunesmith.planner.changes import Change, Settings
 from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.memory import predict_memory
 from tunesmith.planner.plan import FEWEST_TOKENS, fits, make_plan
 from tunesmith.planner.shape import ModelShape
-from tunesmith.planner.time import predict_time
+from tunesmith.planner.time import predict_time, price_of, seconds_of_work
 from tunesmith.planner.trained import Counted
 from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.strategies import BY_COST, CUT_MOMENTS
 
+# Two amounts of training within this are the same: steps are whole.
+_SAME = 0.01
 _PACK = "train.tokens_per_micro_batch="
 
 
@@ -33,7 +38,8 @@ class Alternative:
 
     ``parts`` are bytes of a device by name; ``host_bytes``, ``offloaded_bytes``, ``checkpoint_bytes`` and the largest
     pack and longest row, in tokens, are as in a plan (:class:`tunesmith.planner.plan.Plan`). ``price`` is None without
-    prices.
+    prices. ``epochs`` is how often rows are seen, ``same_work`` whether that is as much training as that of the recipe
+    as it is; ``equal_seconds`` and ``equal_price`` are what that much takes, by which ways are ordered.
     """
 
     settings: Settings
@@ -47,11 +53,23 @@ class Alternative:
     trained_parameters: int
     step_seconds: float
     total_seconds: float
+    epochs: float
+    same_work: bool
+    equal_seconds: float
     price: float | None
+    equal_price: float | None
     currency: str | None
     largest_micro_batch: int | None
     longest_context: int | None
     fits: bool
+
+    @property
+    def time_words(self) -> str:
+        """Minutes of its run; where that is not as much training as that of the recipe, how much it is."""
+        told = f"{self.total_seconds / 60:.0f} min"
+        if self.same_work:
+            return told
+        return f"{told} for {self.epochs:.2g} epochs, {self.equal_seconds / 60:.0f} min for equal work"
 
 
 def way_of(
@@ -69,6 +87,19 @@ def way_of(
     ``counted`` is what was counted in the built model, for a technique without a formula; here and below.
     """
     return _Scene(shape, data, hardware, change, new_tokens, counted).tried(settings)
+
+
+def trained_tokens_of(
+    shape: ModelShape,
+    data: DataFacts,
+    hardware: Hardware,
+    resolved: Resolved,
+    *,
+    new_tokens: int = 0,
+    counted: Counted | None = None,
+) -> int:
+    """How many tokens of rows a recipe trains: the work by which other ways are held against it."""
+    return predict_time(shape, resolved, data, hardware, new_tokens=new_tokens, counted=counted).tokens
 
 
 def alternatives(
@@ -99,6 +130,15 @@ class _Scene:
     change: Change
     new_tokens: int
     counted: Counted | None
+    wanted_tokens: int | None = None
+
+    @cached_property
+    def tokens(self) -> int:
+        """The work by which ways are compared: that of the recipe as it is, unless told otherwise."""
+        if self.wanted_tokens is not None:
+            return self.wanted_tokens
+        numbers: dict[str, Any] = {"new_tokens": self.new_tokens, "counted": self.counted}
+        return trained_tokens_of(self.shape, self.data, self.hardware, self.now, **numbers)
 
     @property
     def now(self) -> Resolved:
@@ -120,17 +160,16 @@ class _Scene:
         return fits(memory, self.hardware)
 
     def seconds(self, resolved: Resolved) -> float:
-        """How long values take in all."""
-        return predict_time(
-            self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens, counted=self.counted
-        ).total_seconds
+        """How long values take for equal work."""
+        numbers: dict[str, Any] = {"new_tokens": self.new_tokens, "counted": self.counted}
+        return seconds_of_work(self.shape, resolved, self.data, self.hardware, self.tokens, **numbers)
 
     def way(self, settings: Settings, resolved: Resolved) -> Alternative:
         """What values come to, with the largest pack and row, which take the most time to find."""
         plan = make_plan(
             self.shape, resolved, self.data, self.hardware, new_tokens=self.new_tokens, counted=self.counted
         )
-        memory, time = plan.memory, plan.time
+        memory, time, seconds = plan.memory, plan.time, self.seconds(resolved)
         return Alternative(
             settings=settings,
             technique=plan.technique,
@@ -143,7 +182,11 @@ class _Scene:
             trained_parameters=memory.trained_parameters,
             step_seconds=time.step_seconds,
             total_seconds=time.total_seconds,
+            epochs=time.tokens / max(1, self.data.tokens),
+            same_work=abs(time.tokens - self.tokens) <= _SAME * self.tokens,
+            equal_seconds=seconds,
             price=time.price,
+            equal_price=price_of(resolved, self.hardware, seconds),
             currency=time.currency,
             largest_micro_batch=plan.largest_micro_batch,
             longest_context=plan.longest_context,
@@ -175,13 +218,15 @@ def cheapest_fits(
     counted: Counted | None = None,
     most: int = 3,
     techniques: bool = True,
+    tokens: int | None = None,
 ) -> list[Alternative]:
     """Changes that would make a plan fit that does not, cheapest in time first; none where it fits or nothing helps.
 
-    No change holds a setting that it could do without, and of smaller packs the largest that fits is taken.
-    ``techniques`` says whether another technique is a change.
+    Time is that of equal work. No change holds a setting that it could do without, and of smaller packs the largest
+    that fits is taken. ``techniques`` says whether another technique is a change, ``tokens`` what equal work is, if not
+    that of the recipe as it is.
     """
-    scene = _Scene(shape, data, hardware, change, new_tokens, counted)
+    scene = _Scene(shape, data, hardware, change, new_tokens, counted, tokens)
     if scene.holds(scene.now):
         return []
     found: dict[Settings, Resolved] = {}

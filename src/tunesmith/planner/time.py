@@ -169,12 +169,39 @@ def predict_time(
         other_seconds=other,
         total_seconds=total,
         within_budget=steps < asked,
-        price=_price(resolved, hardware, total),
+        price=price_of(resolved, hardware, total),
         currency=hardware.currency,
     )
 
 
-def _price(resolved: Resolved, hardware: Hardware, seconds: float) -> float | None:
+def seconds_of_work(
+    shape: ModelShape,
+    resolved: Resolved,
+    data: DataFacts,
+    hardware: Hardware,
+    tokens: float,
+    *,
+    counted: Counted | None = None,
+    new_tokens: int = 0,
+) -> float:
+    """Seconds of a run that trains so many tokens of rows, whatever its epochs and its budget come to.
+
+    So ways can be held against each other: epochs that are left open, and a budget of time, give a slower one less to
+    do. Steps need not be whole, and what happens between them is left out, since each run's length decides how often.
+    """
+    sizes = whole_sizes(shape, resolved, data, counted=counted, new_tokens=new_tokens)
+    work = _Work(shape, resolved, data, hardware, sizes, plan_packs(shape, resolved, data))
+    step = (_step_seconds(work) + _communication(work)) * hardware.time_scale
+    training = tokens / (work.packs.row_count * max(1.0, data.mean_row_tokens)) * step
+    systems, shares = _systems(resolved), 1.0
+    if resolved.learning_curve:
+        systems, shares = systems + len(CURVE_FRACTIONS), shares + sum(CURVE_FRACTIONS)
+    measuring = systems * _system_seconds(work) * hardware.time_scale
+    return shares * training + measuring + OTHER_SECONDS + LOADS * sizes.weights / LOAD_BYTES_PER_SECOND
+
+
+def price_of(resolved: Resolved, hardware: Hardware, seconds: float) -> float | None:
+    """What a run of so many seconds costs; None without prices."""
     if hardware.price_per_hour is None:
         return None
     devices = 1 if hardware.device == "cpu" else resolved.devices

@@ -139,13 +139,13 @@ def test_the_best_that_was_measured_is_proposed(propose) -> None:
 
 
 def test_of_those_not_told_apart_the_faster_one_is_proposed(propose) -> None:
-    matrix = measured(qlora=gain(0.31, 0.05), full=gain(0.3, 0.05), dora=gain(0.28, 0.05), lora=gain(0.1, 0.01))
+    matrix = measured(dora=gain(0.31, 0.05), full=gain(0.3, 0.05), qlora=gain(0.28, 0.05), lora=gain(0.1, 0.01))
     advice = propose(matrix=matrix)
     near = [one for one in advice.candidates if one.gain and not tells_apart(one.gain, gain(0.31, 0.05))]
     assert [one.title for one in near] == titles(advice)[:3]
-    seconds = [one.way.total_seconds for one in near]
+    seconds = [one.way.equal_seconds for one in near]
     assert seconds == sorted(seconds)
-    assert near[0].title == "full tuning", "the largest number alone would be QLoRA's"
+    assert near[0].title == "QLoRA", "the largest number alone would be DoRA's"
 
 
 def test_what_was_measured_to_be_less_stands_behind_in_order(propose) -> None:
@@ -167,9 +167,48 @@ def test_gains_of_other_tasks_say_nothing(propose) -> None:
 def test_of_unmeasured_techniques_lora_comes_first_then_the_fastest(propose) -> None:
     advice = propose()
     assert titles(advice)[0] == "LoRA"
-    first, *others = (one.way.total_seconds for one in advice.candidates)
+    first, *others = (one.way.equal_seconds for one in advice.candidates)
     assert others == sorted(others)
     assert first > others[0], "not for its time"
+
+
+def per_token(planned: Planned) -> float:
+    """Seconds of training for a token of rows."""
+    return planned.plan.time.step_seconds * planned.plan.time.steps / planned.plan.time.tokens
+
+
+@pytest.mark.parametrize("more", [(), ("train.budget=3m",)], ids=["open epochs", "budget"])
+@pytest.mark.parametrize("wish", ["time", "cost"])
+def test_the_least_time_is_that_of_equal_work(propose, machine, wish, more) -> None:
+    """Full tuning trains fewer epochs in the time that open epochs and a budget leave it; that makes it no faster."""
+    settings = ("evaluate.max_new_tokens=8", *more)
+    price = PRICE if wish == "cost" else {}
+    advice = propose(24, *settings, wish=wish, **price)
+    paces = [
+        per_token(machine.plan(changed(advice.recipe, f"technique={one.way.technique}"))) for one in advice.candidates
+    ]
+    assert paces == sorted(paces)
+    by_title = {one.title: one for one in advice.candidates}
+    full, lora = by_title["full tuning"].way, by_title["LoRA"].way
+    assert full.epochs < 0.9 * lora.epochs
+    assert full.equal_seconds > 1.1 * lora.equal_seconds
+    assert full.same_work is False
+    assert lora.same_work is True
+    told = next(reason for reason in advice.reasons if "full tuning: " in reason)
+    assert f"min for {full.epochs:.2g} epochs, {full.equal_seconds / 60:.0f} min for equal work" in told
+    assert "epochs" not in next(reason for reason in advice.reasons if "LoRA: " in reason)
+
+
+def test_the_time_of_equal_work_is_that_of_a_plan_with_as_many_epochs(propose, machine) -> None:
+    advice = propose(24, "evaluate.learning_curve=true", "train.tokens_per_step=2048")
+    by_title = {one.title: one.way for one in advice.candidates}
+    settings = ("technique=full", f"train.epochs={by_title['LoRA'].epochs}", "train.validate_every_steps=1000000")
+    planned = machine.plan(changed(advice.recipe, *settings, "train.checkpoint_every_steps=1000000")).plan
+    assert by_title["full tuning"].equal_seconds == pytest.approx(planned.time.total_seconds, rel=0.005)
+
+
+def changed(recipe: Recipe, *settings: str) -> Recipe:
+    return parse_recipe(apply_overrides(recipe.model_dump(mode="json", exclude_unset=True), settings))
 
 
 def test_the_unmeasured_come_behind_what_is_not_worse_lora_first_among_them(propose) -> None:
@@ -230,7 +269,7 @@ def test_worse_is_worse_also_where_the_best_is_not_told_apart_from_it(propose) -
 
 
 @pytest.mark.parametrize(
-    ("wish", "number"), [("memory", "peak_bytes"), ("time", "total_seconds"), ("cost", "total_seconds")]
+    ("wish", "number"), [("memory", "peak_bytes"), ("time", "equal_seconds"), ("cost", "equal_seconds")]
 )
 def test_least_memory_and_least_time_can_be_asked_for(propose, wish, number) -> None:
     advice = propose(wish=wish, matrix=measured(dora=gain(0.9, 0.01), lora=gain(0.1, 0.01)))
@@ -245,7 +284,7 @@ def test_least_cost_without_a_price_says_that_time_stands_for_it(propose) -> Non
     price = {"price_per_hour": 0.2, "currency": "EUR", "price_date": "2026-11-01", "price_source": "an offer"}
     for advice in (propose(wish="cost", **price), propose(wish="time")):
         assert not any("no price" in reason for reason in advice.reasons)
-    prices = [one.price for one in propose(wish="cost", **price).candidates]
+    prices = [one.way.equal_price for one in propose(wish="cost", **price).candidates]
     assert prices == sorted(prices)
 
 

@@ -99,7 +99,7 @@ def test_three_changes_that_fit_are_offered_the_fastest_first(starter, data, pro
     found = cheapest_fits(starter, data, hardware, change)
     assert 1 <= len(found) <= 3
     assert all(one.fits for one in found)
-    seconds = [one.total_seconds for one in found]
+    seconds = [one.equal_seconds for one in found]
     assert seconds == sorted(seconds)
     assert ("technique=lora",) in {one.settings for one in found}
     assert len({one.settings for one in found}) == len(found)
