@@ -144,7 +144,7 @@ def advise(
         raise _nothing_fits(scene, refused)
     ordered = _in_order(found, wish)
     settings = (*ordered[0].settings, f"task={scene.known.data.task}")
-    proposed = changed_recipe(recipe, scene.resolved, settings, keep_objective=False)
+    proposed = changed_recipe(scene.recipe, scene.resolved, settings, keep_objective=False)
     title = next((one.title for one in layout.rows if one.id == row), "")
     source = "" if matrix is None else matrix.model
     reasons = (_about(scene, wish), *_without_price(scene, wish), *_reasons(scene, ordered, title, source))

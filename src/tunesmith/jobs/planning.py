@@ -309,8 +309,12 @@ class Planned:
 
 @dataclass(frozen=True)
 class Scene:
-    """A recipe with all that a plan of it is made from; ``change`` gives its values with other settings."""
+    """A recipe with all that a plan of it is made from; ``change`` gives its values with other settings.
 
+    ``recipe`` is what was asked for, on all devices of the named hardware where it does not say how many.
+    """
+
+    recipe: Recipe
     known: Known
     resolved: Resolved
     hardware: Hardware
@@ -377,7 +381,7 @@ def scene_of(
     change = choosing(
         recipe, change, known.shape, known.data, place, new_tokens=new_tokens, counted=found, missing=missing
     )
-    return Scene(known, change(()) or resolved, place, change, new_tokens, found)
+    return Scene(recipe, known, change(()) or resolved, place, change, new_tokens, found)
 
 
 def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:

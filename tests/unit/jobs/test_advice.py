@@ -458,6 +458,25 @@ def test_every_gpu_costs(propose) -> None:
     assert four.price == pytest.approx(4 * 3.6 * four.way.total_seconds / 3600)
 
 
+def test_the_recipe_has_the_devices_that_its_reasons_were_computed_for(propose, machine) -> None:
+    advice = propose(500, device="cuda", device_memory_bytes=int(24e9), devices=8)
+    assert advice.recipe.train.devices == 8
+    written = load_recipe(written_to(machine.folder / "proposed.yaml", advice.text))
+    planned, chosen = machine.plan(written).plan, advice.candidates[0].way
+    assert (planned.devices, planned.strategy) == (8, chosen.strategy)
+    assert (planned.memory.peak, planned.time.total_seconds) == (chosen.peak_bytes, chosen.total_seconds)
+    # Where several machines of a kind may be had with fewer devices, the file alone says what was planned.
+    propose(500, device="cuda", device_memory_bytes=int(24e9), devices=16)
+    assert machine.plan(written).plan.devices == 8
+    asked = propose(500, "train.devices=2", device="cuda", device_memory_bytes=int(24e9), devices=8)
+    assert asked.recipe.train.devices == 2
+
+
+def written_to(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
 def test_every_task_belongs_to_a_row_of_the_page(propose) -> None:
     """A measured gain is found for each task that there is."""
     layout = load_layout()
