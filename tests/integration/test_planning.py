@@ -216,6 +216,28 @@ def test_where_ways_train_unequally_much_the_tables_say_so(place: Place) -> None
     assert "equal work" not in equal.stdout + equal.stderr
 
 
+def test_a_plan_says_that_train_would_compute_activations_again(place: Place) -> None:
+    """What the recipe leaves open `train` does without being asked, so it is no reason not to fit."""
+    lines = [
+        json.dumps({"text": f"{number} " + "a line of words that come again and again " * 12}) for number in range(64)
+    ]
+    (place.folder / "lines.jsonl").write_text("\n".join(lines))
+    words = ("plan", "--model", "smollm2-135m-instruct", "--data", "lines.jsonl", "technique=dora", "--hardware")
+    speed = "matmul_flops_per_second: {float32: 2e11}"
+    machine = f"id: own\nname: Own\ndevice: cpu\nsource: this test\n{speed}\nhost_memory_bytes: "
+    (place.folder / "own.yaml").write_text(f"{machine}24e9")
+    roomy = json.loads(tunesmith(place, *words, "own.yaml", "--json").stdout)
+    needed = roomy["plan"]["memory"]["host"]
+    (place.folder / "own.yaml").write_text(f"{machine}{needed}")
+    done = tunesmith(place, *words, "own.yaml")
+    assert "fits: " in done.stdout
+    assert "`train` computes activations again: auto: by the plan it would not fit otherwise" in done.stderr
+    assert re.search(r"technique=lora \(no activations again\)", done.stdout)
+    refused = tunesmith(place, *words, "own.yaml", "train.activation_checkpointing=false")
+    assert "does not fit: " in refused.stdout
+    assert "would fit: " in refused.stderr
+
+
 def test_a_machine_that_is_too_small_is_told_with_ways_that_fit(place: Place) -> None:
     """Also one whose GPUs have room, and whose host has none for what is offloaded."""
     card = "device: cuda, device_memory_bytes: 80e9, source: this test, matmul_flops_per_second: {float32: 2e13}"

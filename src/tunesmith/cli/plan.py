@@ -174,6 +174,9 @@ def print_plan(planned: Planned) -> None:
         note(f"would fit{_if_the_host_has(one, planned)}: {' '.join(one.settings)} ({sizes})", "bold")
     if plan.devices * plan.nodes > 1:
         note(f"{plan.strategy}: {planned.resolved.reasons['strategy']}", "dim")
+    reason = planned.resolved.reasons["train.activation_checkpointing"]
+    if planned.resolved.activation_checkpointing and reason.startswith("auto"):
+        note(f"`train` computes activations again: {reason}", "dim")
     for line in plan.notes:
         note(f"note: {line}", "dim")
 
@@ -192,6 +195,16 @@ def _steps(planned: Planned) -> str:
     time = planned.plan.time
     within = " within the budget" if time.within_budget else ""
     return f"{time.steps:,} steps of {duration(time.step_seconds)}{within}"
+
+
+def _way_name(one: Alternative, planned: Planned) -> str:
+    """Its settings, and what the plan chooses in another way for it where that was left open."""
+    settings = " ".join(one.settings)
+    chosen = [one.strategy] if one.strategy != planned.plan.strategy and "strategy=" not in settings else []
+    before, again = planned.resolved.activation_checkpointing, one.activation_checkpointing
+    if again != before and "activation_checkpointing=" not in settings:
+        chosen.append("activations again" if again else "no activations again")
+    return settings + (f" ({', '.join(chosen)})" if chosen else "") or "as it is"
 
 
 def _print_ways(planned: Planned) -> None:
@@ -219,10 +232,7 @@ def _print_ways(planned: Planned) -> None:
         }
         longest = [NOTHING if size is None else f"{size:,}" for size in (one.largest_micro_batch, one.longest_context)]
         fits = Cell("yes" + _if_the_host_has(one, planned)) if one.fits else Cell("no", "red")
-        # The plan shares another technique in another way where that was left open.
-        shared = "" if one.strategy == planned.plan.strategy or "strategy=" in " ".join(one.settings) else one.strategy
-        name = " ".join(one.settings) + (f" ({shared})" if shared else "") or "as it is"
-        rows.append([name, *(cells[name] for name in right), *longest, fits])
+        rows.append([_way_name(one, planned), *(cells[name] for name in right), *longest, fits])
     print_table(columns, rows)
     if unequal:
         note("equal work: the time of as much training as that of the recipe as it is", "dim")

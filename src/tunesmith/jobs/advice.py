@@ -239,8 +239,11 @@ def _reasons(scene: Scene, ordered: Sequence[Candidate], title: str, source: str
     cost = "" if chosen.price is None else f", {chosen.price:.2f} {place.currency}"
     yield (f"{chosen.title}: by the plan {chosen.way.peak_bytes / _GIB:.1f} GiB and {chosen.way.time_words}{cost}")
     more = [setting for setting in chosen.settings if not setting.startswith("technique=")]
+    again = any(setting.startswith("train.activation_checkpointing=") for setting in more)
     if more:
         yield f"{', '.join(more)}: without it memory is not enough"
+    if chosen.way.activation_checkpointing and scene.recipe.train.activation_checkpointing == "auto" and not again:
+        yield "`train` computes activations again, since memory is not enough otherwise"
     if chosen.gain is not None:
         gain = chosen.gain
         yield (

@@ -38,8 +38,8 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
 
     Returns:
         The values as they are, but for ``strategy: auto``, which is the first that fits; with activations computed
-        again where the recipe leaves that open and needs it; or with the cheapest change that fits where it says
-        ``fit: auto``.
+        again where the recipe leaves that open and needs it, as `tunesmith plan` foretells; or with the cheapest change
+        that fits where it says ``fit: auto``.
 
     Raises:
         ResourceError: ``resource.plan``: it does not fit, with up to three changes that would make it fit.
@@ -70,12 +70,6 @@ def _fitted(
     """Values that fit, as far as the recipe allows; or, with ``fit: try``, as they are."""
     hardware, fit = _hardware(prepared), prepared.recipe.fit
     plan = _plan(shape, prepared, resolved, hardware, counted)
-    if prepared.recipe.train.activation_checkpointing == "auto":
-        key = "train.activation_checkpointing"
-        reason = f"auto: by the plan {plan.memory.peak / _GIB:.1f} GiB would not fit"
-        again = replace(resolved, activation_checkpointing=True, reasons={**resolved.reasons, key: reason})
-        if _plan(shape, prepared, again, hardware, counted).fits:
-            return again
     change = _change(prepared, resolved, shape, counted)
     new_tokens = len(prepared.new_token_ids)
     changes = cheapest_fits(shape, data_facts(prepared), hardware, change, new_tokens=new_tokens, counted=counted)

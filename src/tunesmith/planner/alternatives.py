@@ -45,6 +45,7 @@ class Alternative:
     settings: Settings
     technique: str
     strategy: str
+    activation_checkpointing: bool | int
     peak_bytes: int
     parts: Mapping[str, int]
     host_bytes: int
@@ -174,6 +175,7 @@ class _Scene:
             settings=settings,
             technique=plan.technique,
             strategy=plan.strategy,
+            activation_checkpointing=resolved.activation_checkpointing,
             peak_bytes=memory.peak,
             parts=memory.parts,
             host_bytes=memory.host,

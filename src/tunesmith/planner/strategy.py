@@ -1,11 +1,13 @@
-"""``strategy: auto``, chosen by the plan: of the ways to share a training, the first that fits, the cheapest first.
+"""What a recipe leaves open and the plan chooses: the strategy, and whether activations are computed again.
 
     change = choosing(recipe, change, shape, data, hardware)
-    change(())                  # the recipe's values, with the strategy that the plan chooses
+    change(())                  # the recipe's values, as training will have them
 
-The order is that of :data:`tunesmith.recipe.strategies.BY_COST`: what sends least comes first. Where none fits, all are
-tried once more with activations computed again, if the recipe leaves that open. What is offloaded is the recipe's wish:
-it is never turned on here, and where it is on, strategies that cut nothing are out.
+Of the ways to share a training the first that fits is taken, the cheapest first: in the order of
+:data:`tunesmith.recipe.strategies.BY_COST`, where what sends least comes first. Where none fits, all are tried again
+with activations computed again, if the recipe leaves that open. What is offloaded is the recipe's wish: it is never
+turned on here, and where it is on, strategies that cut nothing are out. Where nothing is shared, or the strategy
+is given, activations are computed again if that makes values fit that do not.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ def choosing(
     counted: Counted | None = None,
     missing: Collection[str] = (),
 ) -> Change:
-    """How a recipe changes, with the strategy chosen by the plan wherever recipe and settings leave it open.
+    """How a recipe changes, with strategy and activation checkpointing chosen by the plan where they are left open.
 
     Args:
         recipe: What was asked for.
-        change: How it changes, with the strategy by a rule of thumb.
+        change: How it changes, with both by rules of thumb.
         shape: The model.
         data: The training data in tokens.
         hardware: Where it is to run.
@@ -54,11 +56,24 @@ def choosing(
     def weigh(resolved: Resolved) -> MemoryPlan:
         return predict_memory(shape, resolved, data, hardware, counted=counted, new_tokens=new_tokens)
 
+    def fitting(now: Resolved, settings: Settings) -> Resolved:
+        """The values, with activations computed again where that makes them fit and nothing else does."""
+        memory = weigh(now)
+        if now.activation_checkpointing is True or memory.headroom(hardware) >= 0:
+            return now
+        again = (f"{_AGAIN}=true",)
+        found = change((*settings, *again))
+        if found is None or weigh(found).headroom(hardware) < 0:
+            return now
+        return _told(now, found, again, f"auto: by the plan it would not fit otherwise: {_needed(memory, hardware)}")
+
     def choose(settings: Settings) -> Resolved | None:
         now = change(settings)
-        if now is None or now.devices * now.nodes == 1 or not _is_open(_STRATEGY, recipe.strategy, settings):
-            return now
+        if now is None:
+            return None
         again = _is_open(_AGAIN, recipe.train.activation_checkpointing, settings)
+        if now.devices * now.nodes == 1 or not _is_open(_STRATEGY, recipe.strategy, settings):
+            return fitting(now, settings) if again else now
         tried: list[str] = []
         for more in _ways(again=again):
             found = None if more[0].partition("=")[2] in missing else change((*settings, *more))
@@ -103,6 +118,11 @@ def _sizes(tried: list[str], hardware: Hardware) -> str:
     there = hardware.device_memory_bytes or hardware.host_memory_bytes or 0
     which = "a device has" if hardware.device_memory_bytes else "all processes together have"
     return f"{', '.join(tried)} GiB; {which} {there / _GIB:.1f}"
+
+
+def _needed(memory: MemoryPlan, hardware: Hardware) -> str:
+    size = memory.peak if hardware.device_memory_bytes else memory.host
+    return f"{_sizes([f'{size / _GIB:.1f}{_beyond_host(memory, hardware)}'], hardware)}, of which most can be used"
 
 
 def _told(now: Resolved, found: Resolved, settings: Settings, reason: str) -> Resolved:

@@ -302,7 +302,8 @@ def test_the_least_memory_of_a_small_model_on_a_processor_is_that_of_lora(propos
 
 def test_what_does_not_fit_gets_the_cheapest_change(propose) -> None:
     matrix = measured(qlora=gain(0.4, 0.01), lora=gain(0.1, 0.01))
-    advice = propose(2.5, "evaluate.max_new_tokens=8", matrix=matrix)
+    asked = ("evaluate.max_new_tokens=8", "train.activation_checkpointing=false")
+    advice = propose(2.5, *asked, matrix=matrix)
     chosen = advice.candidates[0]
     assert chosen.title == "QLoRA"
     assert chosen.way.fits
@@ -314,9 +315,23 @@ def test_what_does_not_fit_gets_the_cheapest_change(propose) -> None:
         key, _, value = change.partition("=")
         assert key.split(".")[-1] in text.split("model:")[1], "the recipe has the change"
         assert f"{key}={value}" in text.split("model:")[0], "and a comment says why"
-    roomy = propose(24, "evaluate.max_new_tokens=8", matrix=matrix).candidates[0]
+    roomy = propose(24, *asked, matrix=matrix).candidates[0]
     assert roomy.settings == ("technique=qlora",)
     assert roomy.way.total_seconds <= chosen.way.total_seconds
+
+
+def test_what_train_does_by_itself_to_fit_is_no_change_and_is_told(propose, machine) -> None:
+    told = "`train` computes activations again, since memory is not enough otherwise"
+    asked = ("technique=dora", "evaluate.max_new_tokens=8")
+    by_size = {size: propose(size, *asked, matrix=measured(dora=gain(0.4, 0.01))) for size in (24, 4)}
+    for size, advice in by_size.items():
+        chosen = advice.candidates[0]
+        assert (chosen.title, chosen.settings) == ("DoRA", ())
+        assert bool(chosen.way.activation_checkpointing) == (size == 4) == (told in advice.reasons)
+        assert "activation_checkpointing" not in advice.recipe.train.model_fields_set
+    planned = machine.plan(by_size[4].recipe)
+    assert planned.resolved.activation_checkpointing is True
+    assert planned.plan.fits
 
 
 @pytest.mark.parametrize("gigabytes", [24, 4, 3, 2.5])

@@ -78,6 +78,23 @@ def test_activations_are_computed_again_where_that_is_open_and_nothing_else_help
     assert "activations again" in found.reasons["strategy"]
 
 
+ONE = ("technique=dora", "train.precision=bfloat16", "train.tokens_per_step=16384")
+
+
+@pytest.mark.parametrize("shared", [(), ("train.devices=4", "strategy=ddp")], ids=["one", "shared in a given way"])
+def test_without_a_strategy_to_choose_activations_are_computed_again_where_that_is_needed(chosen, shared):
+    roomy, tight = (chosen(size, *ONE, *shared) for size in (40, 24))
+    assert roomy.activation_checkpointing is False
+    assert tight.activation_checkpointing is True
+    reason = tight.reasons["train.activation_checkpointing"]
+    assert reason.startswith("auto: by the plan it would not fit otherwise: ")
+    assert "25.6 GiB; a device has 22.4, of which most can be used" in reason
+    assert tight.reasons["objective"].startswith("auto")
+    assert chosen(24, *ONE, *shared, "train.activation_checkpointing=false").activation_checkpointing is False
+    given = chosen(24, *ONE, *shared, change_with=("train.activation_checkpointing=false",))
+    assert given.activation_checkpointing is False
+
+
 def test_a_strategy_that_was_asked_for_stays(chosen):
     assert chosen(25, *PLAIN, "strategy=ddp").strategy == "ddp"
     assert chosen(25, *PLAIN, change_with=("strategy=zero2",)).strategy == "zero2"
