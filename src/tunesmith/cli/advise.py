@@ -113,6 +113,8 @@ def _plain(one: Candidate) -> dict[str, object]:
 
 
 def _print(advice: Advice) -> None:
+    from tunesmith.matrix.rules import decided_text
+
     # The others are rows of the table.
     for reason in advice.reasons:
         if not reason.startswith("instead of "):
@@ -135,7 +137,7 @@ def _print(advice: Advice) -> None:
                 storage(one.way.peak_bytes),
                 duration(one.way.total_seconds),
                 *([f"{one.way.epochs:.2g}", duration(one.way.equal_seconds)] if unequal else []),
-                NOTHING if one.gain is None else f"{one.gain.value:+.3f} ({one.gain.low:+.3f} to {one.gain.high:+.3f})",
+                NOTHING if one.gain is None else decided_text(one.gain),
                 " ".join(setting for setting in one.settings if not setting.startswith("technique=")) or NOTHING,
             ]
             for one in advice.candidates

@@ -19,7 +19,7 @@ from tunesmith.errors import ResourceError, UsageError
 from tunesmith.jobs.planning import Scene, scene_of
 from tunesmith.matrix.cell import Gain, Matrix, read_matrix
 from tunesmith.matrix.plan import Column, Layout, load_layout
-from tunesmith.matrix.rules import gain_of_scenario, tells_apart
+from tunesmith.matrix.rules import decided_text, gain_of_scenario, tells_apart
 from tunesmith.planner.alternatives import Alternative, cheapest_fits, trained_tokens_of, way_of
 from tunesmith.planner.changes import Settings, changed_recipe
 from tunesmith.planner.memory import USABLE
@@ -180,9 +180,9 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
 
 
 def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
-    """Best first. Where gains are not told apart, less time decides; what was measured to make things worse is last.
+    """Best first: proven gains, undecided ones, what was not measured, and what was measured to make things worse.
 
-    Time and cost are those of equal work.
+    Where gains are not told apart, less time decides. Time and cost are those of equal work.
     """
     if wish == "memory":
         return sorted(found, key=lambda one: (_is_worse(one), one.way.peak_bytes))
@@ -191,18 +191,24 @@ def _in_order(found: Sequence[Candidate], wish: Wish) -> list[Candidate]:
         return sorted(found, key=lambda one: (_is_worse(one), one.way.equal_price or 0.0, one.way.equal_seconds))
     if wish == "time":
         return sorted(found, key=lambda one: (_is_worse(one), one.way.equal_seconds))
-    gains = [one.gain for one in found if one.gain is not None and not _is_worse(one)]
-    best = max(gains, key=lambda gain: gain.value, default=None)
+    gains = [one.gain for one in found if one.gain is not None and not one.gain.is_worse]
+    # An undecided gain may be none at all, so it is not held against a proven one, however large it is.
+    best = {
+        proven: max((one for one in gains if one.is_better is proven), key=lambda one: one.value, default=None)
+        for proven in (True, False)
+    }
 
-    def rank(one: Candidate) -> tuple[int, float, float]:
-        if _is_worse(one):
-            return 3, 0.0, one.way.equal_seconds
-        if one.gain is None or best is None:
+    def rank(one: Candidate) -> tuple[int, int, float, float]:
+        if one.gain is None:
             # Nothing speaks for it; LoRA is what most people know to work.
-            return 2, float(one.column != "lora"), one.way.equal_seconds
-        if not tells_apart(one.gain, best):
-            return 0, 0.0, one.way.equal_seconds
-        return 1, -one.gain.value, one.way.equal_seconds
+            return 2, 0, float(one.column != "lora"), one.way.equal_seconds
+        own = best[one.gain.is_better]
+        if own is None or one.gain.is_worse:
+            return 3, 0, 0.0, one.way.equal_seconds
+        kind = 0 if one.gain.is_better else 1
+        if not tells_apart(one.gain, own):
+            return kind, 0, 0.0, one.way.equal_seconds
+        return kind, 1, -one.gain.value, one.way.equal_seconds
 
     return sorted(found, key=rank)
 
@@ -245,11 +251,7 @@ def _reasons(scene: Scene, ordered: Sequence[Candidate], title: str, source: str
     if chosen.way.activation_checkpointing and scene.recipe.train.activation_checkpointing == "auto" and not again:
         yield "`train` computes activations again, since memory is not enough otherwise"
     if chosen.gain is not None:
-        gain = chosen.gain
-        yield (
-            f'measured for "{title}" on {source}: {gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) over '
-            "the untuned model"
-        )
+        yield f'measured for "{title}" on {source}: {decided_text(chosen.gain)} over the untuned model'
     elif title:
         yield f'nothing was measured of it for "{title}"; `tunesmith matrix` does'
     for other in ordered[1:]:
@@ -262,7 +264,7 @@ def _against(chosen: Candidate, other: Candidate) -> str:
     told = [f"{other.way.peak_bytes / _GIB:.1f} GiB, {other.way.time_words}"]
     if chosen.gain is not None and other.gain is not None:
         same = not tells_apart(chosen.gain, other.gain)
-        told.append(f"gain {other.gain.value:+.3f}" + (", not told apart" if same else ""))
+        told.append(f"gain {decided_text(other.gain)}" + (", not told apart" if same else ""))
     return ", ".join(told)
 
 

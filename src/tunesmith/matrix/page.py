@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.matrix.cell import Failure, Gain, Matrix, Outcome, Result, over_seeds
 from tunesmith.matrix.plan import ALONE, Kind, Layout, PageRow, Scenario
-from tunesmith.matrix.rules import RULES, Mark, derive_marks, gain_text, tells_apart
+from tunesmith.matrix.rules import RULES, Mark, decided_text, derive_marks, tells_apart
 
 _EDITION_WORDS = {"given": "the first edition", "later": "the second edition"}
 _EDITION_MARKS = {"given": "≠1", "later": "≠2"}
@@ -317,9 +317,7 @@ def _mean(found: Sequence[Outcome], name: str) -> str:
 
 
 def _gain(gain: Gain | None) -> str:
-    if gain is None:
-        return "–"
-    return gain_text(gain) + ("" if gain.decided else ", undecided")
+    return "–" if gain is None else decided_text(gain)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -84,6 +84,11 @@ def gain_text(gain: Gain) -> str:
     return f"{gain.value:+.{digits}f} ({gain.low:+.{digits}f} to {gain.high:+.{digits}f}{few})"
 
 
+def decided_text(gain: Gain) -> str:
+    """A gain with its interval, and whether it leaves open that there is none."""
+    return gain_text(gain) + ("" if gain.decided else ", undecided")
+
+
 def tells_apart(one: Gain, other: Gain) -> bool:
     """Whether two gains differ by more than their intervals allow for; of the same rows, so with room to spare."""
     if not (one.enough and other.enough):

@@ -425,14 +425,36 @@ def test_the_text_is_a_recipe_with_its_reasons(propose, tmp_path) -> None:
         "gain +0.100",
     ):
         assert word in told
-    assert "gain +0.100, not told apart" not in told
+    assert "not told apart" not in told
 
 
 def test_gains_that_are_not_told_apart_say_so(propose) -> None:
     advice = propose(matrix=measured(dora=gain(0.4, 0.1), lora=gain(0.35, 0.1)))
     second = advice.candidates[1]
     assert second.gain is not None
-    assert f"gain {second.gain.value:+.3f}, not told apart" in advice.text
+    assert f"gain {second.gain.value:+.3f} (" in advice.text
+    assert ", not told apart" in advice.text
+
+
+@pytest.mark.parametrize(
+    ("open_gain", "words"),
+    [
+        (gain(0.9, 1.0), "+0.900 (-0.100 to +1.900), undecided"),
+        (gain(0.9, 0.1, enough=False), "+0.900 (+0.800 to +1.000, too few rows), undecided"),
+    ],
+    ids=["interval over 0", "too few rows"],
+)
+def test_a_proven_gain_goes_before_a_larger_one_that_is_undecided(propose, open_gain, words) -> None:
+    """The undecided one is QLoRA's, which is faster than the other two."""
+    matrix = measured(qlora=open_gain, dora=gain(0.2, 0.1), full=gain(0.2, 0.1))
+    advice = propose(matrix=matrix)
+    assert titles(advice)[2] == "QLoRA"
+    assert "instead of QLoRA: " in advice.text
+    assert f"gain {words}" in advice.text
+    assert advice.candidates[2].way.equal_seconds < advice.candidates[0].way.equal_seconds
+    alone = propose(matrix=measured(qlora=open_gain))
+    assert titles(alone)[0] == "QLoRA", "it speaks for more than nothing does"
+    assert f"on smollm2-135m-instruct: {words} over the untuned model" in alone.text
 
 
 def test_what_the_recipe_has_already_stays(propose) -> None:
