@@ -290,6 +290,15 @@ def test_the_command_refuses_to_train_what_does_not_fit(wide: Place) -> None:
     assert not (wide.folder / "runs" / "refused" / "plan.json").exists()
 
 
+def test_a_probe_of_what_does_not_fit_is_refused_before_it_is_tried(wide: Place) -> None:
+    settings = (f"train.{key}={value}" for key, value in {**ONE_PACK, "precision": "float32"}.items())
+    words = ("plan", "--probe", "--model", str(wide.model), "--data", "rows.jsonl", "technique=full")
+    done = tunesmith(wide, *words, "evaluate.rows=2", "train.activation_checkpointing=false", *settings)
+    assert done.returncode == 19, done.stderr
+    assert "by the plan this run does not fit into memory" in done.stderr
+    assert "cheapest changes that fit: technique=lora" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_worker_makes_the_change_that_fits_where_it_is_asked_to(wide: Place) -> None:
     evaluate = {"rows": 2, "max_new_tokens": "auto", "few_shot": "auto"}

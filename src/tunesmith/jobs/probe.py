@@ -20,19 +20,22 @@ STEPS = 6
 _LITTLE_MEASURING = (
     "evaluate.rows=4",
     "evaluate.few_shot=0",
-    "evaluate.max_new_tokens=4",
     "evaluate.samples=0",
     "evaluate.learning_curve=false",
     "evaluate.probe=false",
     "evaluate.multiple_choice=null",
     "train.validate_every_steps=1000000",
     "train.patience=null",
-    "fit=try",
 )
+# What a training does beside training: with other machines, which a probe would wait for, and after it.
+_HERE_ALONE = ("export=[]", "executor=local", "train.nodes=1")
 
 
 def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None]) -> None:
     """Train a few steps as the recipe would, in a folder that goes again; the calibration learns from it as from a run.
+
+    Before it trains, the worker makes the plan of it that every run has: what does not fit is refused there, or tried
+    with the change that ``fit: auto`` makes, or tried all the same with ``fit: try``.
 
     Args:
         recipe: What is to be planned.
@@ -40,7 +43,7 @@ def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None])
         on_event: Gets every event of the worker.
 
     Raises:
-        TunesmithError: The worker's error.
+        TunesmithError: The worker's error; ``resource.plan`` where the plan does not fit.
     """
     with scratch_folder() as folder:
         worker = start(create_run(probe_recipe(recipe, resolved), folder, "probe"))
@@ -52,14 +55,21 @@ def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None])
 
 
 def probe_recipe(recipe: Recipe, resolved: Resolved) -> Recipe:
-    """The recipe of the few steps."""
+    """The recipe of the few steps, on this machine alone whatever it is planned for."""
     from tunesmith.recipe.load import apply_overrides, parse_recipe
 
     settings = [
         *_LITTLE_MEASURING,
+        *_HERE_ALONE,
         f"train.tokens_per_step={resolved.tokens_per_step}",
         f"train.budget={STEPS * resolved.tokens_per_step} tokens",
         "train.epochs=auto",
         f"model={findable_model(recipe.model)}",
     ]
+    if resolved.max_new_tokens:
+        # Rows without answers refuse it.
+        settings.append("evaluate.max_new_tokens=4")
+    if recipe.train.nodes > 1 and recipe.train.devices == 1:
+        # Nothing is left to share.
+        settings += ["strategy=auto", "train.offload=false"]
     return parse_recipe(apply_overrides(recipe.model_dump(mode="json", exclude_unset=True), settings), "probe")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from tunesmith.planner.families import Matrix
@@ -176,6 +177,7 @@ def _oft(matrix: Matrix, settings: Settings) -> int | None:
     return (1 if settings["block_share"] else blocks) * size * (size - 1) // 2
 
 
+@cache
 def _nearest_divisor(dimension: int, wanted: int) -> int:
     """The divisor of a dimension that is nearest to a number; of two, the lower one."""
     if wanted >= dimension:
