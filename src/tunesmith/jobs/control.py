@@ -16,6 +16,8 @@ from tunesmith.runs.events import read_events
 from tunesmith.runs.layout import NAME_PATTERN, RunFolder, find_run, remove_run
 
 _BAD_INPUT = (UsageError, RecipeError, DataError, SupervisionError, ModelError)
+# What this machine lacks is told before anything is measured, as bad input is.
+_TOO_LARGE = ("resource.plan", "resource.devices")
 
 
 def start(run: RunFolder, command: Sequence[str] | None = None) -> LocalWorker:
@@ -120,7 +122,7 @@ def discard_if_refused(run: RunFolder, error: TunesmithError) -> bool:
     Returns:
         Whether it was removed; a run with a step or a checkpoint is kept, and so is one that failed by itself.
     """
-    refused = isinstance(error, _BAD_INPUT) or error.code == "resource.plan"
+    refused = isinstance(error, _BAD_INPUT) or error.code in _TOO_LARGE
     if not refused or run.checkpoints.exists() or is_alive(run):
         return False
     if any(event.type in ("step", "checkpoint") for event in read_events(run.events)):

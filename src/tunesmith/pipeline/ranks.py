@@ -51,7 +51,7 @@ def joined_ranks(
         should_stop: Asked while other machines are waited for.
 
     Raises:
-        ResourceError: There are fewer GPUs than devices are wanted, or other machines did not come.
+        ResourceError: Other machines did not come.
         Stopped: The user asked to stop while other machines were waited for.
         WorkerError: ``worker.rank_died``: a rank ended; the others ended with it.
         TunesmithError: What another rank ended with.
@@ -61,7 +61,6 @@ def joined_ranks(
     if job.world_size == 1:
         yield make_strategy(job.strategy, job.device)
         return
-    require_devices(job.device, job.devices)
     threads = torch.get_num_threads()
     own_threads = threads_of_each(job.device, job.devices)
     ranks = Ranks(run_folder)
@@ -142,7 +141,7 @@ def require_devices(device: str, devices: int) -> None:
             code="resource.devices",
             place="train.devices",
             value=f"{devices} wanted, {torch.cuda.device_count()} there",
-            hint="lower train.devices",
+            hint="lower train.devices (--devices)",
         )
 
 

@@ -13,6 +13,7 @@ from tunesmith.errors import missing_extra
 from tunesmith.evaluation.held_out import Item
 from tunesmith.pipeline.meeting import RankJob, address_for
 from tunesmith.pipeline.prepare import Prepared, resolve_run
+from tunesmith.pipeline.ranks import require_devices
 from tunesmith.pipeline.run import Run
 from tunesmith.recipe.load import apply_overrides, parse_recipe, read_mapping
 from tunesmith.recipe.resolved import Resolved
@@ -29,6 +30,7 @@ def resolve_anew(folder: RunFolder, prepared: Prepared, resolved: Resolved) -> R
 
     Raises:
         RecipeError: It cannot be shared out so.
+        ResourceError: This machine has fewer GPUs.
         UsageError: What it needs is not here.
     """
     if not folder.resume.exists():
@@ -61,12 +63,14 @@ def require_shareable(prepared: Prepared, resolved: Resolved) -> None:
     """Refuse what could only be noticed when training begins, and everything was measured.
 
     Raises:
+        ResourceError: This machine has fewer GPUs than are wanted of each.
         UsageError: DeepSpeed is not installed, or this machine has no address for the others.
     """
     if resolved.strategy in DEEPSPEED and find_spec("deepspeed") is None:
         raise missing_extra(
             "this strategy needs the package deepspeed", "deepspeed", place="strategy", value=resolved.strategy
         )
+    require_devices(prepared.host.device, resolved.devices)
     address_for(resolved.nodes, prepared.recipe.train.address)
 
 

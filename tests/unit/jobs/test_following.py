@@ -11,7 +11,7 @@ import fake_worker
 import psutil
 import pytest
 
-from tunesmith.errors import DataError, RunError, Stopped, WorkerError
+from tunesmith.errors import DataError, ResourceError, RunError, Stopped, WorkerError
 from tunesmith.executors.local.worker import start_worker
 from tunesmith.jobs import control
 from tunesmith.jobs.follow import follow_run, follow_worker, last_seq
@@ -173,12 +173,14 @@ def test_refused_input_frees_the_name_but_trained_steps_are_kept(planned):
     refused = DataError("one row", code="data.one_row")
     early = planned([["event", "error", None, refused.to_json()], ["exit", 11]], "early")
     late = planned([["event", "step", 1, STEP], ["event", "error", None, refused.to_json()], ["exit", 11]], "late")
+    few = ResourceError("fewer GPUs", code="resource.devices")
+    large = planned([["event", "error", None, few.to_json()], ["exit", few.exit_code]], "large")
     died = planned([["exit", 3]], "died")
-    for run in (early, late, died):
-        with pytest.raises((DataError, WorkerError)) as raised:
+    for run in (early, late, large, died):
+        with pytest.raises((DataError, ResourceError, WorkerError)) as raised:
             list(follow_worker(control.start(run, fake_worker.COMMAND)))
         control.discard_if_refused(run, raised.value)
-    assert [run.path.exists() for run in (early, late, died)] == [False, True, True]
+    assert [run.path.exists() for run in (early, late, large, died)] == [False, True, False, True]
 
 
 def test_a_second_worker_is_refused_by_the_lease(planned):

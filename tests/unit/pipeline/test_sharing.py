@@ -9,14 +9,16 @@ import pytest
 from real_worker import write_labelled
 from tiny_models import tiny_model_folder
 
+from tunesmith.errors import ResourceError
 from tunesmith.models.host import probe_host
 from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.prepare import Prepared, prepare, resolve_run
 from tunesmith.pipeline.sharing import resolve_anew
 from tunesmith.pipeline.told import Teller
+from tunesmith.pipeline.train import run_training
 from tunesmith.recipe.load import dump_recipe, parse_recipe
 from tunesmith.runs.atomic import write_json, write_text
-from tunesmith.runs.events import open_events
+from tunesmith.runs.events import open_events, read_events
 from tunesmith.runs.layout import RunFolder
 
 _MIB = 2**20
@@ -28,6 +30,7 @@ def offloading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFold
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
     host = replace(probe_host(), device="cuda", device_memory_bytes=_MIB)
     monkeypatch.setattr("tunesmith.pipeline.prepare.probe_host", lambda: host)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     model = tiny_model_folder("llama", tmp_path / "model")
     rows = write_labelled(tmp_path / "rows.csv", 40)
     recipe = parse_recipe(
@@ -56,3 +59,34 @@ def test_what_is_offloaded_stays_so_where_it_can(
     write_json(folder.resume, asked)
     found = resolve_anew(folder, prepared, resolved)
     assert (found.devices, found.offload) == (asked["train.devices"], offload)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "ddp"])
+def test_more_gpus_than_there_are_are_refused_before_the_base_is_measured(
+    offloading: tuple[RunFolder, Prepared], strategy: str
+) -> None:
+    folder, prepared = offloading
+    train = {**prepared.recipe.train.model_dump(mode="json"), "devices": 5, "offload": False}
+    recipe = {**prepared.recipe.model_dump(mode="json"), "strategy": strategy, "fit": "try", "train": train}
+    write_text(folder.recipe, dump_recipe(parse_recipe(recipe)))
+    with pytest.raises(ResourceError) as caught:
+        run_training(folder, open_events(folder.events), lambda: "continue")
+    assert caught.value.code == "resource.devices"
+    assert caught.value.value == "5 wanted, 4 there"
+    states = [event.data["state"] for event in read_events(folder.events) if event.type == "status"]
+    assert "auditing" in states
+    assert "evaluating_base" not in states
+
+
+def test_more_gpus_than_there_are_are_refused_of_a_run_that_goes_on(
+    offloading: tuple[RunFolder, Prepared], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, prepared = offloading
+    monkeypatch.setenv("TUNESMITH_ADDRESS", "127.0.0.1")
+    resolved = resolve_run(prepared)
+    # Those of each machine count, not those of all.
+    write_json(folder.resume, {"train.devices": 4, "train.nodes": 2})
+    assert resolve_anew(folder, prepared, resolved).nodes == 2
+    write_json(folder.resume, {"train.devices": 8})
+    with pytest.raises(ResourceError, match="fewer GPUs"):
+        resolve_anew(folder, prepared, resolved)
