@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -253,3 +254,50 @@ with joined_ranks(Path(sys.argv[1]), job, on_stuck=say, should_stop=lambda: Fals
     )
     assert done.returncode == RecipeError.exit_code, done.stderr[-2000:]
     assert done.stdout.split() == ["recipe.missing"]
+
+
+# What the worker's process holds in tensors whenever it is about to load the base.
+HOLDING = """
+import gc
+import json
+import sys
+import torch
+from tunesmith import worker
+from tunesmith.pipeline import train
+
+load, found = train.load_base, []
+
+def looking(run):
+    tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor)]
+    parts = [one.to_local() if hasattr(one, "to_local") else one for one in tensors]
+    found.append(sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in parts}.values()))
+    model = load(run)
+    found.append(sum(one.nbytes for one in model.parameters()))
+    return model
+
+train.load_base = looking
+code = worker.main([sys.argv[1]])
+print(json.dumps(found))
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "zero2", "zero3"])
+def test_what_was_cut_goes_before_a_whole_model_comes(place: Place, strategy: str) -> None:
+    run = place.run(f"room-{strategy}", {**shared(strategy, epochs=1), "technique": "full"})
+    environment = {**os.environ, "TUNESMITH_CACHE": str(place.folder / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HOLDING, str(run.folder.path)],
+        cwd=place.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, whole, behind, again = json.loads(done.stdout.splitlines()[-1])
+    assert before < 0.01 * whole
+    assert behind < 0.01 * whole
+    assert again == whole

@@ -157,17 +157,16 @@ class Checkpoints:
         Raises:
             CheckpointError: It does not match its manifest, or is of a later version.
         """
-        problems = _check(path)
-        if problems:
-            raise CheckpointError("the checkpoint is not whole", place=str(path), problems=problems)
+        _require_whole(path)
         raw = read_json(path / "state.json")
         raw["clock"] = Clock(**raw["clock"])
         raw["best"] = Best(**raw["best"]) if raw.get("best") else None
-        raw |= {part: {} for part in _TENSOR_PARTS}
-        for name in _files_of(read_json(path / "manifest.json")):
-            if name.endswith(".safetensors"):
-                raw[re.split(r"[-.]", name)[0]] |= load_file(path / name)
-        return CheckpointState(**raw)
+        return CheckpointState(**raw, **{part: _tensors(path, part) for part in _TENSOR_PARTS})
+
+    def load_weights(self, path: Path) -> State:
+        """The weights of a checkpoint alone; errors as in :meth:`load`."""
+        _require_whole(path)
+        return _tensors(path, "weights")
 
     def set_aside(self, path: Path) -> Path:
         """Rename a broken checkpoint, so that it neither counts nor stands in the way; returns its new place."""
@@ -221,6 +220,15 @@ def _files_of(manifest: dict[str, Any]) -> list[str]:
     return [*_FILES, *sorted(name for name in manifest["files"] if _FURTHER.fullmatch(name))]
 
 
+def _tensors(folder: Path, part: str) -> State:
+    """All tensors of a part, however many files it has."""
+    found: State = {}
+    for name in _files_of(read_json(folder / "manifest.json")):
+        if name.endswith(".safetensors") and re.split(r"[-.]", name)[0] == part:
+            found |= load_file(folder / name)
+    return found
+
+
 def _describe(folder: Path) -> dict[str, dict[str, Any]]:
     names = sorted(path.name for path in folder.iterdir())
     return {name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in names}
@@ -229,6 +237,12 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _require_whole(folder: Path) -> None:
+    problems = _check(folder)
+    if problems:
+        raise CheckpointError("the checkpoint is not whole", place=str(folder), problems=problems)
 
 
 def _check(folder: Path) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Memory that is free goes back to the system: once, where much was just freed, or always. Only glibc is asked.
+"""Memory that is free goes back to the system: once, where much was just freed or dropped, or always, by glibc.
 
 Processes are started so that they keep what they free, which makes steps shorter (tunesmith.executors.environment).
 """
@@ -6,7 +6,10 @@ Processes are started so that they keep what they free, which makes steps shorte
 from __future__ import annotations
 
 import ctypes
+import gc
 from typing import Any
+
+import torch
 
 # Of glibc's mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
@@ -20,6 +23,14 @@ def give_back_freed() -> None:
     library = _library()
     if library is not None:
         library.malloc_trim(0)
+
+
+def give_back_dropped() -> None:
+    """Hand back what nobody refers to any more, on the GPU too, though objects that refer to each other hold it."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    give_back_freed()
 
 
 def give_back_always() -> None:

@@ -78,7 +78,9 @@ def joined_ranks(
         ranks.watch(on_stuck)
         torch.set_num_threads(own_threads)
         join_group(store, job)
-        yield make_strategy(job.strategy, job.device, offload=job.offload)
+        strategy = make_strategy(job.strategy, job.device, offload=job.offload)
+        yield strategy
+        strategy.close()
         ranks.wait()
     except RuntimeError as error:
         if isinstance(error, TunesmithError):

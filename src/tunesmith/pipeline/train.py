@@ -14,7 +14,7 @@ from tunesmith.engine.train import train
 from tunesmith.errors import TunesmithError
 from tunesmith.evaluation.held_out import Item
 from tunesmith.evaluation.systems import Measured
-from tunesmith.models.allocator import give_back_freed
+from tunesmith.models.allocator import give_back_dropped, give_back_freed
 from tunesmith.objectives.table import make_objective
 from tunesmith.pipeline.clock import RunClock
 from tunesmith.pipeline.data import load_data
@@ -89,6 +89,8 @@ def run_training(folder: RunFolder, events: EventWriter, read_wish: Callable[[],
     systems = [system for system in (base, measure_few_shot(bench, model)) if system is not None]
     give_back_freed()
     model, result = _train(run, model, bench, systems)
+    if model is None:
+        model = _made_whole(run, result)
     save_result(run.folder, run.prepared, run.resolved, make_technique(run.resolved.technique), model)
     teller.events.emit("artifact", kind=make_technique(run.resolved.technique).artifact, path=_result(run).name)
     teller.state("evaluating", f"{len(bench.held_out.items)} held-out rows")
@@ -153,7 +155,8 @@ def _tell_resolved(folder: RunFolder, prepared: Prepared, resolved: Resolved, te
     )
 
 
-def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any, TrainResult]:
+def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[Any | None, TrainResult]:
+    """The trained model, and what its training was; None where the ranks had parts of it only, which are let go."""
     prepared = run.prepared
     model = prepare_technique(run, model, prepared.train.items)
     watched = _watched(bench.held_out.items)
@@ -184,7 +187,7 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
         )
         result = _train_under(strategy, run, model, deadline, lambda: _watch(model, watched, bench))
     require_whole(run, result)
-    return (model if strategy.keeps_whole else _made_whole(run, result)), result
+    return (model if strategy.keeps_whole else None), result
 
 
 def _train_under(
@@ -209,10 +212,12 @@ def _train_under(
 
 def _made_whole(run: Run, result: TrainResult) -> Any:
     """The trained model anew, out of the base and the last checkpoint, where ranks have parts of weights only."""
+    # Strategies that cut are chosen where two do not fit: what this rank had goes before a whole model comes.
+    give_back_dropped()
     checkpoints = Checkpoints(run.folder.checkpoints, run.resolved.keep_checkpoints)
-    state = checkpoints.load(checkpoints.path_of(result.best_step or result.steps))
     whole = prepare_technique(run, load_base(run), run.prepared.train.items)
-    make_technique(run.resolved.technique).load_trainable_state(whole, dict(state.weights.items()))
+    weights = checkpoints.load_weights(checkpoints.path_of(result.best_step or result.steps))
+    make_technique(run.resolved.technique).load_trainable_state(whole, weights)
     return whole.eval()
 
 

@@ -73,3 +73,6 @@ class Strategy(Protocol):
         Raises:
             CheckpointError: It belongs to another model.
         """
+
+    def close(self) -> None:
+        """Let go of what a library holds of model and optimizer, which were shared out for the last time."""

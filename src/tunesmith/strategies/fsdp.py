@@ -92,6 +92,9 @@ class Fsdp:
         like = {key: weights[name] for key in state if (name := key.partition(".")[2]) in weights}
         put_moments(model, optimizer, _scatter(state, like))
 
+    def close(self) -> None:
+        """Nobody but the caller holds anything."""
+
     def _gather(self, state: State) -> Iterator[tuple[str, torch.Tensor]]:
         """Whole tensors in the main rank's memory, one after another; nothing on the others."""
         for name, one in state.items():

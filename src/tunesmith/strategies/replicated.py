@@ -70,3 +70,6 @@ class Replicated:
     def put_moments(self, model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
         """As they are."""
         put_moments(model, optimizer, state)
+
+    def close(self) -> None:
+        """Nobody but the caller holds anything."""

@@ -8,6 +8,7 @@ own, takes the gradients, and gives its optimizer.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -181,6 +182,15 @@ class Zero:
                 if moment is not None:
                     self._put_moment(parameter, moment.to(parameter.device), kind)
 
+    def close(self) -> None:
+        """Undo DeepSpeed's hooks and what it remembers beside them: both hold model, optimizer and buffers."""
+        if self.engine is None:
+            return
+        self.engine.destroy()
+        self.engine = None
+        if self.stage == 3:
+            _forget_modules()
+
     def _put_moment(self, parameter: Any, moment: torch.Tensor, kind: str) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
@@ -259,6 +269,19 @@ def _load_deepspeed(group: Group) -> Any:
     # It would be compiled at first use, to do what gloo does.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+def _forget_modules() -> None:
+    """Empty what stage 3 keeps for the whole process: the modules whose forward pass began, and caches of methods."""
+    from deepspeed.runtime.zero import parameter_offload, partitioned_param_coordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for method in vars(partitioned_param_coordinator.PartitionedParameterCoordinator).values():
+        # The caches are inside of another decorator.
+        inside = inspect.getclosurevars(method).nonlocals if inspect.isfunction(method) else {}
+        for cached in inside.values():
+            if hasattr(cached, "cache_clear"):
+                cached.cache_clear()
 
 
 def _norm(joined: Any) -> torch.Tensor:
