@@ -6,6 +6,7 @@ meet more often than by chance is a choice of the recipe, since it changes which
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -15,14 +16,26 @@ from tunesmith.data.types import TokenSet
 
 # Two rows belong together where so much of what comes before the answer is the same.
 _COMMON_SHARE = 0.5
+_TOKEN_BYTES = 4
 
 
 def rows_that_begin_alike(rows: TokenSet) -> Integers:
     """A number for each row, the same for rows of one group; groups are numbered by their first row.
 
     Rows are put into the order of their tokens; neighbours belong together where they have at least half of the shorter
-    one's untrained beginning in common. Of an item with several rows the first counts.
+    one's untrained beginning in common. What all rows begin with, such as an instruction, does not count: it says
+    nothing of which of them belong together. Of an item with several rows the first counts.
     """
+    first_of = np.arange(len(rows), dtype=np.int64)
+    for at, after, _ in _alike(rows):
+        first_of[after] = first_of[at]
+    _, first_seen, group_of_B = np.unique(first_of, return_index=True, return_inverse=True)
+    by_first_row = np.argsort(np.argsort(first_seen))
+    return np.asarray(by_first_row[group_of_B], dtype=np.int64)
+
+
+def _alike(rows: TokenSet) -> Iterator[tuple[int, int, int]]:
+    """Neighbours in the order of their tokens that belong together, and how many tokens both begin with."""
     beginnings = []
     for index in range(len(rows)):
         row = rows.item(index)[0]
@@ -30,14 +43,13 @@ def rows_that_begin_alike(rows: TokenSet) -> Integers:
         # Big-endian bytes compare like the numbers they hold.
         beginnings.append(row.token_ids_T[:end].astype(">i4").tobytes())
     order = sorted(range(len(beginnings)), key=beginnings.__getitem__)
-    first_of = np.arange(len(beginnings), dtype=np.int64)
+    # In that order, what the first and the last begin with is what all do.
+    root = _common_bytes(beginnings[order[0]], beginnings[order[-1]]) if order else 0
     for at, after in pairwise(order):
         one, other = beginnings[at], beginnings[after]
-        if _common_bytes(one, other) >= _COMMON_SHARE * min(len(one), len(other)) > 0:
-            first_of[after] = first_of[at]
-    _, first_seen, group_of_B = np.unique(first_of, return_index=True, return_inverse=True)
-    by_first_row = np.argsort(np.argsort(first_seen))
-    return np.asarray(by_first_row[group_of_B], dtype=np.int64)
+        common = _common_bytes(one, other)
+        if common - root >= _COMMON_SHARE * (min(len(one), len(other)) - root) > 0:
+            yield at, after, common // _TOKEN_BYTES
 
 
 def _common_bytes(one: bytes, other: bytes) -> int:

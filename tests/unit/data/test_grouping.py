@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from tiny_training import MemoryRows
 
 from tunesmith.data.grouping import rows_that_begin_alike
@@ -23,8 +24,18 @@ def test_questions_on_one_document_are_a_group_and_a_short_instruction_makes_non
     assert rows_that_begin_alike(MemoryRows(rows)).tolist() == [0, 1, 0, 2, 1]
 
 
-def test_rows_under_one_long_instruction_are_one_group() -> None:
-    assert rows_that_begin_alike(MemoryRows([row(*range(30), own) for own in (5, 4, 6)])).tolist() == [0, 0, 0]
+def test_rows_that_have_an_instruction_alone_in_common_make_no_groups() -> None:
+    assert rows_that_begin_alike(MemoryRows([row(*range(30), own) for own in (5, 4, 6)])).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("instruction_tokens", [0, 100, 250, 400, 1000])
+def test_an_instruction_before_documents_joins_none_of_them(instruction_tokens: int) -> None:
+    rows = []
+    for question in range(3):
+        for document in range(10):
+            own = range(1000 * (document + 1), 1000 * (document + 1) + 300)
+            rows.append(row(*[8] * instruction_tokens, *own, 20_000 + question))
+    assert rows_that_begin_alike(MemoryRows(rows)).tolist() == [*range(10)] * 3
 
 
 def test_the_answer_does_not_count_and_neither_does_an_empty_beginning() -> None:
