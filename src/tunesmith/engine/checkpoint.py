@@ -161,7 +161,8 @@ class Checkpoints:
         raw = read_json(path / "state.json")
         raw["clock"] = Clock(**raw["clock"])
         raw["best"] = Best(**raw["best"]) if raw.get("best") else None
-        return CheckpointState(**raw, **{part: _tensors(path, part) for part in _TENSOR_PARTS})
+        raw |= {part: _tensors(path, part) for part in _TENSOR_PARTS}
+        return CheckpointState(**raw)
 
     def load_weights(self, path: Path) -> State:
         """The weights of a checkpoint alone; errors as in :meth:`load`."""
