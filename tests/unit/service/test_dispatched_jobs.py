@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from sqlalchemy import select, update
 from tunesmith.errors import OutputError
 from tunesmith.runs.events import Event
 from tunesmith.service.db.tables.jobs import JOBS
+from tunesmith.service.db.tables.keeping import DELIVERIES
 from tunesmith.service.db.tables.usage import USAGE
 from tunesmith.service.dispatcher import ending, tending
 from tunesmith.service.dispatcher.keeping import tuned_name
@@ -20,6 +22,7 @@ from tunesmith.service.dispatcher.reading import read_progress
 from tunesmith.service.fine_tuning import create as creating
 from tunesmith.service.fine_tuning.places import inputs_folder
 from tunesmith.service.fine_tuning.states import State
+from tunesmith.service.shared.telling import EVENTS
 
 
 def test_a_job_is_followed_to_its_end(both: World) -> None:
@@ -140,6 +143,37 @@ def test_a_running_job_is_paused_resumed_and_cancelled(world: World) -> None:
             world.turn()
         assert status(client, job_id) == state
     assert world.platform.submissions == 1
+
+
+def test_webhooks_are_told_of_every_step_and_checkpoint_once(both: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a checkpoint holds is looked at by tests that really train."""
+    world, client = both, both.site.client()
+    hook = {"url": "https://example.org/hook", "events": list(EVENTS)}
+    assert world.site.client("admin").post("/tunesmith/v1/webhooks", json=hook).status_code == 200
+    version = SimpleNamespace(name="job", number=1)
+    monkeypatch.setattr(tending, "new_checkpoints", lambda *_: [8])
+    monkeypatch.setattr(tending, "keep", lambda *_: {8: version})
+    (job_id,) = jobs(world, 1)
+    for action in (None, "pause", "resume", "cancel"):
+        if action is not None:
+            assert client.post(f"/v1/fine_tuning/jobs/{job_id}/{action}").status_code == 200
+        world.turn()
+        world.turn()
+    with world.context.database.read() as connection:
+        sent = connection.execute(select(DELIVERIES).order_by(DELIVERIES.c.id)).all()
+    assert [row.event.removeprefix("fine_tuning.job.") for row in sent] == [
+        "created",
+        "running",
+        "checkpoint.created",
+        "paused",
+        "resumed",
+        "running",
+        "cancelled",
+    ]
+    assert {row.payload["data"]["id"] for row in sent} == {job_id}
+    name = f"{tuned_name(world.context, world.row(job_id))}:ckpt-step-8"
+    checkpoint = {"id": job_id, "step_number": 8, "fine_tuned_model_checkpoint": name}
+    assert sent[2].payload["data"] == checkpoint
 
 
 def test_a_job_that_is_paused_on_a_platform_is_ended_there(world: World) -> None:

@@ -17,6 +17,7 @@ from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOBS
 from tunesmith.service.dispatcher.budgets import spent_projects
 from tunesmith.service.fine_tuning.states import Reason, State, Step, Wish, is_free, take
+from tunesmith.service.shared.telling import tell
 
 LOCK_SECONDS = 20.0
 _MOST_AT_ONCE = 50
@@ -107,10 +108,13 @@ def start_next(context: Context, most_at_once: int | None) -> tuple[str, str] | 
             "started_at": row.started_at or now,
         }
         step = Step((State.QUEUED,), State.RUNNING, Reason.STARTED, (), values)
-        return (row.id, lock) if take(connection, row.id, step, now) else None
+        if not take(connection, row.id, step, now):
+            return None
+        tell(context, connection, row.project_id, "fine_tuning.job.running", {"id": row.id})
+        return row.id, lock
 
 
-def _next(context: Context, connection: Connection, now: float, most_at_once: int | None) -> Row[Any, Any] | None:
+def _next(context: Context, connection: Connection, now: float, most_at_once: int | None) -> Row[Any, Any, Any] | None:
     running = (
         select(JOBS.c.project_id, func.count().label("count"))
         .where(JOBS.c.state == State.RUNNING)
@@ -123,7 +127,7 @@ def _next(context: Context, connection: Connection, now: float, most_at_once: in
             return None
     count = func.coalesce(running.c.count, 0)
     query = (
-        select(JOBS.c.id, JOBS.c.started_at)
+        select(JOBS.c.id, JOBS.c.project_id, JOBS.c.started_at)
         .join(PROJECTS, PROJECTS.c.id == JOBS.c.project_id)
         .outerjoin(running, running.c.project_id == JOBS.c.project_id)
         .where(

@@ -22,6 +22,7 @@ from tunesmith.service.db.tables.models import TUNED_MODELS
 from tunesmith.service.dispatcher.reading import steps_of
 from tunesmith.service.fine_tuning.telling import Line
 from tunesmith.service.ids import new_id
+from tunesmith.service.shared.telling import tell
 from tunesmith.storage.address import open_store
 from tunesmith.storage.mirror import pull_files
 from tunesmith.storage.store import Store
@@ -94,7 +95,7 @@ def _kept(store: Store, version: Version, steps: list[int]) -> bool:
 def write_checkpoints(
     context: Context, connection: Connection, job: Row[Any], run: Job, kept: Mapping[int, Version]
 ) -> list[Line]:
-    """Write rows of checkpoints that are kept; what is to be told of them.
+    """Write rows of checkpoints that are kept, and tell webhooks; what is to be told of them in the job's events.
 
     Args:
         context: The service.
@@ -113,6 +114,8 @@ def write_checkpoints(
         row = {"id": new_id("ftckpt_"), "job_id": job.id, "step": step, "name": name, "created_at": context.now()}
         connection.execute(insert(JOB_CHECKPOINTS).values(metrics=numbers.get(step, {"step": step}), **row))
         write_model(context, connection, job, name, f"{version.name}:{version.number}@{step}")
+        told = {"id": job.id, "step_number": step, "fine_tuned_model_checkpoint": name}
+        tell(context, connection, job.project_id, "fine_tuning.job.checkpoint.created", told)
         lines.append(Line(f"Checkpoint created at step {step}: {name}", source=f"checkpoint:{step}"))
     return lines
 

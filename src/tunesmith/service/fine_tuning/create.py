@@ -26,7 +26,7 @@ from tunesmith.service.shared.files import find_file, local_copy
 from tunesmith.service.shared.metering import require_budget
 from tunesmith.service.shared.naming import Named, require_model
 from tunesmith.service.shared.once import Keep
-from tunesmith.service.shared.telling import note_action
+from tunesmith.service.shared.telling import note_action, tell
 
 # Larger files are looked at by the dispatcher, while the job waits.
 READ_AT_ONCE_BYTES = 16 * 2**20
@@ -182,6 +182,7 @@ def keep_job(context: Context, caller: Caller, asked: Asked, examined: Examined 
         for line in first_lines(job_id, wanted, is_valid=examined is not None):
             say(connection, job_id, line, now)
         note_action(context, connection, caller, "job.create", target=job_id, detail={"model": asked.named.name})
+        tell(context, connection, caller.project_id, "fine_tuning.job.created", {"id": job_id})
         kept = connection.execute(select(JOBS).where(JOBS.c.id == job_id)).one()
         answer = job_json(kept, context.settings.organization)
         keep(connection, answer)

@@ -161,8 +161,9 @@ def _wish(context: Context, caller: Caller, job_id: str, wish: Wish, step: Step)
             if is_new:
                 say(connection, job_id, Line(f"The job is to be {_WORDS[wish]}"), now)
         note_action(context, connection, caller, f"job.{_ACTIONS[wish]}", target=job_id)
-        if done and step.target in (State.CANCELLED, State.PAUSED):
-            tell(context, connection, row.project_id, f"fine_tuning.job.{step.target}", {"id": job_id})
+        if done:
+            told = "resumed" if wish == Wish.RUN else step.target
+            tell(context, connection, row.project_id, f"fine_tuning.job.{told}", {"id": job_id})
         row = find_job(connection, caller.project_id, job_id)
     return job_json(row, context.settings.organization)
 

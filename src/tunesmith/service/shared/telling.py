@@ -15,10 +15,16 @@ from tunesmith.service.ids import new_id
 
 # What a webhook may want to hear of; the names are OpenAI's where OpenAI has them.
 EVENTS = (
+    "fine_tuning.job.created",
+    # Its turn has come; again after a pause.
+    "fine_tuning.job.running",
+    "fine_tuning.job.checkpoint.created",
+    "fine_tuning.job.paused",
+    # It waits for its turn again.
+    "fine_tuning.job.resumed",
     "fine_tuning.job.succeeded",
     "fine_tuning.job.failed",
     "fine_tuning.job.cancelled",
-    "fine_tuning.job.paused",
     "batch.completed",
     "batch.failed",
     "batch.cancelled",
