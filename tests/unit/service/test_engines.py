@@ -74,6 +74,20 @@ def test_an_engine_sleeps_when_nobody_asks_and_wakes_when_somebody_does(make: An
     assert list(site.context.scratch.iterdir()) == []
 
 
+def test_a_deployment_of_an_archived_project_keeps_no_model_loaded(make: Any) -> None:
+    site = make(engine_idle_seconds=0.5)
+    project = site.project("closing")
+    with hosted(site.context):
+        body = {"name": "door", "model": "two", "min_replicas": 1}
+        assert project.client().post("/tunesmith/v1/deployments", json=body).status_code == 200
+        until(lambda: engine_states(site.context) == {"two": "ready"})
+        path = f"/tunesmith/v1/projects/{project.id}"
+        assert site.operator.post(f"{path}/archive").status_code == 200
+        until(lambda: engine_states(site.context) == {"two": "stopped"})
+        assert site.operator.post(f"{path}/restore").status_code == 200
+        until(lambda: engine_states(site.context) == {"two": "ready"})
+
+
 def test_the_least_recently_used_leaves_when_there_are_too_many(make: Any) -> None:
     site = make(engines_at_once=2)
     http = site.client("inference")

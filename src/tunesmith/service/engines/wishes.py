@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from tunesmith.errors import TunesmithError
 from tunesmith.service.context import Context
+from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.inference import DEPLOYMENTS
 from tunesmith.service.db.tables.models import TUNED_MODELS
 from tunesmith.service.errors import ApiError
@@ -43,8 +44,15 @@ class Wishes:
         return self._idle.get(base, self._context.settings.engine_idle_seconds)
 
     def _look(self) -> None:
+        # Nobody can ask those of an archived project; they are wished for again once it is opened.
+        query = (
+            select(DEPLOYMENTS)
+            .join(PROJECTS, PROJECTS.c.id == DEPLOYMENTS.c.project_id)
+            .where(PROJECTS.c.archived_at.is_(None))
+            .order_by(DEPLOYMENTS.c.id)
+        )
         with self._context.database.read() as connection:
-            deployments = connection.execute(select(DEPLOYMENTS).order_by(DEPLOYMENTS.c.id)).all()
+            deployments = connection.execute(query).all()
             names = {name for row in deployments for name in row.traffic}
             tuned = {
                 row.id: Named("tuned", row.id, row.base, row.address, row.project_id)
