@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tiny_models import tiny_model_folder
 from tunesmith.catalog.registered import find_registered
 from tunesmith.executors.local.worker import launched_process
 from tunesmith.runs.events import read_events
+from tunesmith.service.backup import restore_backup, write_backup
+from tunesmith.service.context import open_context
 from tunesmith.service.dispatcher.keeping import registry_of
 from tunesmith.service.fine_tuning.places import run_of
 from tunesmith.service.registry.chores import collect_garbage
@@ -223,6 +226,39 @@ def test_a_pause_leaves_a_checkpoint_that_can_be_used_and_the_job_goes_on(site: 
         assert (found["guessed"], found["plan"]["fits"]) == (False, True), found["warnings"]
         client.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
         assert ended(site, job_id)["status"] == "succeeded"
+
+
+@pytest.mark.slow
+def test_a_paused_job_goes_on_from_its_checkpoint_in_a_folder_that_a_backup_is_restored_into(
+    site: Site, tmp_path: Path
+) -> None:
+    client, file_id = site.client(), upload(site.default, chat_rows(40))
+    body = {"hyperparameters": {"n_epochs": 50, "batch_size": 1}, "tunesmith": {**QUICK, "checkpoint_every_steps": 900}}
+    job_id = create(client, file_id, **body)["id"]
+    run = run_of(site.context, job_id)
+    with dispatching(site):
+        until(lambda: any(event.type == "step" for event in read_events(run.events)), site)
+        client.post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+        until(lambda: client.get(f"/v1/fine_tuning/jobs/{job_id}").json()["status"] == "paused", site)
+    reached = max(event.step or 0 for event in read_events(run.events))
+    write_backup(site.context, tmp_path / "one.tar", with_files=True)
+    old, folder = site.context.settings, tmp_path / "second"
+    settings = old.model_copy(
+        update={
+            "data_folder": folder / "data",
+            "storage": str(folder / "storage"),
+            "database": f"sqlite:///{folder / 'service.db'}",
+        }
+    )
+    restore_backup(settings, tmp_path / "one.tar")
+    shutil.rmtree(old.data_folder)
+    again = Site(open_context(settings), site.first_key)
+    again.operator.post(f"/v1/fine_tuning/jobs/{job_id}/resume")
+    with dispatching(again):
+        assert ended(again, job_id)["status"] == "succeeded"
+    steps = [event for event in read_events(run_of(again.context, job_id).events) if event.type == "step"]
+    assert min(event.step or 0 for event in steps if event.attempt > 1) == reached + 1
+    again.context.database.close()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import orjson
 import pytest
+from service_dispatch import World, jobs, make_world
+from service_jobs import chat_rows, upload
 from service_site import DATABASES, Site, database_url, make_site
 from sqlalchemy import delete, insert, inspect, select
 
 from tunesmith.errors import UsageError
+from tunesmith.recipe.load import load_recipe
 from tunesmith.service.backup import restore_backup, write_backup
 from tunesmith.service.backup.rows import tables_of
 from tunesmith.service.context import Context, open_context
@@ -23,6 +27,7 @@ from tunesmith.service.db.tables import METADATA
 from tunesmith.service.db.tables.accounts import PROJECTS
 from tunesmith.service.db.tables.jobs import JOB_EVENTS, JOBS
 from tunesmith.service.db.tables.usage import USAGE
+from tunesmith.service.fine_tuning.places import inputs_folder, run_of
 from tunesmith.service.owning import own_local_runs
 from tunesmith.service.settings import Settings
 
@@ -132,6 +137,43 @@ def test_a_restored_service_trains_in_whichever_folder_starts_it(tmp_path: Path)
     own_local_runs(context)
     for one in (site.context, context):
         one.database.close()
+
+
+def test_a_paused_job_goes_on_in_the_folder_that_it_is_restored_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "first").mkdir()
+    world = make_world(tmp_path / "first", monkeypatch)
+    (job_id,) = jobs(world, 1, validation_file=upload(world.site.default, chat_rows(5)))
+    world.turn()
+    world.site.client().post(f"/v1/fine_tuning/jobs/{job_id}/pause")
+    for _ in range(2):
+        world.turn()
+    assert world.row(job_id).state == "paused"
+    # Rows that were deleted since are kept for it, and go into the backup.
+    file_id = world.row(job_id).training_file
+    assert world.site.client().delete(f"/v1/files/{file_id}").status_code == 200
+    first = world.context.settings
+    write_backup(world.context, tmp_path / "one.tar", with_files=True)
+    world.context.database.close()
+    plain = {name: getattr(first, name) for name in ("models", "executor")}
+    context = restored(new_settings(tmp_path / "second", **plain), tmp_path / "one.tar")
+    # Whatever is left of the old folder is not what it stands on.
+    shutil.rmtree(first.data_folder)
+    world.platform.runs[job_id] = str(run_of(context, job_id).path)
+    again = World(Site(context, world.site.first_key), world.platform)
+    assert again.site.operator.post(f"/v1/fine_tuning/jobs/{job_id}/resume").status_code == 200
+    for _ in range(2):
+        again.turn()
+    data = load_recipe(run_of(context, job_id).recipe).data
+    for named, rows in ((data.train, 20), (data.validation, 5)):
+        assert Path(str(named)).parent == inputs_folder(context, job_id).resolve()
+        assert [orjson.loads(line) for line in Path(str(named)).read_bytes().splitlines()] == chat_rows(rows)
+    assert world.platform.entries == {job_id: "running"}
+    again.platform.work(job_id, "succeeded")
+    again.turn()
+    assert again.row(job_id).state == "succeeded"
+    context.database.close()
 
 
 @pytest.mark.parametrize("kind", DATABASES)

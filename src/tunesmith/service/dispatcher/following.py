@@ -16,7 +16,7 @@ from tunesmith.jobs.taking_up import take_up
 from tunesmith.service.context import Context
 from tunesmith.service.dispatcher import budgets
 from tunesmith.service.dispatcher.holding import Tended, hold
-from tunesmith.service.dispatcher.inputs import bring_inputs, recipe_of
+from tunesmith.service.dispatcher.inputs import bring_inputs, recipe_of, settle_inputs
 from tunesmith.service.dispatcher.reading import Progress
 from tunesmith.service.fine_tuning.places import run_of
 from tunesmith.service.fine_tuning.states import Wish
@@ -36,9 +36,12 @@ def run_of_job(context: Context, tended: Tended, job: Row[Any]) -> Job:
         # The last dispatcher was killed before anybody could hear of this run.
         shutil.rmtree(folder)
     storage = f"{context.settings.storage}/runs" if context.settings.shares_runs else None
-    if storage is not None and not tended.is_taken_up:
-        # Another machine may have sent it, or have sent it again since this one looked last.
-        take_up(runs, job.id, run_url(storage, job.id))
+    if not tended.is_taken_up:
+        if storage is not None:
+            # Another machine may have sent it, or have sent it again since this one looked last.
+            take_up(runs, job.id, run_url(storage, job.id))
+        elif (folder / JOB).is_file():
+            settle_inputs(context, job, run_of(context, job.id))
         tended.is_taken_up = True
     if not (folder / JOB).is_file():
         recipe = recipe_of(context, job, bring_inputs(context, job))

@@ -27,7 +27,8 @@ class Tended:
         id: The job.
         lock: The lock that is held.
         tried: Steps of checkpoints that could not be kept.
-        is_taken_up: Whether what other machines have done for it was looked for since the lock was taken.
+        is_taken_up: Whether its run was made ready to be followed from here: since the lock was taken last, another
+            machine may have gone on with it, or a backup was restored.
     """
 
     id: str

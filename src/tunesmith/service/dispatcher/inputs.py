@@ -9,8 +9,10 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from tunesmith.errors import DataError, ModelError
+from tunesmith.recipe.load import dump_recipe, load_recipe
 from tunesmith.recipe.schema import Recipe
-from tunesmith.runs.atomic import telling_output_errors
+from tunesmith.runs.atomic import telling_output_errors, write_text
+from tunesmith.runs.layout import RunFolder
 from tunesmith.service.context import Context
 from tunesmith.service.db.tables.files import FILES
 from tunesmith.service.db.tables.models import TUNED_MODELS
@@ -40,6 +42,25 @@ def bring_inputs(context: Context, job: Row[Any]) -> Files:
     if job.validation_file is not None:
         wanted.append(_Wanted("validation", job.validation_file, "validation_file"))
     return Files(*[_bring(context, job, one) for one in wanted])
+
+
+def settle_inputs(context: Context, job: Row[Any], run: RunFolder) -> None:
+    """Let a run of this machine name its files where they lie now: those of a restored service lie in another folder.
+
+    Raises:
+        DataError, OutputError, NetworkError: As of :func:`bring_inputs`.
+    """
+    recipe = load_recipe(run.recipe)
+    here = inputs_folder(context, job.id).resolve()
+    train = Path(str(recipe.data.train))
+    if train.parent == here and train.is_file():
+        return
+    files = bring_inputs(context, job)
+    changed = {"train": str(files.training.resolve())}
+    if files.validation is not None:
+        changed["validation"] = str(files.validation.resolve())
+    data = recipe.data.model_copy(update=changed)
+    write_text(run.recipe, dump_recipe(recipe.model_copy(update={"data": data})))
 
 
 def _bring(context: Context, job: Row[Any], wanted: _Wanted) -> Path:
