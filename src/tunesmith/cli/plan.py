@@ -166,6 +166,8 @@ def print_plan(planned: Planned) -> None:
     print_table([Column("also"), Column("", right=True)], [list(one) for one in facts])
     out("")
     _print_ways(planned)
+    for line in planned.left_out:
+        note(f"left out: {line}", "dim")
     for one in planned.changes:
         took = duration(one.total_seconds)
         if not one.same_work:

@@ -155,6 +155,9 @@ def _candidate(scene: Scene, column: Column, gain: Gain | None) -> Candidate | s
     """The technique as it fits, with the cheapest change where it does not by itself; or why it cannot be."""
     shape, data, place = scene.known.shape, scene.known.data, scene.hardware
     title, settings = column.title, column.settings
+    needed = next((scene.lacked[setting] for setting in settings if setting in scene.lacked), None)
+    if needed is not None:
+        return f"{title} {needed}"
     # Settings of other techniques would not be those of this one.
     wanted = () if settings == (f"technique={scene.resolved.technique.name}",) else settings
     numbers: dict[str, Any] = {"counted": scene.counted, "new_tokens": scene.new_tokens}

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -288,13 +287,17 @@ def _keep(path: Path, content: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, the values that it is about, the same in other ways, and what would make it fit."""
+    """A plan, the values that it is about, the same in other ways, and what would make it fit.
+
+    ``left_out`` says which ways were not looked at since they need libraries that are not here.
+    """
 
     plan: Plan
     resolved: Resolved
     hardware: Hardware
     others: list[Alternative]
     changes: list[Alternative]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
@@ -304,6 +307,7 @@ class Planned:
             "hardware": self.hardware.model_dump(mode="json"),
             "others": [asdict(one) for one in self.others],
             "changes": [asdict(one) for one in self.changes],
+            "left_out": list(self.left_out),
         }
 
 
@@ -311,7 +315,8 @@ class Planned:
 class Scene:
     """A recipe with all that a plan of it is made from; ``change`` gives its values with other settings.
 
-    ``recipe`` is what was asked for, on all devices of the named hardware where it does not say how many.
+    ``recipe`` is what was asked for, on all devices of the named hardware where it does not say how many. ``lacked``
+    are the settings that need libraries which are not here, with the reason; ``change`` knows none of them.
     """
 
     recipe: Recipe
@@ -321,6 +326,7 @@ class Scene:
     change: Change
     new_tokens: int
     counted: Counted | None
+    lacked: Mapping[str, str]
 
 
 def scene_of(
@@ -346,6 +352,7 @@ def scene_of(
         ModelError: The model's architecture is unknown, or it has not the layers that the technique names.
     """
     from tunesmith.jobs.counting import count_quietly, counted
+    from tunesmith.jobs.installed import lacking, without
     from tunesmith.planner import calibration
     from tunesmith.planner.changes import change_of
     from tunesmith.planner.counted import question_of
@@ -355,7 +362,7 @@ def scene_of(
     from tunesmith.recipe.refusal import Facts
     from tunesmith.recipe.refusals import check
     from tunesmith.recipe.resolve import resolve
-    from tunesmith.recipe.strategies import DEEPSPEED
+    from tunesmith.recipe.strategies import BY_COST
 
     # A name that means nothing is told before rows are counted.
     named = load_hardware(hardware) if hardware else None
@@ -377,11 +384,13 @@ def scene_of(
     change = change_of(recipe, resolved, facts)
     found = counted(question_of(known.shape, known.config, resolved, known.data), count or count_quietly)
     # What another machine has installed is not known here.
-    missing = DEEPSPEED if named is None and find_spec("deepspeed") is None else ()
+    lacked = lacking() if named is None and recipe.executor.name == "local" else {}
+    missing = [name for name in BY_COST if f"strategy={name}" in lacked]
     change = choosing(
         recipe, change, known.shape, known.data, place, new_tokens=new_tokens, counted=found, missing=missing
     )
-    return Scene(recipe, known, change(()) or resolved, place, change, new_tokens, found)
+    change = without(change, lacked)
+    return Scene(recipe, known, change(()) or resolved, place, change, new_tokens, found, lacked)
 
 
 def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:
@@ -416,7 +425,7 @@ def plan_recipe(
     count: Count | None = None,
 ) -> Planned:
     """Plan a recipe; arguments and errors as for :func:`scene_of`."""
-    from tunesmith.planner.alternatives import alternatives, cheapest_fits
+    from tunesmith.planner.alternatives import alternatives, cheapest_fits, other_ways
     from tunesmith.planner.plan import make_plan
 
     scene = scene_of(recipe, runs_folder, hardware, audit, count)
@@ -425,4 +434,6 @@ def plan_recipe(
     plan = make_plan(shape, scene.resolved, data, place, **numbers, estimated_tokens=scene.known.guessed)
     others = alternatives(shape, data, place, scene.change, **numbers)
     changes = cheapest_fits(shape, data, place, scene.change, **numbers)
-    return Planned(plan, scene.resolved, place, others, changes)
+    looked_at = [setting for way in other_ways(scene.resolved, place) for setting in way]
+    left_out = tuple(f"{setting} {scene.lacked[setting]}" for setting in looked_at if setting in scene.lacked)
+    return Planned(plan, scene.resolved, place, others, changes, left_out)

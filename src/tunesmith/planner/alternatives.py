@@ -117,7 +117,7 @@ def alternatives(
     What the recipe cannot be combined with is left out. The first row is the recipe as it is.
     """
     scene = _Scene(shape, data, hardware, change, new_tokens, counted)
-    settings: list[Settings] = [(), *_single_changes(scene.now, hardware)]
+    settings: list[Settings] = [(), *other_ways(scene.now, hardware)]
     return [found for one in settings if (found := scene.tried(one)) is not None]
 
 
@@ -196,7 +196,8 @@ class _Scene:
         )
 
 
-def _single_changes(resolved: Resolved, hardware: Hardware) -> Iterator[Settings]:
+def other_ways(resolved: Resolved, hardware: Hardware) -> Iterator[Settings]:
+    """The settings of which each makes another way, whether they go with the rest of the recipe or not."""
     for name in ("lora", "qlora", "dora", "full"):
         if name != resolved.technique.name:
             yield (f"technique={name}",)

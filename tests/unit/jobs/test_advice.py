@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from matrix_cases import failed, gain, matrix_of, ran
-from recipe_cases import DATA
+from planning_cases import CONFIG, ROWS, facts_of
 
 from tunesmith.errors import ResourceError, TunesmithError
 from tunesmith.jobs.advice import Advice, advise
@@ -19,37 +19,11 @@ from tunesmith.jobs.planning import Planned, plan_recipe
 from tunesmith.matrix.cell import Matrix
 from tunesmith.matrix.plan import load_layout
 from tunesmith.matrix.rules import tells_apart
-from tunesmith.planner.shape import shape_of_config
-from tunesmith.recipe.facts import DataFacts
 from tunesmith.recipe.load import apply_overrides, load_recipe, parse_recipe
 from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.atomic import write_json
 from tunesmith.tasks.prepare import TASKS
 
-# Of the size of the starter model.
-CONFIG: dict[str, Any] = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "head_dim": 64,
-    "vocab_size": 49152,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
-ROWS = replace(
-    DATA,
-    task="math",
-    rows=7000,
-    validation_rows=400,
-    tokens=7000 * 217,
-    trained_tokens=7000 * 119,
-    longest_row=520,
-    default_metrics=("final_number",),
-    answer_tokens=256,
-)
 TECHNIQUES = {"full tuning", "LoRA", "QLoRA", "PEFT (OFT)", "DoRA"}
 Proposing = Callable[..., Advice]
 
@@ -68,11 +42,6 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, propose: Proposing) -> Machine:
     return Machine(tmp_path, facts_of(ROWS))
-
-
-def facts_of(data: DataFacts) -> dict[str, Any]:
-    model = shape_of_config(CONFIG, "model").facts(has_chat_template=True)
-    return {"config": CONFIG, "data": asdict(data), "model": asdict(model)}
 
 
 @pytest.fixture
