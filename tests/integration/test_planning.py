@@ -364,6 +364,20 @@ def test_the_cheapest_change_is_made_where_the_recipe_asks_for_it(too_small: Cal
     assert "memory is not enough otherwise" in run.warnings["resource.fit"]
 
 
+def test_the_plan_of_a_run_has_the_price_of_this_machine(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    price = {"price_per_hour": 3.6, "currency": "EUR", "price_date": "2026-11-01", "price_source": "our accounting"}
+    (tmp_path / "price.yaml").write_text(json.dumps(price))
+    monkeypatch.setenv("TUNESMITH_PRICE", str(tmp_path / "price.yaml"))
+    run = place.run("priced", RECIPE)
+    prepared, resolved, teller = prepared_run(run)
+    planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
+    time = json.loads(run.folder.plan.read_text())["time"]
+    assert time["price"] == pytest.approx(3.6 * time["total_seconds"] / 3600)
+    assert time["currency"] == "EUR"
+
+
 def test_what_the_recipe_leaves_open_is_chosen_so_that_it_fits(too_small: Callable[..., Any]) -> None:
     run, plan = too_small("again", "refuse", "auto")
     assert plan().activation_checkpointing is True

@@ -32,7 +32,7 @@ def advise(
     data: Data = None,
     hardware: Annotated[
         str | None,
-        typer.Option(metavar="ID|FILE", help="What it is to run on: a known machine, or a file; else this machine."),
+        typer.Option(metavar="ID|FILE", help="What it is to run on: a known machine or a file; else this-machine."),
     ] = None,
     devices: Annotated[int | None, typer.Option(metavar="N", help="How many GPUs of a machine share the work.")] = None,
     nodes: Annotated[int | None, typer.Option(metavar="M", help="How many machines share it.")] = None,

@@ -47,7 +47,9 @@ def plan(
     data: Data = None,
     hardware: Annotated[
         str | None,
-        typer.Option(metavar="ID|FILE", help="What to plan for: a known machine, or a file; this machine if left out."),
+        typer.Option(
+            metavar="ID|FILE", help="What to plan for: a known machine or a file; else this-machine, this one."
+        ),
     ] = None,
     devices: Annotated[int | None, typer.Option(metavar="N", help="How many GPUs of a machine share the work.")] = None,
     nodes: Annotated[int | None, typer.Option(metavar="M", help="How many machines share it.")] = None,
@@ -82,7 +84,7 @@ def plan(
     }
     recipe = build_recipe(arguments or [], options)
     folder = runs_folder(output)
-    if probe and hardware is not None:
+    if probe and hardware not in (None, "this-machine"):
         raise UsageError(
             "steps can be tried on this machine alone",
             code="usage.probe",

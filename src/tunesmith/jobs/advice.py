@@ -22,7 +22,9 @@ from tunesmith.matrix.plan import Column, Layout, load_layout
 from tunesmith.matrix.rules import decided_text, gain_of_scenario, tells_apart
 from tunesmith.planner.alternatives import Alternative, cheapest_fits, trained_tokens_of, way_of
 from tunesmith.planner.changes import Settings, changed_recipe
+from tunesmith.planner.hardware import THIS_MACHINE
 from tunesmith.planner.memory import USABLE
+from tunesmith.planner.price import KEYS, VARIABLE
 from tunesmith.recipe.load import dump_recipe
 
 if TYPE_CHECKING:
@@ -236,9 +238,11 @@ def _about(scene: Scene, wish: Wish) -> str:
 
 def _without_price(scene: Scene, wish: Wish) -> Iterator[str]:
     if wish == "cost" and scene.hardware.price_per_hour is None:
+        here = scene.hardware.id == THIS_MACHINE
+        file, named_by = ("file", VARIABLE) if here else ("hardware file", "--hardware FILE")
         yield (
             f"no price is configured for {scene.hardware.name}, so the least time stands for the least cost: a "
-            "hardware file with price_per_hour, currency, price_date and price_source gives one (--hardware FILE)"
+            f"{file} with {', '.join(KEYS[:-1])} and {KEYS[-1]} gives one ({named_by})"
         )
 
 

@@ -341,13 +341,14 @@ def scene_of(
     Args:
         recipe: What is to be planned.
         runs_folder: Where a model that is a run is looked for.
-        hardware: What it is to run on, by id or file; this machine if None.
+        hardware: What it is to run on, by id or file; this machine if None or ``this-machine``.
         audit: As for :func:`known_facts`.
         count: Counts what a technique without a formula trains; called where nothing is remembered. By a worker that
             nobody hears if None.
 
     Raises:
-        UsageError: There is no such hardware, or this machine was never looked at and the model is not here.
+        UsageError: There is no such hardware, this machine was never looked at and the model is not here, or the price
+            of this machine cannot be read.
         RecipeError: The combination cannot work.
         ModelError: The model's architecture is unknown, or it has not the layers that the technique names.
     """
@@ -356,8 +357,9 @@ def scene_of(
     from tunesmith.planner import calibration
     from tunesmith.planner.changes import change_of
     from tunesmith.planner.counted import question_of
-    from tunesmith.planner.hardware import load_hardware
+    from tunesmith.planner.hardware import THIS_MACHINE, load_hardware
     from tunesmith.planner.hardware import this_machine as machine_of
+    from tunesmith.planner.price import with_own_price
     from tunesmith.planner.strategy import choosing
     from tunesmith.recipe.refusal import Facts
     from tunesmith.recipe.refusals import check
@@ -365,7 +367,7 @@ def scene_of(
     from tunesmith.recipe.strategies import BY_COST
 
     # A name that means nothing is told before rows are counted.
-    named = load_hardware(hardware) if hardware else None
+    named = load_hardware(hardware) if hardware and hardware != THIS_MACHINE else None
     if named is not None:
         recipe = _on_all_devices(recipe, named)
     known = known_facts(recipe, runs_folder, audit)
@@ -375,7 +377,7 @@ def scene_of(
             code="usage.hardware_unmeasured",
             hint="plan or train with a model that is here, or name what to plan for with --hardware",
         )
-    place = named or machine_of(known.host or HostFacts(1, 1))
+    place = named or with_own_price(machine_of(known.host or HostFacts(1, 1)))
     place = calibration.apply(place, calibration.read_calibration())
     host = named.host_facts() if named else known.host or HostFacts(1, 1)
     facts = Facts(known.data, known.model, host)

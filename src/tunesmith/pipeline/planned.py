@@ -19,6 +19,7 @@ from tunesmith.planner.changes import Change, Settings, changed_recipe
 from tunesmith.planner.counted import question_of, remember, remembered
 from tunesmith.planner.hardware import Hardware, this_machine
 from tunesmith.planner.plan import Plan, make_plan, plan_from_json
+from tunesmith.planner.price import with_own_price
 from tunesmith.planner.shape import ModelShape, shape_of_config
 from tunesmith.planner.strategy import choosing
 from tunesmith.planner.trained import Counted
@@ -43,6 +44,7 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
 
     Raises:
         ResourceError: ``resource.plan``: it does not fit, with up to three changes that would make it fit.
+        UsageError: ``usage.price_file``: the file that names this machine's price holds none.
     """
     shape = _shape(prepared, teller)
     if shape is None:
@@ -134,7 +136,7 @@ def _peak(prepared: Prepared, result: TrainResult) -> int:
 
 
 def _hardware(prepared: Prepared) -> Hardware:
-    return apply(this_machine(prepared.host), read_calibration())
+    return apply(with_own_price(this_machine(prepared.host)), read_calibration())
 
 
 def _shape(prepared: Prepared, teller: Teller) -> ModelShape | None:

@@ -25,7 +25,8 @@ A file holds one profile; the first six keys have to be there, and ``host_memory
     price_date: 2026-11-01
     price_source: offer of our provider
 
-Prices are never guessed: without these four keys a plan has none. (The price above is an example and nobody's offer.)
+Prices are never guessed: without these four keys a plan has none; that of this machine is in a file of its own, see
+:mod:`tunesmith.planner.price`. (The price above is an example and nobody's offer.)
 """
 
 from __future__ import annotations
@@ -180,18 +181,27 @@ def load_hardware(name_or_path: str) -> Hardware:
             value=name_or_path,
             hint=f"a file with a profile, or one of {', '.join(known)}",
         )
+    data = read_mapping(path, "the hardware file", "usage.hardware_file")
+    try:
+        return Hardware.model_validate(data)
+    except ValidationError as error:
+        problems = problems_of(error, "usage.hardware_file")
+        raise UsageError("the hardware file holds no profile", place=str(path), problems=problems) from error
+
+
+def read_mapping(path: Path, what: str, code: str) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Raises:
+        UsageError: Of this code: the file, called ``what``, cannot be read or holds something else.
+    """
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            "the hardware file cannot be read", code="usage.hardware_file", place=str(path), value=str(error)
-        ) from error
+        raise UsageError(f"{what} cannot be read", code=code, place=str(path), value=str(error)) from error
     if not isinstance(data, dict):
-        raise UsageError("the hardware file holds no profile", code="usage.hardware_file", place=str(path))
-    try:
-        return Hardware.model_validate(_plain_numbers(data))
-    except ValidationError as error:
-        raise UsageError("the hardware file holds no profile", place=str(path), problems=_problems(error)) from error
+        raise UsageError(f"{what} holds no keys with values", code=code, place=str(path))
+    return _plain_numbers(data)
 
 
 def this_machine(host: HostFacts) -> Hardware:
@@ -224,10 +234,11 @@ def _plain_numbers(data: dict[str, Any]) -> dict[str, Any]:
     return {key: value if key in words else number(value) for key, value in data.items()}
 
 
-def _problems(error: ValidationError) -> list[Problem]:
+def problems_of(error: ValidationError, code: str) -> list[Problem]:
+    """What is wrong with the content of a file, each with its key."""
     return [
         Problem(
-            "usage.hardware_file",
+            code,
             str(one["msg"]).removeprefix("Value error, "),
             place=".".join(map(str, one["loc"])) or None,
             value=None if one["type"] in ("missing", "value_error") else str(one["input"]),

@@ -11,7 +11,7 @@ import pytest
 from planning_cases import CONFIG, ROWS, facts_of
 
 from tunesmith.catalog.cache import machine_file
-from tunesmith.errors import ResourceError
+from tunesmith.errors import ResourceError, UsageError
 from tunesmith.jobs.advice import Advice, advise
 from tunesmith.jobs.planning import Planned, plan_recipe
 from tunesmith.recipe.facts import HostFacts
@@ -91,7 +91,10 @@ def test_a_change_that_is_not_installed_here_is_none(plan, monkeypatch) -> None:
 
 def test_what_another_machine_has_is_not_known_here(plan, place, monkeypatch) -> None:
     without(monkeypatch, "bitsandbytes", "deepspeed")
-    for planned in (plan(*SHARED, hardware="laptop-2-cores"), plan(*SHARED, "executor={name: kubernetes, image: ours}")):
+    for planned in (
+        plan(*SHARED, hardware="laptop-2-cores"),
+        plan(*SHARED, "executor={name: kubernetes, image: ours}"),
+    ):
         assert settings_of(planned) >= ZERO | {"technique=qlora"}
         assert planned.left_out == ()
 
@@ -109,3 +112,57 @@ def test_where_nothing_fits_what_is_not_installed_is_told_too(propose, monkeypat
     write_json(machine_file(), {**asdict(HOST), "memory_bytes": 10**9})
     with pytest.raises(ResourceError, match="QLoRA needs the package bitsandbytes"):
         propose()
+
+
+PRICE = "price_per_hour: 36e-1\ncurrency: EUR\nprice_date: 2026-11-01\nprice_source: our accounting\n"
+
+
+@pytest.fixture
+def price(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the user's price is in."""
+    (place / "price.yaml").write_text(PRICE)
+    monkeypatch.setenv("TUNESMITH_PRICE", str(place / "price.yaml"))
+    return place / "price.yaml"
+
+
+def test_this_machine_has_the_price_that_its_user_gives_and_what_was_measured_of_it(plan, propose, price) -> None:
+    planned = plan()
+    assert planned.plan.time.price == pytest.approx(3.6 * planned.plan.time.total_seconds / 3600)
+    assert (planned.plan.time.currency, planned.hardware.price_source) == ("EUR", "our accounting")
+    assert planned.hardware.matmul_flops_per_second == {"float32": HOST.matmul_flops_per_second}
+    assert all(one.price is not None for one in planned.others)
+    assert "EUR" in propose().text
+
+
+def test_without_a_price_advice_says_how_this_machine_gets_one(place) -> None:
+    advice = advise(recipe_of(place), place / "runs", lambda: facts_of(ROWS), wish="cost")
+    assert any("no price is configured" in one and "(TUNESMITH_PRICE)" in one for one in advice.reasons)
+
+
+def test_the_price_of_this_machine_is_not_that_of_another(plan, price) -> None:
+    assert plan(hardware="laptop-2-cores").plan.time.price is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (PRICE + "cores: 64\n", "cores"),
+        (PRICE.replace("currency: EUR\n", ""), "currency missing"),
+        (PRICE.replace("36e-1", "cheap"), "price_per_hour"),
+        ("a price", "no keys"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_price_file_that_is_none_is_refused(plan, price, text, told) -> None:
+    if text is None:
+        price.unlink()
+    else:
+        price.write_text(text)
+    with pytest.raises(UsageError, match=told) as caught:
+        plan()
+    assert caught.value.code == "usage.price_file" or caught.value.problems[0].code == "usage.price_file"
+    assert str(price) in str(caught.value)
+
+
+def test_this_machine_can_be_named(plan, price) -> None:
+    assert plan(hardware="this-machine") == plan()
