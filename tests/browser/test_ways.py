@@ -272,3 +272,20 @@ def test_signing_out_forgets_which_project_was_open(service: LiveService, chromi
         looker.page.get_by_role("button", name="Sign out").click()
         looker.page.wait_for_url(f"{looker.root}/ui/sign-in")
         assert "tunesmith_project" not in [one["name"] for one in looker.page.context.cookies()]
+
+
+def test_a_link_on_another_site_leads_to_the_page_of_who_is_signed_in(service: LiveService, chromium: Browser) -> None:
+    with looking(chromium, service.root) as looker:
+        page = looker.page
+        looker.sign_in(service.key)
+        other = "http://elsewhere.test:1/"
+        target = f"{service.root}/ui/usage?start=2026-01-01"
+        page.route(other, lambda route: route.fulfill(content_type="text/html", body=f'<a href="{target}">Usage</a>'))
+        page.goto(other)
+        page.get_by_role("link", name="Usage").click()
+        expect(page.get_by_role("heading", name="Usage", exact=True)).to_be_visible()
+        assert page.url == target
+        page.context.clear_cookies()
+        page.goto(other)
+        page.get_by_role("link", name="Usage").click()
+        expect(page.get_by_label("API key")).to_be_visible()

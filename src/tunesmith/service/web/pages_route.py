@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from html import escape
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
@@ -60,7 +61,7 @@ class PageRoute(APIRoute):
 def refused_page(request: Request, refused: RefusedError) -> Response:
     """The page of a refusal; at 401 the one to sign in."""
     if refused.status == 401:
-        answer: Response = sign_in_page(request, status=401)
+        answer: Response = _onward(request) if _comes_by_a_link(request) else sign_in_page(request, status=401)
     else:
         answer = page(
             request,
@@ -75,6 +76,19 @@ def refused_page(request: Request, refused: RefusedError) -> Response:
         # The project that was chosen last may be what is refused.
         answer.delete_cookie(PROJECT_COOKIE, path="/")
     return answer
+
+
+def _comes_by_a_link(request: Request) -> bool:
+    """Whether a page of another site led here: browsers leave the strict cookie of a session out of that request."""
+    return request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and COOKIE not in request.cookies
+
+
+def _onward(request: Request) -> Response:
+    """A page that asks for the same one again, which is then asked for by a page of the service."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    address = escape(f"{request.url.path}{query}")
+    text = f'<!doctype html><title>Tunesmith</title><meta http-equiv="refresh" content="0; url={address}">'
+    return HTMLResponse(f'{text}<p><a href="{address}">Go on</a></p>\n', headers={"Cache-Control": "no-store"})
 
 
 def sign_in_page(request: Request, *, status: int = 200) -> Response:
