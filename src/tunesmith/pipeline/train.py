@@ -46,6 +46,7 @@ from tunesmith.runs.atomic import read_json, remove_scratch, write_json
 from tunesmith.runs.control import Wish
 from tunesmith.runs.events import EventWriter
 from tunesmith.runs.layout import RunFolder
+from tunesmith.runs.leaving import last_acts
 from tunesmith.strategies.base import Strategy
 from tunesmith.techniques.matched import describe_trained
 from tunesmith.techniques.table import make_technique
@@ -165,6 +166,8 @@ def _train(run: Run, model: Any, bench: Bench, before: list[Measured]) -> tuple[
     def say(error: TunesmithError) -> None:
         run.teller.events.emit("status", state="failed")
         run.teller.events.emit("error", **error.to_json())
+        # Where the run lies in a store, the word has to get there.
+        last_acts(error.exit_code)
 
     if job.nodes > 1:
         run.teller.state(

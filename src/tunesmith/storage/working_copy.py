@@ -12,13 +12,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunesmith.errors import NetworkError, OutputError, RunError, TunesmithError
 from tunesmith.runs.atomic import SCRATCH_MARK, telling_output_errors
 from tunesmith.runs.control import write_wish
 from tunesmith.runs.layout import RunFolder
+from tunesmith.runs.leaving import before_leaving
 from tunesmith.storage.address import open_store
 from tunesmith.storage.run_store import (
     BEAT_SECONDS,
@@ -35,6 +36,8 @@ from tunesmith.storage.run_store import (
 _TICK_SECONDS = 2.0
 _FILES_SECONDS = 10.0
 _LAST_TRIES = 5
+# Files of a process that ends at once; its checkpoints before that are in the store already.
+_LEAVING_SECONDS = 20.0
 _MANIFEST = "manifest.json"
 # What lies in the store under another name, or means something on this machine alone.
 _OWN = frozenset({RECIPE, "events.jsonl", "control.json", "lease.json", "launch.json", "job.json"})
@@ -68,7 +71,8 @@ def working_copy(url: str) -> Iterator[WorkingCopy]:
             raise
         copy.start()
         try:
-            yield copy
+            with before_leaving(copy.leave):
+                yield copy
         finally:
             copy.stop()
             copy.push_last()
@@ -88,6 +92,8 @@ class WorkingCopy:
         self._wish = "continue"
         self._lost = False
         self._done = threading.Event()
+        # A process that ends at once brings out its last words while another thread may be at it.
+        self._pushing = threading.Lock()
         self._thread = threading.Thread(target=self._keep_equal, name="working copy", daemon=True)
 
     def fetch(self) -> None:
@@ -138,6 +144,26 @@ class WorkingCopy:
                     raise
                 time.sleep(_TICK_SECONDS)
 
+    def leave(self, code: int) -> None:
+        """Bring out what was told and, within some seconds, the files, and end the attempt: the process ends behind it.
+
+        Raises:
+            RunError: ``run.leased``: another worker has taken the run over; nothing of it is touched.
+        """
+        self._done.set()
+        rest = threading.Thread(target=self._push_rest, name="leaving copy", daemon=True)
+        rest.start()
+        rest.join(_LEAVING_SECONDS)
+        self._require_mine()
+        self._run.end(self._number, code)
+
+    def _push_rest(self) -> None:
+        # Not behind a large file that the other thread may be sending.
+        with suppress(NetworkError):
+            self._push_events()
+        self.stop()
+        self.push_last()
+
     def _get(self, path: str, target: str) -> None:
         place = self.folder.path.joinpath(*safe_path(target).parts)
         with telling_output_errors(place):
@@ -185,15 +211,16 @@ class WorkingCopy:
 
     def _push_events(self) -> None:
         self._require_mine()
-        with self.folder.events.open("rb") as file:
-            file.seek(self._events_sent)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        if not whole:
-            return
-        if not self._run.add_events(_first_number(whole), whole):
-            raise self._taken_over()
-        self._events_sent += len(whole)
+        with self._pushing:
+            with self.folder.events.open("rb") as file:
+                file.seek(self._events_sent)
+                content = file.read()
+            whole = content[: content.rfind(b"\n") + 1]
+            if not whole:
+                return
+            if not self._run.add_events(_first_number(whole), whole):
+                raise self._taken_over()
+            self._events_sent += len(whole)
 
     def _push_files(self) -> None:
         self._require_mine()
