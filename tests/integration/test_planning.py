@@ -395,6 +395,14 @@ def test_an_open_strategy_is_the_first_that_fits(too_small: Callable[..., Any]) 
     assert json.loads(run.folder.plan.read_text())["fits"]
 
 
+def test_a_dry_run_shows_the_strategy_that_the_run_would_take(place: Place) -> None:
+    rows = str(place.folder / "rows.csv")
+    recipe = {**RECIPE, "data": {"train": rows, "validation": 0.25}, "train": {"devices": 2}}
+    shown = json.loads(place.stage("audit", {}, recipe).done().folder.resolved.read_text())["host"]["strategy"]
+    assert shown["value"] == "ddp"
+    assert shown["reason"].startswith("auto: the first that fits by the plan: ddp ")
+
+
 def test_who_wants_to_try_may(too_small: Callable[..., Any]) -> None:
     run, plan = too_small("tried", "try")
     plan()

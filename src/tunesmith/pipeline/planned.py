@@ -32,6 +32,22 @@ _GIB = 2**30
 _LEAST_STEPS = 5
 
 
+def resolve_as_planned(prepared: Prepared, teller: Teller) -> Resolved:
+    """The values of a recipe, with an open strategy as a new run on this machine would choose it.
+
+    Nothing is refused or changed because of memory, and where this machine has too few devices the strategy is that of
+    the rule of thumb: what is only asked about may be meant for another one.
+    """
+    resolved = resolve_run(prepared)
+    shape = _shape(prepared, teller) if prepared.recipe.strategy == "auto" and resolved.strategy != "single" else None
+    if shape is None:
+        return resolved
+    try:
+        return _change(prepared, resolved, shape, _counted(prepared, resolved, shape))(()) or resolved
+    except ResourceError:
+        return resolved
+
+
 def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: Teller, *, is_new: bool) -> Resolved:
     """Plan a run on this machine, and see to it that it fits; the plan lies in the run folder.
 

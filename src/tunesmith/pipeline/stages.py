@@ -20,6 +20,7 @@ from tunesmith.pipeline.environment import environment
 from tunesmith.pipeline.finish import chosen_samples, data_part, judge_of, model_part, now, version
 from tunesmith.pipeline.measure import Bench, make_bench, measure_base, measure_few_shot, measure_tuned
 from tunesmith.pipeline.otherwise import require_other_ways, with_other_ways
+from tunesmith.pipeline.planned import resolve_as_planned
 from tunesmith.pipeline.prepare import Prepared, audit_run, data_facts, head_of, prepare, prepare_model, resolve_run
 from tunesmith.pipeline.run import packing_attention, weights_type
 from tunesmith.pipeline.told import Teller
@@ -66,7 +67,7 @@ def run_audit(folder: Path, events: EventWriter) -> None:
     events.emit("artifact", kind="audit", path="audit.json")
     write_json(folder / "facts.json", _facts(prepared))
     found.require_ok()
-    write_json(folder / "resolved.json", resolve_run(prepared).to_json())
+    write_json(folder / "resolved.json", resolve_as_planned(prepared, teller).to_json())
     events.emit("artifact", kind="resolved", path="resolved.json")
     teller.state("finished")
 

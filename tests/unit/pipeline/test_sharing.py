@@ -12,6 +12,7 @@ from tiny_models import tiny_model_folder
 from tunesmith.errors import ResourceError
 from tunesmith.models.host import probe_host
 from tunesmith.pipeline.data import load_data
+from tunesmith.pipeline.planned import resolve_as_planned
 from tunesmith.pipeline.prepare import Prepared, prepare, resolve_run
 from tunesmith.pipeline.sharing import resolve_anew
 from tunesmith.pipeline.told import Teller
@@ -76,6 +77,14 @@ def test_more_gpus_than_there_are_are_refused_before_the_base_is_measured(
     states = [event.data["state"] for event in read_events(folder.events) if event.type == "status"]
     assert "auditing" in states
     assert "evaluating_base" not in states
+
+
+def test_more_gpus_than_there_are_may_be_asked_about(offloading: tuple[RunFolder, Prepared]) -> None:
+    folder, prepared = offloading
+    train = prepared.recipe.train.model_copy(update={"devices": 5})
+    asked = replace(prepared, recipe=prepared.recipe.model_copy(update={"train": train}))
+    found = resolve_as_planned(asked, Teller(open_events(folder.events)))
+    assert (found.devices, found.strategy) == (5, resolve_run(asked).strategy)
 
 
 def test_more_gpus_than_there_are_are_refused_of_a_run_that_goes_on(
