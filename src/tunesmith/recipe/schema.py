@@ -94,7 +94,8 @@ class TrainSpec(Part):
     address: str = Field(
         "auto",
         min_length=1,
-        description="The name or address of this machine as the others reach it; auto: its host name.",
+        description="The name or address of this machine as the others reach it; auto: what TUNESMITH_ADDRESS says, "
+        "else the address from which this machine reaches others.",
     )
     offload: bool = Field(
         False,

@@ -99,7 +99,8 @@ OF_STRATEGIES: tuple[Refusal, ...] = (
     Refusal(
         "recipe.cut_model",
         "strategy",
-        "weights are cut of models that write, not of heads, encoders or after a beginning taken out of the weights",
+        "weights are cut of causal models that write, not of heads, encoders or encoder-decoders, nor under adapters "
+        "that begin as pissa, olora, eva or loftq",
         "set strategy=ddp",
         lambda recipe, facts: recipe.strategy in CUT_WEIGHTS and not _can_cut_model(recipe, facts.data, facts.model),
     ),
