@@ -175,6 +175,26 @@ def test_a_model_that_is_not_here_is_planned_for_another_machine_by_a_guess(plac
     assert "does not fit" in small.stdout
 
 
+def test_guessed_tokens_are_remembered_as_a_guess_until_the_rows_change(place: Place) -> None:
+    rows = place.folder / "guessed.csv"
+    write_labelled(rows, 32)
+    words = ("plan", "--model", "llama-3.1-8b-instruct", "--data", "guessed.csv", "--hardware", "a100-80gb", "--json")
+    before = set((place.folder / "cache" / "plans").glob("*.json"))
+    first = json.loads(tunesmith(place, *words).stdout)
+    (kept,) = set((place.folder / "cache" / "plans").glob("*.json")) - before
+    known = json.loads(kept.read_text())
+    assert known["guessed"] is True
+    # What is remembered is what the next plan takes.
+    kept.write_text(json.dumps({**known, "data": {**known["data"], "longest_row": 4321}}))
+    second = json.loads(tunesmith(place, *words).stdout)
+    assert second["plan"]["memory"] != first["plan"]["memory"]
+    assert second["plan"]["notes"] == first["plan"]["notes"]
+    assert any("estimate" in note for note in second["plan"]["notes"])
+    write_labelled(rows, 48)
+    third = json.loads(tunesmith(place, *words).stdout)
+    assert third["plan"]["memory"]["activations"] < 0.9 * second["plan"]["memory"]["activations"]
+
+
 def test_a_model_of_the_hub_is_planned_by_its_config_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     config = (place.model / "config.json").read_bytes()
     with serve_hub() as hub:

@@ -1,7 +1,8 @@
 """What a plan is made from: the rows in tokens and the model in numbers.
 
 Both come from the worker's audit, which has a tokenizer, and are remembered by what decides them; a plan of the same
-data is there at once. Where the model is not on this machine, tokens are guessed from letters, and the plan says so.
+data is there at once. Where the model is not on this machine, tokens are guessed from letters, and the plan says so; a
+guess is remembered too, until the model is here.
 """
 
 from __future__ import annotations
@@ -91,7 +92,11 @@ def known_facts(recipe: Recipe, runs_folder: Path, audit: Callable[[], Mapping[s
     if prepared_folder(reference) is None and reference.kind in ("catalog", "hub"):
         has_template = reference.entry is None or reference.entry.chat_template is not False
         shape, config = _model_from_afar(reference)
-        return guess_facts(recipe, shape, has_chat_template=has_template, config=config)
+        known = guess_facts(recipe, shape, has_chat_template=has_template, config=config)
+        if key is not None:
+            about = {"data": asdict(known.data), "model": asdict(known.model), "config": config}
+            _keep(path, {"format": _FORMAT, "guessed": True, **about})
+        return known
     facts = {"format": _FORMAT, **audit()}
     # A model that had to be fetched is another one now.
     key = _key(recipe, reference)
@@ -126,7 +131,9 @@ def _from_facts(recipe: Recipe, reference: ModelReference, facts: Mapping[str, A
     config = facts["config"]
     shape = shape_of_entry(reference.entry) if reference.entry else shape_of_config(config, recipe.model)
     data = {**facts["data"], "default_metrics": tuple(facts["data"]["default_metrics"])}
-    return Known(DataFacts(**data), ModelFacts(**facts["model"]), shape, this_machine(), config=config)
+    return Known(
+        DataFacts(**data), ModelFacts(**facts["model"]), shape, this_machine(), facts.get("guessed", False), config
+    )
 
 
 def _model_from_afar(reference: ModelReference) -> tuple[ModelShape, Mapping[str, Any]]:
