@@ -65,6 +65,16 @@ def test_a_recipe_is_written_with_its_reasons(place: Place, proposed: subprocess
     assert any(line[0] == "DoRA" and "+0.400" in line for line in table)
 
 
+def test_what_was_left_out_is_told_beside_a_recipe_on_stdout_too(place: Place) -> None:
+    words = ("--model", "smollm2-135m-instruct", *DATA, "--hardware", "small.yaml")
+    machine = "id: small\nname: Small\ndevice: cpu\nsource: this test\nmatmul_flops_per_second: {float32: 2e11}\n"
+    (place.folder / "small.yaml").write_text(f"{machine}host_memory_bytes: 27e8\n")
+    done = tunesmith(place, "advise", *words)
+    assert done.returncode == 0, done.stderr
+    assert "left out: full tuning does not fit" in done.stderr
+    assert "left out" not in done.stdout
+
+
 @pytest.mark.slow
 def test_the_recipe_is_one_that_can_be_trained(place: Place, proposed: subprocess.CompletedProcess[str]) -> None:
     resolved = tunesmith(place, "train", "recipe.yaml", "--dry-run", "--json")

@@ -95,6 +95,7 @@ def advise(
         out_json(_advice_json(advice))
     elif output is None:
         out(advice.text.rstrip("\n"))
+        _print_left_out(advice)
     else:
         _print(advice)
 
@@ -143,5 +144,9 @@ def _print(advice: Advice) -> None:
             for one in advice.candidates
         ],
     )
+    _print_left_out(advice)
+
+
+def _print_left_out(advice: Advice) -> None:
     for line in advice.refused:
         note(f"left out: {line}", "dim")

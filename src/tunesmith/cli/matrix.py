@@ -75,7 +75,10 @@ def matrix(
 
     layout = load_layout()
     if list_all:
-        _print_lists(layout)
+        if as_json:
+            out_json(_lists_json(layout))
+        else:
+            _print_lists(layout)
         return
     if output.suffix != ".md":
         raise UsageError("the page ends in .md", code="usage.matrix_output", place="--output", value=output)
@@ -275,6 +278,15 @@ def _print_lists(layout: Layout) -> None:
     out("techniques", "bold")
     for column in layout.columns:
         out(f"  {column.id:<16}{column.title}" + (f": {column.about}" if column.about else ""))
+
+
+def _lists_json(layout: Layout) -> dict[str, object]:
+    return {
+        "scenarios": [
+            one.model_dump(mode="json", include={"id", "title", "row", "sample"}) for one in layout.scenarios
+        ],
+        "techniques": [one.model_dump(mode="json", include={"id", "title", "about"}) for one in layout.columns],
+    }
 
 
 def _print_cells(layout: Layout, wanted: Mode, cells: Sequence[Cell]) -> None:

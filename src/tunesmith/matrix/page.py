@@ -67,7 +67,8 @@ def _table_words(layout: Layout) -> str:
     return (
         f'The same question as a public cookbook\'s page "Fine Tuning Scenarios" asks, whose two editions differ in '
         f"{_differing(layout)} cells and show no measurement. Each answer follows from the numbers below by a rule "
-        "that stands below too; ≠1 and ≠2 mark where it contradicts the first or the second edition."
+        "that stands below too; ≠1 and ≠2 mark where it contradicts the first or the second edition, "
+        "and – where nothing was measured that the rule asks for."
     )
 
 

@@ -67,6 +67,14 @@ def test_scenarios_and_techniques_are_listed(tunesmith) -> None:
     assert files() == set()
 
 
+def test_what_is_listed_comes_as_data_too(tunesmith) -> None:
+    layout, listed = load_layout(), tunesmith("matrix", "--list", "--json").json
+    assert [one["id"] for one in listed["scenarios"]] == [one.id for one in layout.scenarios]
+    assert [one["title"] for one in listed["techniques"]] == [one.title for one in layout.columns]
+    assert {one["id"]: one["sample"] for one in listed["scenarios"]}["ner"] is None
+    assert files() == set()
+
+
 def test_the_quick_mode_fits_into_half_an_hour(tunesmith) -> None:
     answer = tunesmith("matrix", "--dry-run")
     assert answer.code == 0, answer.err

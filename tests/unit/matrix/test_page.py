@@ -360,3 +360,9 @@ def test_every_line_of_a_table_has_a_cell_for_each_head(message) -> None:
     assert len(tables(page)) == 3
     for table in tables(page):
         assert {len(line) for line in table} == {len(table[0])}
+
+
+def test_the_page_says_what_its_sign_for_nothing_means() -> None:
+    table = page_of(ran("routing", "lora")).partition("## The table")[2].partition("###")[0]
+    assert "and – where nothing was measured that the rule asks for" in table
+    assert "| – |" in table
