@@ -105,10 +105,14 @@ def _probe(recipe: Recipe, planned: Planned) -> None:
     from tunesmith.cli.progress import open_view, showing
     from tunesmith.jobs.probe import STEPS
     from tunesmith.jobs.probe import probe as try_steps
+    from tunesmith.planner.calibration import LEAST_STEPS
 
     note(f"trying {STEPS} steps", "bold")
     with open_view() as view:
-        try_steps(recipe, planned.resolved, showing(view))
+        tried = try_steps(recipe, planned.resolved, showing(view))
+    if tried < LEAST_STEPS:
+        told = f"{tried} steps were tried, and of fewer than {LEAST_STEPS} a plan learns nothing"
+        note(f"{told}: make steps smaller (train.tokens_per_step), or give more rows", "yellow")
 
 
 def auditing(recipe: Recipe, folder: Path) -> Callable[[], Mapping[str, Any]]:

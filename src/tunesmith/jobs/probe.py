@@ -9,13 +9,14 @@ from tunesmith.jobs.control import start
 from tunesmith.jobs.create import create_run, findable_model
 from tunesmith.jobs.follow import follow_worker
 from tunesmith.jobs.stages import scratch_folder
+from tunesmith.runs.atomic import read_json
 from tunesmith.runs.events import Event
 
 if TYPE_CHECKING:
     from tunesmith.recipe.resolved import Resolved
     from tunesmith.recipe.schema import Recipe
 
-# The first step finds caches cold, and calibration wants at least five.
+# The first step finds caches cold, and calibration wants a few (tunesmith.planner.calibration.LEAST_STEPS).
 STEPS = 6
 _LITTLE_MEASURING = (
     "evaluate.rows=4",
@@ -31,7 +32,7 @@ _LITTLE_MEASURING = (
 _HERE_ALONE = ("export=[]", "executor=local", "train.nodes=1")
 
 
-def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None]) -> None:
+def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None]) -> int:
     """Train a few steps as the recipe would, in a folder that goes again; the calibration learns from it as from a run.
 
     Before it trains, the worker makes the plan of it that every run has: what does not fit is refused there, or tried
@@ -42,16 +43,21 @@ def probe(recipe: Recipe, resolved: Resolved, on_event: Callable[[Event], None])
         resolved: Its values, of which the size of a step is kept, whatever the probe's own length makes of it.
         on_event: Gets every event of the worker.
 
+    Returns:
+        How many steps that were: fewer than STEPS where so large steps divide the rows badly.
+
     Raises:
         TunesmithError: The worker's error; ``resource.plan`` where the plan does not fit.
     """
     with scratch_folder() as folder:
-        worker = start(create_run(probe_recipe(recipe, resolved), folder, "probe"))
+        run = create_run(probe_recipe(recipe, resolved), folder, "probe")
+        worker = start(run)
         try:
             for event in follow_worker(worker):
                 on_event(event)
         finally:
             worker.terminate()
+        return int(read_json(run.report_json)["cost"]["steps"])
 
 
 def probe_recipe(recipe: Recipe, resolved: Resolved) -> Recipe:

@@ -14,7 +14,7 @@ from tunesmith.pipeline.prepare import Prepared, data_facts, resolve_run
 from tunesmith.pipeline.sharing import require_shareable
 from tunesmith.pipeline.told import Teller
 from tunesmith.planner.alternatives import Alternative, cheapest_fits
-from tunesmith.planner.calibration import apply, learn, read_calibration
+from tunesmith.planner.calibration import LEAST_STEPS, apply, learn, read_calibration
 from tunesmith.planner.changes import Change, Settings, changed_recipe
 from tunesmith.planner.counted import question_of, remember, remembered
 from tunesmith.planner.hardware import Hardware, this_machine
@@ -28,8 +28,6 @@ from tunesmith.runs.atomic import read_json, write_json
 from tunesmith.runs.layout import RunFolder
 
 _GIB = 2**30
-# Of fewer steps the first ones, which find caches cold, are too large a part.
-_LEAST_STEPS = 5
 
 
 def resolve_as_planned(prepared: Prepared, teller: Teller) -> Resolved:
@@ -122,7 +120,7 @@ def plan_and_truth(
 def learn_from(folder: RunFolder, prepared: Prepared, result: TrainResult, *, attempts: int) -> None:
     """Let this machine's next plans know what this run took, where one attempt made it and it has steps enough."""
     plan = _read_plan(folder)
-    if plan is None or attempts > 1 or result.steps < _LEAST_STEPS:
+    if plan is None or attempts > 1 or result.steps < LEAST_STEPS:
         return
     hardware = this_machine(prepared.host)
     if plan.hardware != hardware.id:

@@ -7,8 +7,9 @@
     learn(hardware, plan.memory, plan.time, peak_bytes=measured, step_seconds=measured)
 
 A scale is an exponential average of measured over predicted, where predictions are those without any scale, so that
-learning twice from the same run changes nothing but its weight. It is held between bounds: a run that another program
-disturbed must not spoil the plans to come. A file that cannot be read is as good as none.
+learning twice from the same run changes nothing but its weight. A run of fewer than LEAST_STEPS teaches nothing.
+A scale is held between bounds: a run that another program disturbed must not spoil the plans to come. A file that
+cannot be read is as good as none.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from tunesmith.planner.time import TimePlan
 from tunesmith.runs.atomic import read_json, write_json
 
 VERSION = 1
+# Of fewer steps the first ones, which find caches cold, are too large a part.
+LEAST_STEPS = 5
 # Share of the newest run; the first one counts whole.
 NEWEST = 0.3
 BOUNDS = {"memory": (0.8, 1.25), "time": (0.2, 5.0)}

@@ -9,6 +9,7 @@ from tunesmith.evaluation.report import words
 from tunesmith.evaluation.report.layout import Cell, Section, Table
 from tunesmith.evaluation.report.results import system_label
 from tunesmith.evaluation.report.schema import RankHeld, Report, Side, System
+from tunesmith.planner.calibration import LEAST_STEPS
 
 
 def sections(report: Report) -> list[Section]:
@@ -17,7 +18,7 @@ def sections(report: Report) -> list[Section]:
         *_detail_sections(report),
         _memorisation(report),
         Section("cost", "Cost", _cost(report)),
-        Section("plan", "Plan and truth", _plan(report)),
+        Section("plan", "Plan and truth", _plan(report), _plan_note(report)),
         Section("data", "Data", _data(report), _data_note(report)),
         _audit(report),
         _resolved(report),
@@ -223,6 +224,14 @@ def _plan(report: Report) -> Table:
         ratio = f"{measured / one.predicted:.2f}" if one.predicted and measured is not None else words.NOTHING
         rows.append([Cell(name), Cell(shown(one.predicted)), Cell(shown(measured)), Cell(ratio)])
     return Table(["What", "Planned", "Measured", "Measured / planned"], rows, frozenset({1, 2, 3}))
+
+
+def _plan_note(report: Report) -> str:
+    """Whether the run was too short for the next plans of its machine to learn from it."""
+    steps = next((one.measured for one in report.plan or () if one.what == "steps"), None)
+    if steps is None or steps >= LEAST_STEPS:
+        return ""
+    return f"The next plans of this machine learn nothing from it: it has fewer than {LEAST_STEPS} steps."
 
 
 def _parameters(trained: int | None, total: int | None) -> str:

@@ -298,3 +298,10 @@ def test_the_share_of_answering_in_the_run_is_told(report: dict[str, Any]) -> No
     del alone["cost"]["wall_seconds"]
     assert "of the run's wall time" not in render_markdown(alone)
     assert "600 tokens for 120 rows in 41.3 s |" in render_markdown(alone)
+
+
+def test_a_run_too_short_for_the_next_plans_says_so(report: dict[str, Any]) -> None:
+    told = "The next plans of this machine learn nothing from it: it has fewer than 5 steps."
+    for steps, is_short in ((4, True), (5, False)):
+        plan = [{"what": "steps", "predicted": 4, "measured": steps}]
+        assert (told in render_markdown({**report, "plan": plan})) == is_short
