@@ -236,6 +236,18 @@ def test_a_tree_of_beginnings_changes_nothing(family):
     assert distance(alone(model, rows), in_packs(packed(model), [pack])) < 1e-9
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_beginning_longer_than_a_pack_changes_nothing(family):
+    rng = np.random.default_rng(2)
+    instruction, *documents = (rng.integers(3, VOCABULARY_SIZE, length) for length in (70, 9, 12))
+    rows = [make_row(rng, 6, np.concatenate([instruction, document])) for document in documents for _ in range(3)]
+    rows = list(enumerate([*rows, make_row(rng, 3, instruction), make_row(rng, 60, instruction)]))
+    packs = lay_out(rows, tokens_per_micro_batch=60)
+    assert [(len(pack.rows), pack.tokens) for pack in packs] == [(1, 70 + 60), (3, 70 + 12 + 18), (4, 70 + 9 + 18 + 3)]
+    model = tiny_model(family)
+    assert distance(alone(model, rows), in_packs(packed(model), packs)) < 1e-9
+
+
 def test_rows_beyond_the_short_range_of_longrope_are_not_packed():
     config = tiny_config("phi3", **LONG_ROPE)
     assert supports_packing(config, 256) is None

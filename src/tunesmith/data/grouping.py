@@ -34,6 +34,11 @@ def rows_that_begin_alike(rows: TokenSet) -> Integers:
     return np.asarray(by_first_row[group_of_B], dtype=np.int64)
 
 
+def longest_group_beginning(rows: TokenSet) -> int:
+    """The most untrained tokens that two rows of one group begin with; 0 where no rows belong together."""
+    return max((common for _, _, common in _alike(rows)), default=0)
+
+
 def _alike(rows: TokenSet) -> Iterator[tuple[int, int, int]]:
     """Neighbours in the order of their tokens that belong together, and how many tokens both begin with."""
     beginnings = []

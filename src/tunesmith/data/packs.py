@@ -18,6 +18,7 @@ from typing import Literal
 from tunesmith.data.pack_builder import PackBuilder
 from tunesmith.data.types import Pack, TokenIds, TokenRow
 from tunesmith.errors import SupervisionError, UsageError
+from tunesmith.recipe.packing import own_room
 
 Layout = Literal["packed", "padded"]
 
@@ -46,6 +47,9 @@ def lay_out(
     ranks: int = 1,
 ) -> list[Pack]:
     """Lay rows out in packs of at most ``tokens_per_micro_batch`` tokens; a longer item gets a pack of its own.
+
+    Longer rows that begin alike share a pack of what they begin with and half of that bound
+    (:func:`tunesmith.recipe.packing.own_room`).
 
     Args:
         rows: Item and tokens of each row; the item comes back in ``Pack.rows``. Neighbours of one item stay together.
@@ -82,13 +86,14 @@ def lay_out(
     several = {at for item in items if len(item) > 1 for at in item}
     units = [_item_unit(rows, item, root, share_prefix=share_prefix) for item in items if len(item) > 1]
     if share_prefix:
-        sharable = [at for at, length in enumerate(lengths) if length <= tokens_per_micro_batch and at not in several]
+        sharable = [at for at in range(len(rows)) if at not in several]
         for prefix, members in _common_beginnings([rows[at][1] for at in sharable], root):
             units += _divide([sharable[at] for at in members], prefix, root, lengths, tokens_per_micro_batch)
     shared = {at for unit in units for at in unit.rows}
     units += [_Unit((at,), 0, length - root) for at, length in enumerate(lengths) if at not in shared]
     units.sort(key=lambda unit: unit.rows)
-    sizes, bound = [unit.tokens for unit in units], tokens_per_micro_batch - root
+    sizes = [unit.tokens for unit in units]
+    bound = own_room(tokens_per_micro_batch, root, root + max(sizes, default=0))
     bins = _best_fit(sizes, bound)
     if ranks > 1 and units:
         bins = _evenly(sizes, bound, math.ceil(len(bins) / ranks) * ranks) or bins
@@ -157,7 +162,8 @@ def _evenly(sizes: Sequence[int], bound: int, count: int) -> list[list[int]] | N
 def _divide(members: list[int], prefix: int, root: int, lengths: Sequence[int], bound: int) -> list[_Unit]:
     """Rows with a common prefix as units that fit into packs; those whose share of it saves too little are left out."""
     units = []
-    for places in _best_fit([lengths[at] - prefix for at in members], bound - prefix):
+    room = own_room(bound, prefix, max(lengths[at] for at in members))
+    for places in _best_fit([lengths[at] - prefix for at in members], room):
         rows = tuple(sorted(members[place] for place in places))
         whole = sum(lengths[at] - root for at in rows)
         saved = (len(rows) - 1) * (prefix - root)

@@ -14,6 +14,7 @@ from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
 from tunesmith.data.audit_labels import audit_labelled, audit_written
 from tunesmith.data.cache_key import cache_key
+from tunesmith.data.grouping import longest_group_beginning
 from tunesmith.data.labelled import LabelReader, make_reader
 from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
@@ -235,6 +236,7 @@ def data_facts(prepared: Prepared) -> DataFacts:
         trained_tokens=int(train.trained_counts_B.sum()),
         longest_row=int(train.lengths_B.max(initial=0)),
         shared_prefix_tokens=shared_prefix_length(train),
+        group_prefix_tokens=longest_group_beginning(train.items) if prepared.recipe.train.sampler == "grouped" else 0,
         labels=len(task.labels),
         default_metrics=_EXTRACTED if objective == "question_answering" else task.metrics,
         answer_tokens=answer_tokens,

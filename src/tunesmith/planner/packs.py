@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tunesmith.planner.shape import ModelShape
 from tunesmith.recipe.facts import DataFacts
+from tunesmith.recipe.packing import own_room
 from tunesmith.recipe.resolved import Resolved
 
 SMALLEST_SAVING = 0.05
@@ -63,7 +64,7 @@ def plan_packs(shape: ModelShape, resolved: Resolved, data: DataFacts) -> Packs:
     if (rows_a_step - 1) * prefix < SMALLEST_SAVING * rows_a_step * row:
         prefix = 0
     own = max(1.0, row - prefix)
-    fitting = max(1.0, (resolved.tokens_per_micro_batch - prefix) / own)
+    fitting = max(1.0, own_room(resolved.tokens_per_micro_batch, prefix, round(row)) / own)
     count = math.ceil(rows_a_step / fitting - 1e-9)
     ranks = resolved.devices * resolved.nodes
     if ranks > 1:
@@ -71,7 +72,8 @@ def plan_packs(shape: ModelShape, resolved: Resolved, data: DataFacts) -> Packs:
         count = max(1, min(int(rows_a_step), math.ceil(count / ranks) * ranks))
     step_tokens = rows_a_step * own + count * prefix
     full = math.ceil(step_tokens if count == 1 else step_tokens / count + own)
-    largest = max(min(resolved.tokens_per_micro_batch, full), longest)
+    most = prefix + own_room(resolved.tokens_per_micro_batch, prefix, longest)
+    largest = max(min(most, full), longest)
     in_largest = max(1.0, (largest - prefix) / own)
     return Packs(
         largest=largest,

@@ -13,7 +13,6 @@ _REACHED_IN_TRAINING = 0.6
 _REACHED_IN_FORWARD = 0.5
 # Decoding is bound by memory: tokens a second of a batch, for 135 million fp32 parameters on two cores.
 _DECODED_PARAMETERS_PER_SECOND = 100 * 135e6
-_ROWS_PER_PACK = 24
 
 
 @dataclass(frozen=True)
@@ -32,18 +31,27 @@ class Cost:
         return 2 * self.prompt_tokens * self.forward_seconds_per_token + answer_tokens * self.decode_seconds_per_token
 
 
-def estimate_cost(data: DataFacts, model: ModelFacts, host: HostFacts, *, full: bool, share_prefix: bool) -> Cost:
+def estimate_cost(
+    data: DataFacts, model: ModelFacts, host: HostFacts, *, full: bool, rows_together: float | None = None
+) -> Cost:
     """Estimate from parameters and the machine's matrix products: 2 operations a parameter and token in a forward.
 
     A backward takes as many again for activations, and once more for weights where all of them train.
+
+    Args:
+        data: The training data in tokens.
+        model: The model.
+        host: The machine.
+        full: Whether all weights train.
+        rows_together: For how many rows what all begin with is computed once; None where nothing is shared.
     """
     flops = host.matmul_flops_per_second or _USUAL_FLOPS_PER_SECOND
     # At least a token and a parameter, so that nothing is divided by zero.
     row_tokens = max(1.0, data.mean_row_tokens)
     parameters = max(1, model.parameters)
     tokens = row_tokens
-    if share_prefix:
-        tokens = data.own_row_tokens + data.shared_prefix_tokens / _ROWS_PER_PACK
+    if rows_together is not None:
+        tokens = data.own_row_tokens + data.shared_prefix_tokens / rows_together
     per_token = (6 if full else 4) * parameters / (flops * _REACHED_IN_TRAINING)
     decode = parameters / (_DECODED_PARAMETERS_PER_SECOND * flops / _USUAL_FLOPS_PER_SECOND)
     return Cost(

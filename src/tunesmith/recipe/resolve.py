@@ -13,6 +13,14 @@ from tunesmith.recipe.cost import Cost, estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.fitting import objective_of
 from tunesmith.recipe.objectives import ObjectiveSpec
+from tunesmith.recipe.packing import (
+    SHORTEST_SHARED_PREFIX,
+    USUAL_EPOCHS,
+    largest_pack,
+    own_tokens_a_step,
+    rows_a_beginning,
+    rows_together,
+)
 from tunesmith.recipe.parts import Part
 from tunesmith.recipe.reasons import ASKED, Reasons
 from tunesmith.recipe.resolve_host import choose_checkpointing, choose_micro_batch, choose_precision, choose_strategy
@@ -20,12 +28,7 @@ from tunesmith.recipe.resolved import Resolved
 from tunesmith.recipe.schema import Recipe
 from tunesmith.recipe.techniques import OWN_WEIGHTS, draws_in_training
 
-USUAL_EPOCHS = 3.0
 MOST_TRAINING_SECONDS = 25 * 60
-STEPS_WANTED = 120
-FEWEST_OWN_TOKENS = 384
-MOST_OWN_TOKENS = 4096
-SHORTEST_SHARED_PREFIX = 16
 MOST_EVALUATION_ROWS = 200
 FEWEST_EVALUATION_ROWS = 20
 MOST_EVALUATION_SECONDS = 240.0
@@ -83,16 +86,18 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
     train, reasons = recipe.train, Reasons()
     said = reasons.give
     budget = Budget() if train.budget is None else parse_budget(train.budget)
-    share = _share_prefix(recipe, data, model, reasons)
-    cost = estimate_cost(data, model, host, full=recipe.technique.name == "full", share_prefix=share)
+    strategy = choose_strategy(recipe, data, model, host, reasons)
+    share, not_shared = _share_prefix(recipe, model)
+    micro_batch = choose_micro_batch(recipe, data, model, host, strategy=strategy, share=share, reasons=reasons)
+    share = said("train.share_prefix", share, not_shared or _how_shared(data, micro_batch))
+    together = rows_together(recipe, data, micro_batch) if share else None
+    cost = estimate_cost(data, model, host, full=recipe.technique.name == "full", rows_together=together)
     epochs = _epochs(recipe, data, budget, cost, reasons)
     rows = epochs * data.rows
     if budget.seconds:
         rows = min(rows, budget.seconds * (1 - EVALUATION_SHARE) / cost.train_seconds_per_row)
-    tokens_per_step = _tokens_per_step(recipe, data, rows, share=share, reasons=reasons)
+    tokens_per_step = _tokens_per_step(recipe, data, rows, pack_tokens=micro_batch if share else None, reasons=reasons)
     steps = max(1, round(rows * data.mean_row_tokens / tokens_per_step))
-    micro_batch = choose_micro_batch(recipe, data, share=share, reasons=reasons)
-    strategy = choose_strategy(recipe, data, model, host, reasons)
     evaluation_rows, new_tokens = _evaluation(recipe, data, budget, cost, reasons)
     task_reason = ASKED if recipe.task != "auto" else f"auto: rows are of shape {data.shape}"
     return Resolved(
@@ -146,7 +151,7 @@ def resolve(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts)
             model,
             host,
             strategy=strategy,
-            tokens=max(min(micro_batch, tokens_per_step), data.longest_row),
+            tokens=largest_pack(data, micro_batch, tokens_per_step, share=share),
             reasons=reasons,
         ),
         layout=said("train.layout", train.layout, _source(train, "layout")),
@@ -172,18 +177,27 @@ def _objective(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reas
     return reasons.give("objective", _fitting(recipe, data, model), ASKED if recipe.objective != "auto" else reason)
 
 
-def _share_prefix(recipe: Recipe, data: DataFacts, model: ModelFacts, reasons: Reasons) -> bool:
-    key, wanted, prefix = "train.share_prefix", recipe.train.share_prefix, data.shared_prefix_tokens
-    if wanted != "auto":
-        return bool(reasons.give(key, wanted, ASKED))
+def _share_prefix(recipe: Recipe, model: ModelFacts) -> tuple[bool, str | None]:
+    """Whether beginnings are shared, and why; of ``auto: on`` the reason depends on the packs."""
+    if recipe.train.share_prefix != "auto":
+        return recipe.train.share_prefix, ASKED
     if draws_in_training(recipe.technique) or recipe.train.neftune_alpha is not None:
-        return bool(reasons.give(key, False, "auto: off, since with dropout or noise sharing would change the result"))
+        return False, "auto: off, since with dropout or noise sharing would change the result"
     if recipe.train.layout == "padded":
-        return bool(reasons.give(key, False, "auto: off, since rows go through one at a time"))
+        return False, "auto: off, since rows go through one at a time"
     if model.kind != "causal":
-        return bool(reasons.give(key, False, "auto: off, since tokens of this model see what follows them"))
-    reason = f"auto: on where rows of a step begin alike; {prefix} tokens are common to all rows"
-    return bool(reasons.give(key, True, reason))
+        return False, "auto: off, since tokens of this model see what follows them"
+    return True, None
+
+
+def _how_shared(data: DataFacts, pack_tokens: int) -> str:
+    prefix = data.shared_prefix_tokens
+    if prefix >= SHORTEST_SHARED_PREFIX and rows_a_beginning(pack_tokens, data) < 2:
+        return (
+            f"auto: wherever rows fit, but packs of {pack_tokens:,} tokens have no room for two rows of average length "
+            f"behind the {prefix:,} tokens that all begin with (train.tokens_per_micro_batch)"
+        )
+    return f"auto: on where rows of a step begin alike; {prefix} tokens are common to all rows"
 
 
 def _epochs(recipe: Recipe, data: DataFacts, budget: Budget, cost: Cost, reasons: Reasons) -> float:
@@ -215,7 +229,7 @@ def _two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: bool, reasons: Reasons) -> int:
+def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, pack_tokens: int | None, reasons: Reasons) -> int:
     """Tokens of a step, so that ``rows`` (all that are seen, counted as often as they are) make enough steps."""
     key = "train.tokens_per_step"
     if recipe.train.tokens_per_step != "auto":
@@ -226,15 +240,12 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, share: boo
         return int(
             reasons.give(key, tokens, f"train.rows_per_step is {asked}, of {data.mean_row_tokens:.0f} tokens each")
         )
-    own = data.own_row_tokens if share else data.mean_row_tokens
-    fewest: float = FEWEST_OWN_TOKENS
+    shares = pack_tokens is not None and rows_a_beginning(pack_tokens, data) >= 2
+    own = data.own_row_tokens if shares else data.mean_row_tokens
     because = ""
-    if share and data.shared_prefix_tokens >= SHORTEST_SHARED_PREFIX:
-        # A shared beginning is computed once a pack, so few rows a step would leave most of the work to it.
-        fewest = max(fewest, 2.0 * data.shared_prefix_tokens)
+    if shares and data.shared_prefix_tokens >= SHORTEST_SHARED_PREFIX:
         because = f", and {data.shared_prefix_tokens} shared tokens should serve many rows"
-    own_tokens = min(max(rows * own / STEPS_WANTED, fewest), max(MOST_OWN_TOKENS, fewest))
-    rows_per_step = max(1, round(own_tokens / own))
+    rows_per_step = max(1, round(own_tokens_a_step(rows, data, pack_tokens) / own))
     tokens = max(1, round(rows_per_step * data.mean_row_tokens))
     reason = (
         f"auto: about {rows_per_step} rows of {data.mean_row_tokens:.0f} tokens a step, which makes about "

@@ -20,6 +20,10 @@ WHOLE_MODEL_SHARE = 0.5
 QUANTIZED_BYTES = {"int8": 1.2, "nf4": 0.7}
 MICRO_BATCH_TOKENS = 1024
 SHARING_MICRO_BATCH_TOKENS = 2048
+# A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022), and
+# one of them, its input, where it computes the others again.
+_NUMBERS_OF_A_LAYER = 34
+_USABLE = 0.8
 
 
 def choose_strategy(recipe: Recipe, data: DataFacts, model: ModelFacts, host: HostFacts, reasons: Reasons) -> Any:
@@ -69,15 +73,48 @@ def choose_precision(recipe: Recipe, host: HostFacts, reasons: Reasons) -> Any:
     return reasons.give("train.precision", host.fast_dtype, reason)
 
 
-def choose_micro_batch(recipe: Recipe, data: DataFacts, *, share: bool, reasons: Reasons) -> int:
-    """Tokens of a pack."""
+def choose_micro_batch(
+    recipe: Recipe,
+    data: DataFacts,
+    model: ModelFacts,
+    host: HostFacts,
+    *,
+    strategy: str,
+    share: bool,
+    reasons: Reasons,
+) -> int:
+    """Tokens of a pack: room for rows, behind what they begin with where that is long, as far as memory goes."""
     key = "train.tokens_per_micro_batch"
     if recipe.train.tokens_per_micro_batch != "auto":
         return int(reasons.give(key, recipe.train.tokens_per_micro_batch, ASKED))
-    long_prefix = share and data.shared_prefix_tokens * 4 > data.mean_row_tokens
-    tokens = SHARING_MICRO_BATCH_TOKENS if long_prefix else MICRO_BATCH_TOKENS
-    reason = "auto: packs of this size measured fastest" + (", with a shared beginning" if long_prefix else "")
-    return int(reasons.give(key, tokens, reason))
+    beginning = max(data.shared_prefix_tokens, data.group_prefix_tokens) if share else 0
+    if beginning * 4 <= data.mean_row_tokens:
+        return int(reasons.give(key, MICRO_BATCH_TOKENS, "auto: packs of this size measured fastest"))
+    wanted = beginning + MICRO_BATCH_TOKENS
+    if wanted <= SHARING_MICRO_BATCH_TOKENS:
+        reason = "auto: packs of this size measured fastest, with a shared beginning"
+        return int(reasons.give(key, SHARING_MICRO_BATCH_TOKENS, reason))
+    # A row alone needs as much as it has tokens, whatever the size of packs.
+    most = max(SHARING_MICRO_BATCH_TOKENS, _tokens_that_fit(recipe, model, host, strategy))
+    if wanted > most:
+        reason = f"auto: what memory allows; {wanted:,} would leave room behind {beginning:,} tokens that rows share"
+        return int(reasons.give(key, most, reason))
+    reason = f"auto: the {beginning:,} tokens that rows begin with, and room for {MICRO_BATCH_TOKENS:,} of their own"
+    return int(reasons.give(key, wanted, reason))
+
+
+def _tokens_that_fit(recipe: Recipe, model: ModelFacts, host: HostFacts, strategy: str) -> int:
+    """Tokens of the largest pack that memory has room for, with as many activations computed again as the recipe
+    allows."""
+    wish = recipe.train.activation_checkpointing
+    again = model.layers if wish == "auto" or wish is True else int(wish)
+    kept_layers = model.layers - again + (1 if again else 0)
+    a_token = _layer_bytes(model) * (kept_layers + again / _NUMBERS_OF_A_LAYER)
+    whole = _makes_all_scores(recipe, strategy)
+    a_token += _scores_bytes(model) if whole else 0
+    there = _USABLE * host.memory_of_each(recipe.train.devices)
+    left = there - _device_bytes(recipe, model, host, strategy) - (0 if whole else SCORES_BYTES)
+    return max(0, int(left / max(1.0, a_token)))
 
 
 def choose_checkpointing(
@@ -91,24 +128,37 @@ def choose_checkpointing(
     if wanted != "auto":
         reasons.give(key, wanted, ASKED)
         return wanted
-    full = recipe.technique.name == "full"
-    # A transformer layer keeps about 34 numbers of the hidden size a token for its backward pass (Korthikanti 2022),
-    # and one of them, its input, where it computes the others again.
-    layer_bytes = tokens * 34 * model.hidden_size * 4
-    # A frozen, whole output matrix makes scores of some labels at a time; else those of all are there, and two copies.
-    cut = strategy in CUT_WEIGHTS
-    scores_bytes = tokens * 3 * model.vocabulary_size * 4 if full or cut else SCORES_BYTES
-    held_bytes = _held_bytes(recipe, model, host)
-    if cut:
-        held_bytes //= recipe.train.devices * recipe.train.nodes
-    needed = held_bytes + model.layers * layer_bytes + scores_bytes
+    layer_bytes = tokens * _layer_bytes(model)
+    scores_bytes = tokens * _scores_bytes(model) if _makes_all_scores(recipe, strategy) else SCORES_BYTES
+    needed = _device_bytes(recipe, model, host, strategy) + model.layers * layer_bytes + scores_bytes
     memory = host.memory_of_each(recipe.train.devices)
-    there = 0.8 * memory
+    there = _USABLE * memory
     reason = f"auto: about {needed / 2**30:.1f} GiB of {memory / 2**30:.1f} GiB are needed without"
     if needed <= there:
         return bool(reasons.give(key, False, reason))
     # One layer at a time has all of its activations while it computes them again.
-    layers = math.ceil((needed - there + layer_bytes) / (layer_bytes * 33 / 34))
+    layers = math.ceil((needed - there + layer_bytes) / (layer_bytes * (1 - 1 / _NUMBERS_OF_A_LAYER)))
     if layers >= model.layers:
         return bool(reasons.give(key, True, reason))
     return int(reasons.give(key, layers, f"{reason}; {layers} of {model.layers} layers are enough"))
+
+
+def _layer_bytes(model: ModelFacts) -> int:
+    """What a layer keeps of a token for its backward pass."""
+    return _NUMBERS_OF_A_LAYER * model.hidden_size * 4
+
+
+def _makes_all_scores(recipe: Recipe, strategy: str) -> bool:
+    """A frozen, whole output matrix makes scores of some labels at a time; else those of all are there."""
+    return recipe.technique.name == "full" or strategy in CUT_WEIGHTS
+
+
+def _scores_bytes(model: ModelFacts) -> int:
+    """The scores of a token, and two copies."""
+    return 3 * model.vocabulary_size * 4
+
+
+def _device_bytes(recipe: Recipe, model: ModelFacts, host: HostFacts, strategy: str) -> int:
+    """About what weights, gradients and moments take of one device."""
+    held_bytes = _held_bytes(recipe, model, host)
+    return held_bytes // (recipe.train.devices * recipe.train.nodes) if strategy in CUT_WEIGHTS else held_bytes

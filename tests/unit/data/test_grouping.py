@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_training import MemoryRows
 
-from tunesmith.data.grouping import rows_that_begin_alike
+from tunesmith.data.grouping import longest_group_beginning, rows_that_begin_alike
 from tunesmith.data.types import TokenRow
 
 
@@ -41,3 +41,15 @@ def test_an_instruction_before_documents_joins_none_of_them(instruction_tokens: 
 def test_the_answer_does_not_count_and_neither_does_an_empty_beginning() -> None:
     rows = [row(1, 2, 3, answer=4), row(1, 2, 3, answer=5), row(answer=3), row(answer=3)]
     assert rows_that_begin_alike(MemoryRows(rows)).tolist() == [0, 0, 1, 2]
+
+
+def test_the_longest_beginning_of_a_group_counts_what_all_begin_with_too() -> None:
+    rows = [
+        row(1, 2, 50, 51, 52, 7),
+        row(1, 2, 60, 61, 62, 63, 7),
+        row(1, 2, 50, 51, 52, 8),
+        row(1, 2, 60, 61, 62, 63, 8),
+    ]
+    assert longest_group_beginning(MemoryRows(rows)) == 6
+    assert longest_group_beginning(MemoryRows(rows[:2])) == 0
+    assert longest_group_beginning(MemoryRows([])) == 0

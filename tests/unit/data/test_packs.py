@@ -61,6 +61,8 @@ def read_back(pack):
 def test_every_row_and_every_trained_token_is_there_exactly_once(rows, bound, layout, share, ranks):
     packs = lay_out(rows, tokens_per_micro_batch=bound, layout=layout, share_prefix=share, ranks=ranks)
     by_index = dict(rows)
+    longest = max((len(row.token_ids_T) for _, row in rows), default=0)
+    most = bound if longest <= bound else longest + bound // 2
     assert Counter(row for pack in packs for row in pack.rows) == Counter(by_index.keys())
     for pack in packs:
         assert [segment.start for segment in pack.segments] == [0, *(s.end for s in pack.segments[:-1])]
@@ -73,7 +75,7 @@ def test_every_row_and_every_trained_token_is_there_exactly_once(rows, bound, la
             trained = np.flatnonzero(row.trained_T)
             assert pack.label_positions_L[mine].tolist() == where[trained - 1].tolist()
             assert pack.labels_L[mine].tolist() == row.token_ids_T[trained].tolist()
-        assert len(pack.rows) == 1 or pack.tokens <= bound
+        assert len(pack.rows) == 1 or pack.tokens <= most
         assert layout == "packed" or len(pack.rows) == len(pack.segments) == 1
 
 
@@ -204,6 +206,34 @@ def test_a_row_longer_than_the_bound_gets_a_pack_of_its_own():
     rows = [(0, make_row(range(50), 40)), (1, make_row(range(50), 40)), (2, make_row([7, 8], 1))]
     packs = lay_out(rows, tokens_per_micro_batch=10, share_prefix=True)
     assert sorted(pack.rows for pack in packs) == [(0,), (1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "bound", "ranks", "computed"),
+    [
+        (1500, 2048, 1, 2 * 1500 + 16 * 60),  # rows fit: the bound is kept, with copies of the beginning
+        (1900, 2048, 1, 8 * 1900 + 16 * 60),
+        (1900, 1900 + 1024, 1, 1900 + 16 * 60),
+        (2500, 2048, 1, 2500 + 16 * 60),  # no row fits: half a pack of own tokens behind one beginning
+        (2500, 2048, 2, 2 * 2500 + 16 * 60),  # each rank has one
+        (2500, 512, 1, 4 * 2500 + 16 * 60),
+        (2500, 100, 1, 16 * 2560),  # half of such a pack has no room for what a row has of its own
+    ],
+)
+def test_a_beginning_near_or_over_the_bound_is_shared_too(prefix, bound, ranks, computed):
+    packs = lay_out(prompt_rows(prefix, [60] * 16), tokens_per_micro_batch=bound, ranks=ranks)
+    assert sum(pack.tokens for pack in packs) == computed
+    assert all(pack.tokens <= max(bound, prefix + 60, prefix + bound // 2) for pack in packs)
+
+
+def test_documents_over_the_bound_are_each_computed_once_for_their_questions():
+    rows = []
+    for document in range(2):
+        for _, question in prompt_rows(0, [60] * 8):
+            tokens = np.concatenate([10_000 * (document + 1) + np.arange(1000), question.token_ids_T])
+            rows.append((len(rows), make_row(tokens, 1000 + 30)))
+    packs = lay_out(rows, tokens_per_micro_batch=1024)
+    assert [pack.tokens for pack in packs] == [1000 + 8 * 60] * 2
 
 
 @settings(max_examples=50, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tiny_models import tiny_model_folder
 
 from tunesmith.errors import Stopped
 from tunesmith.pipeline.data import RunData, load_data
-from tunesmith.pipeline.prepare import Prepared, audit_run, prepare
+from tunesmith.pipeline.prepare import Prepared, audit_run, data_facts, prepare
 from tunesmith.pipeline.told import Teller
 from tunesmith.recipe.load import parse_recipe
 from tunesmith.recipe.schema import Recipe
@@ -61,3 +62,22 @@ def test_a_pause_while_auditing_is_heard(prepared: Callable[..., Prepared]) -> N
     with pytest.raises(Stopped):
         audit_run(found, should_stop=second_time)
     assert audit_run(found).ok
+
+
+def test_what_groups_begin_with_is_measured_where_they_are_kept_together(tmp_path: Path, cache: Path) -> None:
+    model = tiny_model_folder("llama", tmp_path / "model")
+    lines = [
+        json.dumps({"context": f"{word} " * 12, "question": f"Which word is number {number}?", "answer": word})
+        for word in ("red", "blue", "green")
+        for number in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    measured = {}
+    for sampler in ("random", "grouped"):
+        data = {"train": str(tmp_path / "rows.jsonl"), "validation": 0.25}
+        recipe = parse_recipe({"model": str(model), "data": data, "train": {"sampler": sampler}})
+        prepared = prepare(recipe, load_data(recipe.data, 0), tmp_path, Teller(open_events(tmp_path / "events.jsonl")))
+        measured[sampler] = data_facts(prepared)
+    assert measured["random"].group_prefix_tokens == 0
+    facts = measured["grouped"]
+    assert facts.shared_prefix_tokens + 12 < facts.group_prefix_tokens < facts.longest_row

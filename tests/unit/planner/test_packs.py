@@ -54,6 +54,15 @@ def test_a_shared_beginning_is_computed_once_a_pack(packs_of, data):
     assert alone.step_tokens == pytest.approx(6170)
 
 
+def test_rows_longer_than_a_pack_share_their_beginning_in_a_larger_one(packs_of, data):
+    alike = replace(data, tokens=7000 * 2560, longest_row=2560, shared_prefix_tokens=2500)
+    packs = packs_of(f"train.tokens_per_step={16 * 2560}", "train.tokens_per_micro_batch=2048", data=alike)
+    assert (packs.count, packs.prefix, packs.largest) == (1, 2500, 2500 + 16 * 60)
+    assert packs.step_tokens == pytest.approx(2500 + 16 * 60)
+    full = packs_of(f"train.tokens_per_step={64 * 2560}", "train.tokens_per_micro_batch=2048", data=alike)
+    assert (full.count, full.largest) == (4, 2500 + 17 * 60)
+
+
 def test_a_beginning_that_saves_next_to_nothing_is_not_shared(packs_of, data):
     assert packs_of(data=replace(data, shared_prefix_tokens=5)).prefix == 0
 

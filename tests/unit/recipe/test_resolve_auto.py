@@ -12,6 +12,7 @@ from recipe_cases import DATA, HOST, MODEL, TEXT, recipe
 from tunesmith.recipe.cost import estimate_cost
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
 from tunesmith.recipe.objectives import Sft
+from tunesmith.recipe.packing import rows_together
 from tunesmith.recipe.resolve import FEWEST_EVALUATION_ROWS, MOST_TRAINING_SECONDS, PIECE_TOKENS, resolve
 from tunesmith.recipe.resolved import KEYS
 
@@ -146,6 +147,78 @@ def test_a_shared_prefix_gets_more_rows_a_step_and_larger_packs():
     assert "300 shared tokens" in shared.reasons["train.tokens_per_step"]
 
 
+def instructed(prefix: int, own: int = 60) -> DataFacts:
+    """Rows under one instruction."""
+    return replace(DATA, tokens=900 * (prefix + own), longest_row=prefix + 2 * own, shared_prefix_tokens=prefix)
+
+
+@pytest.mark.parametrize("prefix", [1100, 1900, 2500, 6000])
+def test_a_beginning_as_long_as_a_pack_gets_packs_with_room_behind_it(prefix):
+    found = resolved(data=instructed(prefix))
+    assert found.tokens_per_micro_batch == prefix + 1024
+    assert f"the {prefix:,} tokens that rows begin with" in found.reasons["train.tokens_per_micro_batch"]
+    assert found.reasons["train.share_prefix"].startswith("auto: on")
+    assert resolved("train.share_prefix=false", data=instructed(prefix)).tokens_per_micro_batch == 1024
+    grouped = replace(DATA, tokens=900 * (prefix + 60), longest_row=prefix + 120, group_prefix_tokens=prefix)
+    assert resolved(data=grouped).tokens_per_micro_batch == prefix + 1024
+
+
+def test_a_pack_behind_a_long_beginning_is_bounded_by_memory():
+    def found(memory_gib: float, *settings: str):
+        return resolved(*settings, data=instructed(6000), host=replace(HOST, memory_bytes=int(memory_gib * 2**30)))
+
+    assert found(8).tokens_per_micro_batch == 7024
+    less = found(1.9)
+    assert 2048 < less.tokens_per_micro_batch < 7024
+    assert "what memory allows; 7,024 would" in less.reasons["train.tokens_per_micro_batch"]
+    assert found(1).tokens_per_micro_batch == 2048
+    # Where activations must be kept, memory holds fewer tokens; where all scores are there, fewer still.
+    whole, half = (
+        found(8, f"train.activation_checkpointing={again}").tokens_per_micro_batch for again in ("false", 15)
+    )
+    assert 2048 < whole < half < 7024
+    kept = found(6, "technique=full").tokens_per_micro_batch
+    assert 2048 < kept < found(6).tokens_per_micro_batch == 7024
+
+
+def test_an_own_pack_size_that_leaves_no_room_to_share_stays_and_is_told():
+    found = resolved("train.tokens_per_micro_batch=1024", data=instructed(920))
+    assert found.tokens_per_micro_batch == 1024
+    assert "have no room for two rows of average length behind the 920" in found.reasons["train.share_prefix"]
+    assert not found.reasons["train.share_prefix"].startswith("auto: on")
+    # Steps are those of rows that share nothing.
+    assert found.tokens_per_step == resolved("train.share_prefix=false", data=instructed(920)).tokens_per_step
+    # A row that is longer than the pack goes beyond it in any case, and half a pack more of them together.
+    assert (
+        resolved("train.tokens_per_micro_batch=1024", data=instructed(1900))
+        .reasons["train.share_prefix"]
+        .startswith("auto: on")
+    )
+
+
+def test_the_estimate_counts_a_beginning_as_often_as_it_is_computed():
+    def epochs(*settings: str) -> float:
+        return resolved(*settings, data=instructed(900), host=SLOW).epochs
+
+    together, apart = epochs(), epochs("train.tokens_per_micro_batch=1000")
+    assert apart == pytest.approx(epochs("train.share_prefix=false"), rel=0.1)
+    assert together > 8 * apart
+    # Steps of two rows share it between two.
+    assert epochs("train.rows_per_step=2") == pytest.approx(apart * 960 / (60 + 450), rel=0.1)
+    assert epochs("train.tokens_per_step=1920") == epochs("train.rows_per_step=2")
+
+
+def test_the_largest_pack_is_weighed_with_what_it_holds_beyond_its_size():
+    """Rows longer than the pack, several behind one beginning."""
+
+    def needed(prefix: int) -> str:
+        data = replace(instructed(2500), shared_prefix_tokens=prefix)
+        settings = ("train.tokens_per_micro_batch=2048", "train.tokens_per_step=20000")
+        return resolved(*settings, data=data).reasons["train.activation_checkpointing"]
+
+    assert needed(2500) != needed(0)
+
+
 def test_steps_are_enough_for_small_data_and_bounded_for_large():
     def steps(rows: int) -> float:
         data = replace(DATA, rows=rows, tokens=120 * rows)
@@ -259,7 +332,8 @@ def test_answers_without_a_known_length_take_the_recipe_s():
 
 
 def training_seconds(found, data, model, host) -> float:
-    cost = estimate_cost(data, model, host, full=found.technique.name == "full", share_prefix=found.share_prefix)
+    together = rows_together(recipe(), data, found.tokens_per_micro_batch) if found.share_prefix else None
+    cost = estimate_cost(data, model, host, full=found.technique.name == "full", rows_together=together)
     return found.epochs * data.rows * cost.train_seconds_per_row
 
 

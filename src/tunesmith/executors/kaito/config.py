@@ -15,7 +15,7 @@ import yaml
 from tunesmith.executors.kaito.limits import OPTIMIZERS
 from tunesmith.executors.kaito.presets import Preset, target_modules
 from tunesmith.recipe.executors.kaito import Kaito
-from tunesmith.recipe.resolve import USUAL_EPOCHS
+from tunesmith.recipe.packing import USUAL_EPOCHS
 from tunesmith.recipe.schema import Recipe, TrainSpec
 from tunesmith.recipe.techniques import Lora, Qlora
 
