@@ -1,7 +1,7 @@
 """Small tokenizers with chat templates of the usual styles, and of styles that are wrong on purpose.
 
 tokenizer = styled_tokenizer("llama3")     # byte-level or word-mark tokens, as the style's models have them
-STYLES                                     # all right ones; FAULTY the others
+STYLES                                     # all right ones; FAULTY the others; CALLING those for calls of functions
 """
 
 from __future__ import annotations
@@ -130,10 +130,49 @@ FAULTY = {
 }
 
 
+# Templates that write calls of functions, each with marks of its own; all are ChatML else.
+_CALLS = (
+    "{{% if tools %}}{{{{ '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}}}{{% endif %}}"
+    "{{% for m in messages %}}{{{{ '<|im_start|>' + m.role + '\n' + m.content }}}}{{% for c in m.tool_calls or [] %}}"
+    "{call}{{% endfor %}}{result}{{{{ '<|im_end|>\n' }}}}{{% endfor %}}"
+    "{{% if add_generation_prompt %}}{{{{ '<|im_start|>assistant\n' }}}}{{% endif %}}"
+)
+_NINE = (
+    "{% if c.id is not defined or c.id | length != 9 %}{{ raise_exception('ids have nine letters and digits') }}"
+    "{% endif %}{{ '[TOOL_CALLS]' + c.function.name + '[ARGS]' + c.function.arguments | tojson }}"
+)
+_RESULT = (
+    "{% if m.role == 'tool' %}{% if m.tool_call_id is not defined or m.tool_call_id | length != 9 %}"
+    "{{ raise_exception('ids have nine letters and digits') }}{% endif %}{{ '[' + m.tool_call_id + ']' }}{% endif %}"
+)
+_TAGS = (
+    "{{ '\n<tool_call>\n<function=' + c.function.name + '>\n' }}{% for key, value in c.function.arguments | items %}"
+    "{{ '<parameter=' + key + '>\n' + (value if value is string else value | tojson) + '\n</parameter>\n' }}"
+    "{% endfor %}{{ '</function>\n</tool_call>' }}"
+)
+_XML = "{{ '<call><of>' + c.function.name + '</of>' + c.function.arguments | tojson + '</call>' }}"
+CALLING = {
+    "nine_letters": Style(
+        _CALLS.format(call=_NINE, result=_RESULT), (*_CHATML_TOKENS, "[TOOL_CALLS]", "[ARGS]"), "<|im_end|>"
+    ),
+    "tags": Style(_CALLS.format(call=_TAGS, result=""), _CHATML_TOKENS, "<|im_end|>"),
+    # Nobody's form, which is not read back.
+    "unread": Style(_CALLS.format(call=_XML, result=""), _CHATML_TOKENS, "<|im_end|>"),
+    # Names are told from arguments by a special token alone, which no answer shows.
+    "special_marks": Style(
+        _CALLS.format(
+            call="{{ '<|call|>the ' + c.function.name + '<|sep|> ' + c.function.arguments | tojson }}", result=""
+        ),
+        (*_CHATML_TOKENS, "<|call|>", "<|sep|>"),
+        "<|im_end|>",
+    ),
+}
+
+
 @cache
 def styled_tokenizer(name: str) -> Any:
     """The tokenizer of a style, in memory."""
-    return make_tokenizer({**STYLES, **FAULTY}[name])
+    return make_tokenizer({**STYLES, **FAULTY, **CALLING}[name])
 
 
 def make_tokenizer(style: Style) -> Any:

@@ -161,7 +161,7 @@ def audit(
         *what_trains,
         checks.template_matches(sample, template, tokenizer),
         checks.messages_rendered(stores),
-        checks.tools_rendered(stores),
+        checks.tools_rendered(stores, template),
         checks.nothing_lost_to_truncation(stores),
     )
     warnings = (

@@ -13,7 +13,7 @@ from tunesmith.data.store import STORE_VERSION
 from tunesmith.tasks import PreparedTask
 
 # Raised whenever rendering or cutting changes which tokens come out or train.
-RENDER_VERSION = 2
+RENDER_VERSION = 3
 
 
 def cache_key(

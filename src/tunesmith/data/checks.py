@@ -134,10 +134,11 @@ def nothing_lost_to_truncation(stores: Sequence[TokenStore]) -> Check:
     )
 
 
-def tools_rendered(stores: Sequence[TokenStore]) -> Check:
+def tools_rendered(stores: Sequence[TokenStore], template: ChatTemplate | None) -> Check:
     """Tools and calls of tools stand in the rendered text, in the template's form or in the declared one."""
     as_text = sum(len(store.rows_with(Note.TOOLS_AS_TEXT)) for store in stores)
-    written = f"; in {as_text} as plain JSON, since the template knows no tools" if as_text else ""
+    why = template.why_no_tools if template is not None else ""
+    written = f"; in {as_text} as plain JSON, since {why}" if as_text else ""
     return _noted(
         "tools_rendered",
         stores,

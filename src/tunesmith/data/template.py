@@ -13,6 +13,8 @@ import orjson
 
 from tunesmith.errors import ModelError, SupervisionError
 from tunesmith.formats.examples import Message
+from tunesmith.tasks.declared_calls import call_id
+from tunesmith.tasks.found_calls import parse_calls
 
 # Letters and digits alone, so that no template trims, splits or escapes it.
 SENTINEL = "Kq7tunesmithsentinelZx4"
@@ -29,7 +31,8 @@ class ChatTemplate:
         tokenizer: A fast tokenizer of Transformers.
         end_of_turn: The token text that ends an assistant's turn, or None where the template writes none.
         answer_tail: All text that the template writes behind an answer that comes last.
-        takes_tools: False where the template leaves tools or their calls out, so that they must stand in the text.
+        why_no_tools: Why tools and calls cannot be left to the template and stand in the text; empty where they can.
+        rewrites_ids: Whether the template refuses ids of calls that are not nine letters and digits.
         takes_system: False where the template refuses or drops a system message.
         token_texts: Finds the text of any added token; None where the tokenizer has none.
         special_texts: Finds the text of any special token; None where the tokenizer has none.
@@ -39,7 +42,8 @@ class ChatTemplate:
     end_of_turn: str | None
     answer_tail: str
     takes_system: bool
-    takes_tools: bool
+    why_no_tools: str
+    rewrites_ids: bool
     token_texts: re.Pattern[str] | None
     special_texts: re.Pattern[str] | None
 
@@ -48,13 +52,20 @@ class ChatTemplate:
         """The id of :attr:`end_of_turn`."""
         return None if self.end_of_turn is None else int(self.tokenizer.convert_tokens_to_ids(self.end_of_turn))
 
+    @property
+    def takes_tools(self) -> bool:
+        """Whether tools and calls are written by the template itself, in a form that is read back."""
+        return not self.why_no_tools
+
     def messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as templates expect them.
 
         ``developer`` becomes ``system``, arguments of tool calls are objects, and where the template takes no system
-        message its text goes before the first user's.
+        message its text goes before the first user's. Ids of calls that the template refuses are written anew.
         """
         plain = [_plain(message) for message in messages]
+        if self.rewrites_ids:
+            _number_calls(plain)
         return plain if self.takes_system else _folded(plain)
 
     def text(
@@ -108,22 +119,78 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
         ends.group() if ends else None,
         tail,
         takes_system,
-        _takes_tools(tokenizer),
+        *_about_calls(tokenizer),
         token_texts,
         special_texts,
     )
 
 
-def _takes_tools(tokenizer: Any) -> bool:
-    """Whether the template writes the name of a tool on offer, and that of a tool that is called."""
+# As hard as arguments get without being rare: a text with a comma, a text of digits, a number, a list.
+_PROBE = {"city": "Paris, France", "code": "00100", "days": 2, "units": ["C", "F"], "exact": True}
+
+
+def _about_calls(tokenizer: Any) -> tuple[str, bool]:
+    """Why the template cannot write tools and calls (empty where it can), and whether it refuses ids of other forms."""
     tool = {"type": "function", "function": {"name": SENTINEL, "description": "", "parameters": {"type": "object"}}}
-    call = {"id": "call00001", "type": "function", "function": {"name": SENTINEL, "arguments": {}}}
     user: dict[str, Any] = {"role": "user", "content": "Hello"}
-    called: list[dict[str, Any]] = [user, {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+    def called(named: str) -> str:
+        call = {"id": named, "type": "function", "function": {"name": SENTINEL, "arguments": _PROBE}}
+        return _text(tokenizer, [user, {"role": "assistant", "content": "", "tool_calls": [call]}])
+
     try:
-        return SENTINEL in _text(tokenizer, [user], [tool]) and SENTINEL in _text(tokenizer, called)
+        if SENTINEL not in _text(tokenizer, [user], [tool]):
+            return "the template knows no tools", False
+        text = called(call_id(1))
     except SupervisionError:
+        return "the template refuses tools or calls", False
+    if SENTINEL not in text:
+        return "the template leaves calls out", False
+    asked = _text(tokenizer, [user])
+    shared = next((at for at, pair in enumerate(zip(text, asked, strict=False)) if pair[0] != pair[1]), len(asked))
+    if not _reads_back(tokenizer, text[shared:]):
+        return "the template writes calls in a form that cannot be read back out of an answer", False
+    try:
+        called("call_1")
+    except SupervisionError:
+        return "", True
+    return "", False
+
+
+def _reads_back(tokenizer: Any, text: str) -> bool:
+    """Whether the probe is found in a turn as an answer shows it, without special tokens."""
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    answer = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    found = parse_calls(answer)
+    if len(found) != 1 or found[0].name != SENTINEL:
         return False
+    return {**found[0].arguments, "code": found[0].texts.get("code", found[0].arguments.get("code"))} == _PROBE
+
+
+def _number_calls(messages: Sequence[dict[str, Any]]) -> None:
+    """Number the calls of messages in ids of nine letters and digits, and name results by the ids of their calls.
+
+    A result without an id, or with one that no call has, is that of the first call that has no result yet.
+    """
+    known: dict[str, str] = {}
+    waiting: list[str] = []
+    number = 0
+    for message in messages:
+        calls = []
+        for call in message.get("tool_calls", ()):
+            number += 1
+            new = call_id(number)
+            waiting.append(new)
+            if call.get("id") is not None:
+                known[call["id"]] = new
+            calls.append({**call, "id": new})
+        if calls:
+            message["tool_calls"] = calls
+        if message["role"] == "tool" and (waiting or known):
+            new = known.get(message.get("tool_call_id", ""), waiting[0] if waiting else "")
+            message["tool_call_id"] = new or message.get("tool_call_id")
+            if new in waiting:
+                waiting.remove(new)
 
 
 def require_fast(tokenizer: Any) -> None:

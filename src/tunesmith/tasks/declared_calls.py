@@ -45,6 +45,11 @@ def write_calls(calls: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(plain, ensure_ascii=False)
 
 
+def call_id(number: int) -> str:
+    """The id of a call by its number in a conversation: nine letters and digits, which every template takes."""
+    return f"call{number:05d}"
+
+
 def _arguments(value: Any) -> Any:
     return decoded(value or "{}") if isinstance(value, str) else value
 

@@ -15,7 +15,7 @@ from tunesmith.formats.inspect import Inspection
 from tunesmith.formats.rows import RowProblem
 from tunesmith.formats.shapes.calls import plain_call
 from tunesmith.tasks.answers import longest
-from tunesmith.tasks.declared_calls import write_calls
+from tunesmith.tasks.declared_calls import call_id, write_calls
 from tunesmith.tasks.types import EvaluationRow, PreparedTask, Reference
 
 NO_CALL = "None of the functions fits this request."
@@ -59,7 +59,7 @@ def _learned_calls(calls: Sequence[Call]) -> tuple[Mapping[str, Any], ...]:
             name: _first(values) for name, values in call.arguments.items() if values[0] != "" or len(values) == 1
         }
         function = {"name": call.name, "arguments": json.dumps(arguments, ensure_ascii=False)}
-        found.append({"id": f"call_{number}", "type": "function", "function": function})
+        found.append({"id": call_id(number), "type": "function", "function": function})
     return tuple(found)
 
 

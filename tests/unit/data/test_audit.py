@@ -102,6 +102,21 @@ def test_tools_that_the_template_ignores(audited: Callable[..., Audit]) -> None:
     assert "in 1 as plain JSON, since the template knows no tools" in check.detail
 
 
+def test_calls_that_cannot_be_read_back_are_written_as_text_and_the_audit_says_why(
+    audited: Callable[..., Audit],
+) -> None:
+    tools = [{"type": "function", "function": {"name": "get_weather"}}]
+    row = {"messages": [{"role": "user", "content": "Weather?"}], "tools": tools, "calls": [{"get_weather": {}}]}
+    for style in ("nine_letters", "tags"):
+        found = audited([row], style)
+        assert failed(found) == set()
+        assert "plain JSON" not in next(check for check in found.checks if check.name == "tools_rendered").detail
+    found = audited([row], "unread")
+    assert failed(found) == set()
+    check = next(check for check in found.checks if check.name == "tools_rendered")
+    assert "in 1 as plain JSON, since the template writes calls in a form that cannot be read back" in check.detail
+
+
 def test_rows_longer_than_the_limit(audited: Callable[..., Audit]) -> None:
     rows = [*GOOD, *[chat("Long?", "word " * 100)] * 12]
     found = audited(rows, max_length=150)

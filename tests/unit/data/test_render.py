@@ -151,6 +151,49 @@ def test_tools_are_rendered_or_noted() -> None:
     assert render(ignores, named).text.count("get_weather") == 2
 
 
+def with_results(*ids: str | None) -> Conversation:
+    """A turn with a call for each id, their results in another order than the calls, and an answer."""
+
+    def call(name: str | None) -> dict[str, Any]:
+        named = {} if name is None else {"id": name}
+        return {**named, "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
+
+    return Conversation(
+        (
+            Message("user", "Weather in Paris?"),
+            Message("assistant", "", tool_calls=tuple(map(call, ids))),
+            *(Message("tool", f"result of {name}", tool_call_id=name) for name in reversed(ids)),
+            Message("assistant", "It is sunny."),
+        ),
+        (WEATHER,),
+    )
+
+
+def test_ids_that_a_template_refuses_are_written_anew_for_calls_and_results() -> None:
+    tokenizer = styled_tokenizer("nine_letters")
+    row = render(tokenizer, with_results("call_9f2c41d07e", "toolu_1"))
+    assert row.notes == Note(0)
+    assert "result of toolu_1[call00002]" in row.text
+    assert "result of call_9f2c41d07e[call00001]" in row.text
+    trained = trained_texts(tokenizer, with_results("call_9f2c41d07e", "toolu_1"))
+    assert trained[0].count('[TOOL_CALLS]get_weather[ARGS]{"city": "Paris"}') == 2
+    # The prompt for the last answer is written alike.
+    turns = with_results("call_9f2c41d07e", "toolu_1")
+    assert row.text.startswith(tokenizer.decode(render_prompt(tokenizer, turns.messages[:-1], turns.tools)))
+    # Without ids, results belong to calls in their order.
+    assert "result of None[call00001]" in render(tokenizer, with_results(None)).text
+
+
+def test_a_form_of_calls_that_is_not_read_back_gives_way_to_the_declared_one() -> None:
+    turns = with_results("a1b2c3d4e")
+    for style in ("nine_letters", "tags", "qwen3"):
+        assert render(styled_tokenizer(style), turns).notes == Note(0), style
+    for style in ("unread", "special_marks"):
+        row = render(styled_tokenizer(style), turns)
+        assert row.notes == Note.TOOLS_AS_TEXT, style
+        assert '[{"name": "get_weather", "arguments": {"city": "Paris"}}]' in row.text
+
+
 def test_messages_that_the_template_leaves_out_and_special_texts_are_noted() -> None:
     turns = conversation(("user", "Where?"), ("assistant", "Here."))
     assert render(styled_tokenizer("no_content"), turns).notes == Note.ANSWER_LEFT_OUT

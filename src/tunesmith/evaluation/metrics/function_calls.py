@@ -25,8 +25,10 @@ def matches(found: FoundCall, expected: Mapping[str, Any]) -> bool:
     accepted: Mapping[str, Sequence[Any]] = expected["arguments"]
     if found.name.replace(".", "_") != str(expected["name"]).replace(".", "_"):
         return False
-    if not all(name in accepted and _accepts(accepted[name], value) for name, value in found.arguments.items()):
-        return False
+    for name, value in found.arguments.items():
+        written = [value, found.texts[name]] if name in found.texts else [value]
+        if name not in accepted or not any(_accepts(accepted[name], one) for one in written):
+            return False
     return all(name in found.arguments or _may_lack(values) for name, values in accepted.items())
 
 

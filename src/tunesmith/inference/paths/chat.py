@@ -173,7 +173,7 @@ class _Stream:
         self._written += piece.finish_reason is None
         self._said[index] += piece.text
         text = self._held[index] + piece.text
-        if piece.finish_reason is None and self._offered and may_be_call(self._said[index]):
+        if piece.finish_reason is None and self._offered and may_be_call(self._said[index], self._offered):
             self._held[index] = text
             text = ""
         else:

@@ -10,7 +10,7 @@ from tunesmith.tasks.found_calls import parse_calls
 from tunesmith.wire.chat import CalledFunction, ToolCall
 
 # With one of these a text begins that is a call, in the forms that templates write.
-_OPENINGS = ("{", "[", "<", "```")
+_OPENINGS = ("{", "[", "<", "```", "call:", "to=functions.", "commentary to=", "function<")
 
 
 def calls_in(text: str, names: Collection[str]) -> list[ToolCall]:
@@ -25,7 +25,11 @@ def calls_in(text: str, names: Collection[str]) -> list[ToolCall]:
     ]
 
 
-def may_be_call(text: str) -> bool:
-    """Whether a text that is still growing may turn out to be a call, so that it cannot be shown as words yet."""
+def may_be_call(text: str, names: Collection[str] = ()) -> bool:
+    """Whether a text that is still growing may turn out to be a call, so that it cannot be shown as words yet.
+
+    ``names`` are the functions on offer: some templates write a name directly before the object with its arguments.
+    """
     begun = text.lstrip()
-    return not begun or begun.startswith(_OPENINGS) or any(opening.startswith(begun) for opening in _OPENINGS)
+    openings = (*_OPENINGS, *(f"{name}{{" for name in names))
+    return begun.startswith(openings) or any(opening.startswith(begun) for opening in openings)

@@ -30,10 +30,68 @@ OSLO = FoundCall("weather", {"city": "Oslo", "days": 2})
         '{"city": "Oslo", "days": 2}}}\n```',
         '[weather(city="Oslo", days=2)]',
         "weather(city='Oslo', days=2)",
+        '[TOOL_CALLS]weather[ARGS]{"city": "Oslo", "days": 2}',
+        '[TOOL_CALLS]weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Oslo", "days": 2}',
+        'weather{"city": "Oslo", "days": 2}',
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n"
+        '{"city": "Oslo", "days": 2}\n```<｜tool▁call▁end｜>',
+        '<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{"city": "Oslo", "days": 2}<｜tool▁call▁end｜>',
+        '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Oslo", "days": 2}<|call|>',
+        'assistant to=functions.weather<|channel|>commentary json<|message|>{"city": "Oslo", "days": 2}',
+        'commentary to=functions.weather json{"city": "Oslo", "days": 2}',
+        'to=functions.weathercommentary json{"city": "Oslo", "days": 2}',
+        "<start_function_call>call:weather{city:<escape>Oslo<escape>,days:2}<end_function_call>",
+        '<function=weather>{"city": "Oslo", "days": 2}</function>',
     ],
 )
 def test_forms(text: str) -> None:
     assert parse_calls(text) == (OSLO,)
+
+
+def test_several_calls_of_one_answer() -> None:
+    other = FoundCall("stop", {})
+    assert parse_calls('[TOOL_CALLS]weather[ARGS]{"city": "Oslo", "days": 2}[TOOL_CALLS]stop[ARGS]{}') == (OSLO, other)
+    assert parse_calls('weather{"city": "Oslo", "days": 2}stop{}') == (OSLO, other)
+    marked = "call:weather{city:<escape>Oslo<escape>,days:2}call:stop{}"
+    assert parse_calls(marked) == (OSLO, other)
+
+
+def test_arguments_between_marks_are_read_with_their_lists_and_objects() -> None:
+    text = "call:f{a:[1,<escape>x, y<escape>],b:{c:true,d:<escape>}<escape>},e:null}"
+    assert parse_calls(text) == (FoundCall("f", {"a": [1, "x, y"], "b": {"c": True, "d": "}"}, "e": None}),)
+
+
+TAGGED = (
+    "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
+    '<parameter=units>\n["C"]\n</parameter>\n</function>\n</tool_call>'
+)
+
+
+def test_tags_do_not_tell_digits_from_numbers_and_either_is_right() -> None:
+    (call,) = parse_calls(TAGGED)
+    assert (call.name, call.arguments) == ("weather", {"city": "Oslo", "days": 2, "units": ["C"]})
+    assert right(TAGGED, {"weather": {"city": ["Oslo"], "days": [2], "units": [["C"]]}}) == 1
+    assert right(TAGGED, {"weather": {"city": ["Oslo"], "days": ["2"], "units": [["C"]]}}) == 1
+    assert right(TAGGED, {"weather": {"city": ["Oslo"], "days": [3], "units": [["C"]]}}) == 0
+    assert parse_calls(TAGGED[: TAGGED.index("</function>")]) == ()
+
+
+def test_a_name_before_an_object_that_is_a_call_is_a_word() -> None:
+    assert parse_calls('json{"name": "weather", "arguments": {"city": "Oslo", "days": 2}}') == (OSLO,)
+    assert parse_calls('The set {"a": 1} and the \\frac{1}{2} of x{} are no calls.') == ()
+    assert parse_calls('user{"name": "Anna"}') == (FoundCall("user", {"name": "Anna"}),)
+
+
+_PIECES = [
+    *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<｜tool▁sep｜>", "<｜tool▁call▁begin｜>", "to=functions.", "<|message|>"),
+    *("commentary", "json", "call:f{", "<escape>", "<function=f>", "</function>", "<parameter=a>", "</parameter>"),
+    *('{"a": 1}', "{", "}", "[", "]", ",", ":", "f", " ", "\n", "```", '"', "(", ")", "1", "\\", "True"),
+]
+
+
+@given(some.lists(some.sampled_from(_PIECES) | some.text(max_size=3), max_size=30).map("".join))
+def test_no_answer_is_too_odd_to_read(answer: str) -> None:
+    assert all(call.name and isinstance(call.arguments, dict) for call in parse_calls(answer))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +155,17 @@ def test_the_learned_answers_of_real_rows_are_right(real_data: Path, name: str) 
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 300_000, '{"a": ' * 50_000, '{"name": "f", "arguments": {"a": "' + "x" * 400_000]
+    "text",
+    [
+        "[" * 300_000,
+        '{"a": ' * 50_000,
+        '{"name": "f", "arguments": {"a": "' + "x" * 400_000,
+        "<function=f><parameter=a>" * 20_000,
+        "call:f{" * 50_000,
+        "call:f{a:[" * 30_000,
+        "to=functions." * 30_000,
+        "[TOOL_CALLS]" * 30_000 + "a" * 30_000,
+    ],
 )
 def test_answers_that_never_end_are_given_up(text):
     assert parse_calls(text) == ()
