@@ -63,13 +63,18 @@ TRAININGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "patient": (Full(), {"learning_rate": 1e-3, "validate_every_steps": 1, "patience": 2}),
     "paused": (Lora(rank=4, alpha=8), {}),
 }
+# Those that are paused after some steps; the last one is none of the list above, to keep the fast suite fast.
+PAUSED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "paused": TRAININGS["paused"],
+    "paused full": (Full(), {"learning_rate": 1e-3, "clip": 0.1, "activation_checkpointing": True}),
+}
 
 
 def train_one(
     name: str, strategy: Strategy, model_folder: Path, folder: Path, dtype: str = "float64", **more: Any
 ) -> dict[str, torch.Tensor]:
     """Losses by step and whole weights of one training."""
-    technique, settings = TRAININGS[name]
+    technique, settings = {**TRAININGS, **PAUSED}[name]
     model = transformers.AutoModelForCausalLM.from_pretrained(
         model_folder, attn_implementation=ATTENTION, dtype=getattr(torch, dtype)
     )
@@ -147,14 +152,14 @@ def main() -> None:
         return
     (out / f"memory-{rank}.json").write_text(json.dumps(memory_of(strategy, model_folder)))
     for name in job["trainings"]:
-        more = {"read_wish": pausing()} if name == "paused" else {}
+        more = {"read_wish": pausing()} if name in PAUSED else {}
         found = train_one(name, strategy, model_folder, out / name, dtype, **more)
         if strategy.group.is_main:
             save_file(found, out / f"{name}.safetensors")
     # More steps than there is time for, and packs of which each rank's first is of another size.
     train_one("lora", strategy, model_folder, out / "hurried", dtype, total_steps=100_000, deadline_seconds=2.0)
     if job.get("resume"):
-        found = train_one("paused", strategy, model_folder, Path(job["resume"]), dtype)
+        found = train_one(job.get("resumed", "paused"), strategy, model_folder, Path(job["resume"]), dtype)
         if strategy.group.is_main:
             save_file(found, out / "resumed.safetensors")
     dist.barrier()

@@ -246,6 +246,18 @@ def test_other_numbers_of_ranks_go_on_from_there_too(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", [name for name in OF_SEVERAL if "weights" in CUT[name]])
+def test_full_tuning_with_activations_computed_again_is_cut_anew(strategy: str, model: Path, tmp_path: Path) -> None:
+    """Paused by two ranks, finished by three: nearly all that is saved is in parts of another size then."""
+    name = "paused full"
+    expected = train_one(name, make_strategy("single", "cpu"), model, tmp_path / "alone", dtype_of(strategy))
+    paused = run_ranks(strategy, tmp_path / "two", model, trainings=[name]).folder / name
+    assert [path.name for path in (paused / "checkpoints").iterdir()] == [f"step-{PAUSE_AFTER:08d}"]
+    found = run_ranks(strategy, tmp_path / "three", model, world=3, trainings=[], resume=str(paused), resumed=name)
+    require_same(found.training("resumed"), expected, strategy)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [name for name in OF_SEVERAL if CUT[name]])
 def test_what_is_cut_can_lie_in_the_host_s_memory(
     strategy: str, model: Path, all_alone: Callable[[str], Path], tmp_path: Path

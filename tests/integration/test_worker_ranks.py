@@ -96,7 +96,9 @@ def require_cut(run: RealRun, strategy: str, *, offloaded: bool = False) -> None
         cut = {kind for kind, size in whole.items() if held[f"{kind}_bytes"] < most_of(kind, strategy) * size}
         assert cut == set(CUT[strategy]), held
         for kind in set(whole) - cut:
-            assert held[f"{kind}_bytes"] == whole[kind]
+            # The optimizer that steps in the host's memory has its part of the gradients there too.
+            beside = whole[kind] // 2 if offloaded and kind == "gradients" else 0
+            assert held[f"{kind}_bytes"] == whole[kind] + beside
         assert (held["copies_bytes"] > 0) == strategy.startswith("zero")
         assert held["offloaded"] == offloaded
     for kind in cut - {"weights"}:
@@ -117,7 +119,7 @@ def test_two_processes_give_the_result_of_one_and_cut_what_they_should(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
+@pytest.mark.parametrize("strategy", [name for name in CUT if CUT[name]])
 def test_what_is_cut_is_offloaded_where_the_values_say_so(place: Place, alone: RealRun, strategy: str) -> None:
     """A recipe may ask for it where there is a GPU only, so the values are those of a run resolved elsewhere."""
     run = place.run(f"offloaded-{strategy}", shared(strategy))
