@@ -310,6 +310,7 @@ def test_the_command_refuses_to_train_what_does_not_fit(wide: Place) -> None:
     assert not (wide.folder / "runs" / "refused" / "plan.json").exists()
 
 
+@pytest.mark.slow
 def test_a_probe_of_what_does_not_fit_is_refused_before_it_is_tried(wide: Place) -> None:
     settings = (f"train.{key}={value}" for key, value in {**ONE_PACK, "precision": "float32"}.items())
     words = ("plan", "--probe", "--model", str(wide.model), "--data", "rows.jsonl", "technique=full")

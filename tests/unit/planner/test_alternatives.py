@@ -93,9 +93,10 @@ def test_nothing_has_to_change_where_a_plan_fits(starter, data, processor, chang
     assert cheapest_fits(starter, data, processor, changing(hardware=processor)) == []
 
 
-def test_three_changes_that_fit_are_offered_the_fastest_first(starter, data, processor, changing):
+@pytest.mark.parametrize("more", [(), ("train.budget=10m",)], ids=["open epochs", "budget"])
+def test_three_changes_that_fit_are_offered_the_fastest_for_equal_work_first(starter, data, processor, changing, more):
     hardware = with_host(processor, 4.2)
-    change = changing("technique=full", "evaluate.max_new_tokens=8", hardware=processor)
+    change = changing("technique=full", "evaluate.max_new_tokens=8", *more, hardware=processor)
     found = cheapest_fits(starter, data, hardware, change)
     assert 1 <= len(found) <= 3
     assert all(one.fits for one in found)
