@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -18,7 +19,8 @@ from tunesmith.planner.calibration import LEAST_STEPS, apply, learn, read_calibr
 from tunesmith.planner.changes import Change, Settings, changed_recipe
 from tunesmith.planner.counted import question_of, remember, remembered
 from tunesmith.planner.hardware import Hardware, this_machine
-from tunesmith.planner.plan import Plan, make_plan, plan_from_json
+from tunesmith.planner.memory import predict_memory
+from tunesmith.planner.plan import Plan, fits, make_plan, plan_from_json
 from tunesmith.planner.price import with_own_price
 from tunesmith.planner.shape import ModelShape, shape_of_config
 from tunesmith.planner.strategy import choosing
@@ -53,8 +55,8 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
 
     Returns:
         The values as they are, but for ``strategy: auto``, which is the first that fits; with activations computed
-        again where the recipe leaves that open and needs it, as `tunesmith plan` foretells; or with the cheapest change
-        that fits where it says ``fit: auto``.
+        again, in as few layers as that takes, where the recipe leaves that open and needs it, as `tunesmith plan`
+        foretells; or with the cheapest change that fits where it says ``fit: auto``.
 
     Raises:
         ResourceError: ``resource.plan``: it does not fit, with up to three changes that would make it fit.
@@ -65,11 +67,15 @@ def plan_run(folder: RunFolder, prepared: Prepared, resolved: Resolved, teller: 
         return resolved
     counted = _counted(prepared, resolved, shape)
     hardware = _hardware(prepared)
+    before = resolved
     if is_new:
         resolved = _change(prepared, resolved, shape, counted)(()) or resolved
     plan = _plan(shape, prepared, resolved, hardware, counted)
     if is_new and not plan.fits:
         resolved = _fitted(prepared, resolved, shape, teller, counted)
+    if resolved.activation_checkpointing is True and before.activation_checkpointing is not True:
+        resolved = _in_fewest_layers(prepared, resolved, shape, counted, more_than=before.activation_checkpointing)
+    if resolved is not before:
         plan = _plan(shape, prepared, resolved, hardware, counted)
     if not plan.fits:
         teller.warn([f"the plan says that memory is not enough: {_shortage(plan, hardware)}"], "resource.plan")
@@ -97,6 +103,27 @@ def _fitted(
     if fit == "try":
         return resolved
     raise _refusal(plan, hardware, changes)
+
+
+def _in_fewest_layers(
+    prepared: Prepared, resolved: Resolved, shape: ModelShape, counted: Counted | None, *, more_than: int
+) -> Resolved:
+    """Activations again in the fewest layers with which the plan fits; in all of them where the recipe says so."""
+    key = "train.activation_checkpointing"
+    if prepared.recipe.train.activation_checkpointing != "auto":
+        return resolved
+    data, hardware, new_tokens = data_facts(prepared), _hardware(prepared), len(prepared.new_token_ids)
+
+    def suffices(layers: int) -> bool:
+        one = replace(resolved, activation_checkpointing=layers)
+        return fits(predict_memory(shape, one, data, hardware, counted=counted, new_tokens=new_tokens), hardware)
+
+    # What the layers keep falls with every layer that computes it again.
+    layers = bisect_left(range(shape.layers), True, lo=more_than + 1, key=suffices)
+    if layers >= shape.layers:
+        return resolved
+    reason = f"{resolved.reasons[key]}; {layers} of {shape.layers} layers are enough"
+    return replace(resolved, activation_checkpointing=layers, reasons={**resolved.reasons, key: reason})
 
 
 def plan_and_truth(
