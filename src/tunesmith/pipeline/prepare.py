@@ -20,14 +20,14 @@ from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
 from tunesmith.data.token_cache import cached_token_store
 from tunesmith.data.tokenize import shared_prefix_length
-from tunesmith.errors import ModelError, Problem, RecipeError, UsageError
-from tunesmith.evaluation.metrics.table import find_metric
+from tunesmith.errors import ModelError
 from tunesmith.formats.examples import Example, Place
 from tunesmith.models.host import probe_host
 from tunesmith.models.load import load_tokenizer, model_facts
 from tunesmith.models.new_tokens import extend_tokenizer, token_ids_of_adapter, tokenizer_folder
 from tunesmith.models.prepare import PreparedModel, ensure_base_of_run, ensure_model_folder
 from tunesmith.pipeline.data import RunData
+from tunesmith.pipeline.named_metrics import require_fitting_metrics, require_known_metrics
 from tunesmith.pipeline.supervision import SUPERVISION
 from tunesmith.pipeline.told import Teller
 from tunesmith.pipeline.watched import ShouldStop, go_on, stop_if_asked, watched
@@ -42,10 +42,6 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
 
-_NOT_OF_ANSWERS = (
-    "loss and perplexity are in every report; others come with evaluate.probe, evaluate.multiple_choice and "
-    "`tunesmith eval --robustness`"
-)
 # What is cut out of a text is compared as words, whatever form the answers of the data have.
 _EXTRACTED = ("exact_match", "token_f1")
 
@@ -197,28 +193,14 @@ def resolve_run(prepared: Prepared) -> Resolved:
     """Choose every value that the recipe leaves open.
 
     Raises:
-        RecipeError: The combination cannot work.
+        RecipeError: The combination cannot work, or a metric that is named does not fit the rows.
     """
     facts = Facts(data_facts(prepared), prepared.model_facts, prepared.host)
     check(prepared.recipe, facts)
-    _require_known_metrics(prepared.recipe)
-    return resolve(prepared.recipe, facts.data, facts.model, facts.host)
-
-
-def _require_known_metrics(recipe: Recipe) -> None:
-    """Refuse names of metrics that would only be missed when everything is trained."""
-    problems = []
-    for name in () if recipe.evaluate.metrics == "auto" else recipe.evaluate.metrics:
-        try:
-            metric = find_metric(name)
-        except UsageError as error:
-            problems.append(Problem("recipe.metric", error.message, "evaluate.metrics", name, error.hint))
-            continue
-        if metric.measure is None and metric.needs != "pairs":
-            message = "answers are not measured by this"
-            problems.append(Problem("recipe.metric", message, "evaluate.metrics", name, _NOT_OF_ANSWERS))
-    if problems:
-        raise RecipeError("some metrics cannot be measured", problems=problems)
+    require_known_metrics(prepared.recipe)
+    resolved = resolve(prepared.recipe, facts.data, facts.model, facts.host)
+    require_fitting_metrics(prepared, resolved)
+    return resolved
 
 
 def data_facts(prepared: Prepared) -> DataFacts:

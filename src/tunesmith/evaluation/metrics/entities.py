@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,9 @@ import numpy as np
 from tunesmith.errors import UsageError
 from tunesmith.evaluation.metrics.json_fields import parse_json
 from tunesmith.evaluation.metrics.types import Array, Rows, check_rows, divide
+
+# Outside of entities, or a prefix of IOB, IOBES or BILOU with a label behind it.
+_TAG = re.compile(r"O$|[BIESLU]-.")
 
 Spans = Counter[tuple[str, ...]]
 
@@ -105,25 +109,31 @@ def span_details(predictions: Sequence[str], references: Sequence[Any]) -> dict[
     return {"invalid": len(pairs) - valid, "format_valid": valid / len(pairs), "per_label": _per_label(pairs)}
 
 
-def _tagged(tags: Any) -> Spans:
+def _tags(value: Any) -> list[str]:
+    tags = value.split() if isinstance(value, str) else value
+    if isinstance(tags, list | tuple) and all(isinstance(tag, str) and _TAG.match(tag) for tag in tags):
+        return list(tags)
+    raise UsageError("a row is not a sequence of tags", code="metrics.reference", value=repr(value)[:80])
+
+
+def _tagged(tags: list[str]) -> Spans:
     from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
-    sequence = tags.split() if isinstance(tags, str) else list(tags)
-    return Counter((label, str(start), str(end)) for label, start, end in get_entities(sequence))
+    return Counter((label, str(start), str(end)) for label, start, end in get_entities(tags))
 
 
 def _tag_pairs(predictions: Sequence[Any], references: Sequence[Any]) -> list[tuple[Spans | None, Spans]]:
     check_rows(predictions, references)
-    for row, (answer, gold) in enumerate(zip(predictions, references, strict=True)):
-        lengths = [len(tags.split() if isinstance(tags, str) else tags) for tags in (answer, gold)]
-        if lengths[0] != lengths[1]:
+    pairs = [(_tags(answer), _tags(gold)) for answer, gold in zip(predictions, references, strict=True)]
+    for row, (answer, gold) in enumerate(pairs):
+        if len(answer) != len(gold):
             raise UsageError(
                 "a row has more or fewer predicted tags than tokens",
                 code="metrics.tags",
                 place=f"row {row + 1}",
-                value=f"{lengths[0]} tags for {lengths[1]} tokens",
+                value=f"{len(answer)} tags for {len(gold)} tokens",
             )
-    return [(_tagged(answer), _tagged(gold)) for answer, gold in zip(predictions, references, strict=True)]
+    return [(_tagged(answer), _tagged(gold)) for answer, gold in pairs]
 
 
 def tag_rows(predictions: Sequence[Any], references: Sequence[Any]) -> Rows:
