@@ -15,7 +15,7 @@ import numpy as np
 
 from tunesmith.evaluation.metrics import Rows, measure
 from tunesmith.evaluation.metrics.choices import WORST
-from tunesmith.evaluation.metrics.types import mean_rows
+from tunesmith.evaluation.metrics.table import find_metric
 from tunesmith.evaluation.perturb import Perturbation, perturb
 from tunesmith.formats.examples import (
     Conversation,
@@ -58,7 +58,7 @@ def _last_request_changed(messages: tuple[Message, ...], kind: Perturbation, see
 def worst_rows(
     metric: str, answers: Sequence[str], otherwise: Answers, references: Sequence[Any], labels: Sequence[str]
 ) -> Rows:
-    """The lowest score of each question over all ways of asking.
+    """Each question as in the way of asking in which it scores lowest; sums give the metric, never above any way's.
 
     Args:
         metric: A metric that scores rows one by one.
@@ -67,9 +67,18 @@ def worst_rows(
         references: What answers are compared with.
         labels: The label set.
     """
-    ways = [measure(metric, answers, references, labels).scores]
-    ways += [measure(metric, _filled(found, answers), references, labels).scores for found in otherwise.values()]
-    return mean_rows(np.min(np.stack(ways), axis=0).tolist())
+    ways = [measure(metric, answers, references, labels)]
+    ways += [measure(metric, _filled(found, answers), references, labels) for found in otherwise.values()]
+    scores = np.stack([way.scores for way in ways])
+    worst_B, rows_B = scores.argmin(axis=0), np.arange(scores.shape[1])
+    statistics = np.stack([way.statistics for way in ways])
+    each_worst = Rows(statistics[worst_B, rows_B], scores[worst_B, rows_B])
+    # Where answers count by their length (bars of tunes), a single way can be lower than short answers at their worst.
+    return min([each_worst, *ways], key=lambda rows: _value(metric, rows))
+
+
+def _value(metric: str, rows: Rows) -> float:
+    return float(find_metric(metric).value(rows.statistics.sum(axis=0, keepdims=True))[0])
 
 
 def ways_table(
@@ -78,7 +87,7 @@ def ways_table(
     """What each way of asking scores on all questions, and how many it changes; the worst case last."""
 
     def line(asked: str, changed: int, rows: Rows) -> dict[str, Any]:
-        return {"asked": asked, "changed": changed, metric: float(rows.scores.mean())}
+        return {"asked": asked, "changed": changed, metric: _value(metric, rows)}
 
     table = [line("as_written", 0, measure(metric, answers, references, labels))]
     for kind, found in otherwise.items():
