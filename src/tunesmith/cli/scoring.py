@@ -46,7 +46,8 @@ def score_models(
     else:
         for number, report in enumerate(reports):
             if len(reports) > 1:
-                out(str(report["run"]) if number == 0 else f"\n{report['run']}", "bold")
+                # As it was asked for: two folders may have one name.
+                out(models[number] if number == 0 else f"\n{models[number]}", "bold")
             print_report(report)
     if output is not None:
         note(f"report: {short_path(output / ('report.html' if chart is None else 'chart.html'))}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import DataError
 from tunesmith.evaluation.metrics.table import METRICS
 from tunesmith.evaluation.report import words
+from tunesmith.evaluation.report.chart_names import model_names
 from tunesmith.evaluation.report.results import higher_is_better, measures
 from tunesmith.evaluation.report.schema import Interval, Report
 from tunesmith.evaluation.report.svg import (
@@ -88,6 +89,8 @@ class Chart:
 def make_chart(reports: Sequence[Report], metrics: Sequence[str] = ()) -> Chart:
     """Gather reports into a chart; reports of one run, such as its own and one of multiple choice, become one model.
 
+    What a model is called is as in :func:`tunesmith.evaluation.report.chart_names.model_names`.
+
     Args:
         reports: In the order in which the models are shown.
         metrics: What to show; every metric on a fixed scale, the order of the reports, unless named.
@@ -97,12 +100,12 @@ def make_chart(reports: Sequence[Report], metrics: Sequence[str] = ()) -> Chart:
     """
     models: dict[str, dict[str, dict[str, Interval]]] = {}
     higher: dict[str, bool] = {}
-    for report in reports:
+    for report, model_name in zip(reports, model_names(reports), strict=True):
         for side, name in zip(SIDES, ("base", "tuned"), strict=True):
             system = next((system for system in report.systems if system.name == name), None)
             for metric, found in ({} if system is None else measures(system)).items():
                 if found.value is not None:
-                    models.setdefault(report.run, {}).setdefault(metric, {})[side] = found
+                    models.setdefault(model_name, {}).setdefault(metric, {})[side] = found
                     higher[metric] = higher_is_better(report, metric)
     known = list(dict.fromkeys(metric for by_metric in models.values() for metric in by_metric))
     shown = tuple(metrics) or tuple(name for name in known if _unit(name) in _SCALES or "/" in name)
@@ -171,14 +174,14 @@ def _draw(chart: Chart, colours: Colours) -> Figure:
 
 def _panel(axes: Axes, chart: Chart, metric: str, colours: Colours) -> None:
     factor = 100.0 if _unit(metric) == "share" else 1.0
-    tops = []
+    ends: list[float] = [0.0]
     for at, model in enumerate(chart.models):
         found = model.metrics.get(metric, {})
         sides = [side for side in SIDES if side in found]
         for side in sides:
             # A model that was measured once has its bar in the middle.
             place = at + (0 if len(sides) == 1 else (-0.5, 0.5)[SIDES.index(side)] * (_BAR + 0.03))
-            tops.append(_bar(axes, place, found[side], factor, (colours[_COLOURS[side]], colours[INK])))
+            ends.extend(_bar(axes, place, found[side], factor, (colours[_COLOURS[side]], colours[INK])))
     title = words.metric_label(metric)
     unit = {"share": "%", "points": "points", "nats": "nats a token"}.get(_unit(metric) or "", "")
     direction = "" if chart.higher_is_better[metric] else ", lower is better"
@@ -186,17 +189,21 @@ def _panel(axes: Axes, chart: Chart, metric: str, colours: Colours) -> None:
     axes.set_xlim(-0.6, len(chart.models) - 0.4)
     if _unit(metric) in _SCALES:
         axes.set_yticks(range(0, 101, 25))
-        axes.set_ylim(0, max(112, 1.12 * max(tops)))
+        axes.set_ylim(0, max(112, 1.12 * max(ends)))
     else:
-        axes.set_ylim(0, 1.18 * max(tops) or 1)
+        # Room for the numbers at the ends of the bars, on either side of zero.
+        room = 0.18 * (max(ends) - min(ends))
+        axes.set_ylim(min(ends) - (room if min(ends) < 0 else 0), max(ends) + room or 1)
+    if min(ends) < 0:
+        axes.axhline(0, color=colours[INK], linewidth=0.8)
     axes.tick_params(length=0, labelsize=9)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.spines["left"].set_visible(False)
 
 
-def _bar(axes: Axes, place: float, interval: Interval, factor: float, colours: tuple[str, str]) -> float:
-    """One bar with whisker and value; returns how high it reaches."""
+def _bar(axes: Axes, place: float, interval: Interval, factor: float, colours: tuple[str, str]) -> tuple[float, float]:
+    """One bar with whisker and value, which stands beyond its end; returns how low and how high it reaches."""
     colour, ink = colours
     value = factor * (interval.value or 0.0)
     low, high = (value if end is None else factor * end for end in (interval.low, interval.high))
@@ -205,18 +212,18 @@ def _bar(axes: Axes, place: float, interval: Interval, factor: float, colours: t
         axes.plot([place, place], [low, high], color=ink, linewidth=1.1, solid_capstyle="butt")
         for end in (low, high):
             axes.plot([place - 0.05, place + 0.05], [end, end], color=ink, linewidth=1.1)
-    top = max(value, high)
+    bottom, top = min(value, low), max(value, high)
     axes.annotate(
         _shown(value, factor),
-        (place, top),
-        xytext=(0, 3),
+        (place, bottom if value < 0 else top),
+        xytext=(0, -3 if value < 0 else 3),
         textcoords="offset points",
         ha="center",
-        va="bottom",
+        va="top" if value < 0 else "bottom",
         fontsize=9.5,
         color=ink,
     )
-    return top
+    return bottom, top
 
 
 def _shown(value: float, factor: float) -> str:

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+from matplotlib import image as pyplot_image
 
 from tunesmith.errors import DataError
 from tunesmith.evaluation.report import parse_report, render_html, render_markdown
@@ -32,6 +33,39 @@ def test_reports_of_one_run_become_one_model_with_all_that_was_measured():
     assert chart.metrics == ("mc1", "mc2", "accuracy")
     assert chart.models[0].metrics["accuracy"]["after"].value == 0.9
     assert list(chart.models[1].metrics["mc1"]) == ["before"]
+
+
+def named(folder, run, value):
+    return parse_report({**report(run, {"mc1": value}), "model": {"name": folder}})
+
+
+def test_two_folders_of_one_name_are_two_models_named_by_what_tells_them_apart():
+    chart = make_chart([named("exp1/merged", "merged", 0.2), named("exp2/merged", "merged", 0.4)])
+    found = [(model.name, model.metrics["mc1"]["before"].value) for model in chart.models]
+    assert found == [("exp1/merged", 0.2), ("exp2/merged", 0.4)]
+    deep = [named(f"/data/{one}/out/merged", "merged", 0.2) for one in ("a", "b")]
+    assert [model.name for model in make_chart(deep).models] == ["a/out/merged", "b/out/merged"]
+
+
+def test_one_folder_named_in_two_ways_and_a_run_with_its_own_report_stay_one_model():
+    reports = [
+        named("runs/first", "first", 0.2),
+        named("/data/runs/first", "first", 0.3),
+        parse_report(report("first", {"accuracy": 0.1})),
+    ]
+    (model,) = make_chart(reports).models
+    assert model.name == "first"
+    assert set(model.metrics) == {"mc1", "accuracy"}
+
+
+@pytest.mark.parametrize(("base", "tuned"), [(-0.6, -0.2), (-0.6, 0.2), (0.6, -0.2)])
+def test_bars_below_zero_are_drawn(tmp_path, base, tuned):
+    write_chart([report("a", {"margin": base}, {"margin": tuned})], ("margin",), tmp_path)
+    picture = pyplot_image.imread(tmp_path / "chart.png")[:, :, :3] * 255
+    areas = [int((abs(picture - colour).max(axis=2) < 2).sum()) for colour in ((0x8B, 0x92, 0x9B), (0x0F, 0x76, 0x6E))]
+    # Three times as long, so about three times as much colour.
+    assert 2.5 < areas[0] / areas[1] < 3.5
+    assert areas[1] > 5_000
 
 
 def test_metrics_are_chosen_by_name_and_unknown_ones_named():
