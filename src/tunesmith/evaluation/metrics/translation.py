@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tunesmith.evaluation.metrics.scripts import bleu_tokenizer
 from tunesmith.evaluation.metrics.types import Array, Rows, accepted_answers, check_rows, divide
 
 CHARACTER_ORDER = 6
@@ -15,17 +16,24 @@ BETA_SQUARED = 4.0
 
 
 def bleu_rows(predictions: Sequence[str], references: Sequence[Any]) -> Rows:
-    """Per row: answer length, reference length, four counts of matching n-grams, four of all; shape (rows, 10)."""
+    """Per row: answer length, reference length, four counts of matching n-grams, four of all; shape (rows, 10).
+
+    Words are told by the tokenizer that fits the script of the references.
+    """
     from sacrebleu.metrics.bleu import BLEU
 
     check_rows(predictions, references)
-    bleu = BLEU(effective_order=True)
+    bleu = BLEU(effective_order=True, tokenize=_tokenizer(references))
     statistics, scores = [], []
     for prediction, reference in zip(predictions, references, strict=True):
         row = bleu.sentence_score(prediction, list(accepted_answers(reference)))
         statistics.append([row.sys_len, row.ref_len, *row.counts, *row.totals])
         scores.append(row.score / 100)
     return Rows(np.array(statistics, dtype=np.float64), np.array(scores, dtype=np.float64))
+
+
+def _tokenizer(references: Sequence[Any]) -> str:
+    return bleu_tokenizer(text for reference in references for text in accepted_answers(reference))
 
 
 def bleu_value(sums: Array) -> Array:
@@ -92,7 +100,7 @@ def translation_details(predictions: Sequence[str], references: Sequence[Any]) -
     counts = {len(accepted_answers(reference)) for reference in references}
     number: Any = str(counts.pop()) if len(counts) == 1 else "var"
     signatures = {}
-    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+    for name, metric in (("bleu", BLEU(tokenize=_tokenizer(references))), ("chrf", CHRF())):
         metric.num_refs = number
         signatures[name] = metric.get_signature().format()
     return {"signatures": signatures}

@@ -102,6 +102,27 @@ def test_bleu_and_chrf_equal_sacrebleu(seed: int) -> None:
     assert value("chrf", predictions, references) == pytest.approx(chrf)
 
 
+@pytest.mark.parametrize(
+    ("answer", "reference", "tokenizer"),
+    [
+        ("今天天气很好我们去公园跑步。", "今天天气很好我们去公园散步。", "zh"),
+        ("今日は天気がいいので公園を走ります。", "今日は天気がいいので公園を歩きます。", "char"),
+        ("วันนี้อากาศดีเราจึงไปวิ่งที่สวน", "วันนี้อากาศดีเราจึงไปเดินที่สวน", "char"),
+        ("오늘은 날씨가 좋아서 공원을 달립니다.", "오늘은 날씨가 좋아서 공원을 걷습니다.", "char"),
+        ("The word 東京 is the name of a big town.", "The word 東京 is the name of a large town.", "13a"),
+    ],
+)
+def test_bleu_counts_the_words_of_the_language(
+    monkeypatch: pytest.MonkeyPatch, answer: str, reference: str, tokenizer: str
+) -> None:
+    # As on a machine without the dictionaries for Japanese and Korean.
+    monkeypatch.setattr("tunesmith.evaluation.metrics.scripts.find_spec", lambda name: None)
+    found = value("bleu", [answer] * 3, [reference] * 3)
+    assert found == pytest.approx(sacrebleu.corpus_bleu([answer] * 3, [[reference] * 3], tokenize=tokenizer).score)
+    assert found > 40
+    assert f"|tok:{tokenizer}|" in details(["bleu"], [answer], [reference])["signatures"]["bleu"]
+
+
 def test_bleu_and_chrf_take_several_references_as_sacrebleu_does() -> None:
     random_ = random.Random(3)
     first, second = sentences(random_, 30), sentences(random_, 30)
