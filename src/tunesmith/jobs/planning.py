@@ -365,8 +365,6 @@ def scene_of(
     from tunesmith.planner.changes import change_of
     from tunesmith.planner.counted import question_of
     from tunesmith.planner.hardware import THIS_MACHINE, load_hardware
-    from tunesmith.planner.hardware import this_machine as machine_of
-    from tunesmith.planner.price import with_own_price
     from tunesmith.planner.strategy import choosing
     from tunesmith.recipe.refusal import Facts
     from tunesmith.recipe.refusals import check
@@ -378,14 +376,7 @@ def scene_of(
     if named is not None:
         recipe = _on_all_devices(recipe, named)
     known = known_facts(recipe, runs_folder, audit)
-    if named is None and known.host is None:
-        raise UsageError(
-            "this machine was not looked at yet",
-            code="usage.hardware_unmeasured",
-            hint="plan or train with a model that is here, or name what to plan for with --hardware",
-        )
-    place = named or with_own_price(machine_of(known.host or HostFacts(1, 1)))
-    place = calibration.apply(place, calibration.read_calibration())
+    place = calibration.apply(named or _own_machine(known.host), calibration.read_calibration())
     host = named.host_facts() if named else known.host or HostFacts(1, 1)
     facts = Facts(known.data, known.model, host)
     check(recipe, facts)
@@ -400,6 +391,20 @@ def scene_of(
     )
     change = without(change, lacked)
     return Scene(recipe, known, change(()) or resolved, place, change, new_tokens, found, lacked)
+
+
+def _own_machine(host: HostFacts | None) -> Hardware:
+    """This machine as it was measured, with its user's price."""
+    from tunesmith.planner.hardware import this_machine as machine_of
+    from tunesmith.planner.price import with_own_price
+
+    if host is None:
+        raise UsageError(
+            "this machine was not looked at yet",
+            code="usage.hardware_unmeasured",
+            hint="plan or train with a model that is here, or name what to plan for with --hardware",
+        )
+    return with_own_price(machine_of(host))
 
 
 def _on_all_devices(recipe: Recipe, place: Hardware) -> Recipe:
