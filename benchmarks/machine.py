@@ -13,20 +13,33 @@ from typing import Any
 
 import psutil
 
+from tunesmith.executors.environment import core_limit
 from tunesmith.runs.atomic import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 LIBRARIES = ("tunesmith", "torch", "transformers", "peft", "numpy")
+# What decides how fast products of a type are.
+PROCESSOR_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16", "bf16", "sve")
 
 
 def conditions() -> dict[str, Any]:
-    """Hardware, versions, commit and time; nothing that names the machine."""
+    """Hardware, versions, commit and time; nothing that names the machine.
+
+    ``cores`` are those of the machine, ``cores_allowed`` those that this process may run on, ``core_limit`` is that of
+    its control group and ``threads`` are torch's own choice here.
+    """
+    import torch  # it takes seconds, which is nothing beside what is measured, but much for who reads --help
+
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "core_limit": core_limit(),
+        "threads": torch.get_num_threads(),
+        "processor": _of_processor("model name") or platform.processor() or "unknown",
+        "processor_flags": _flags(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": f"{platform.system()} {platform.machine()}",
@@ -41,9 +54,12 @@ def host_class() -> str:
 
 
 def keep(name: str, result: Mapping[str, Any]) -> Path:
-    """Write a result beside the earlier ones; a second one of the same day replaces the first."""
+    """Write a result beside the earlier ones, none of which is replaced: a second one of a day has its time too."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{datetime.now(UTC):%Y-%m-%d}-{name}-{host_class()}.json"
+    now = datetime.now(UTC)
+    path = RESULTS / f"{now:%Y-%m-%d}-{name}-{host_class()}.json"
+    if path.exists():
+        path = RESULTS / f"{now:%Y-%m-%d-%H%M%S-%f}-{name}-{host_class()}.json"
     write_json(path, result)
     return path
 
@@ -64,9 +80,16 @@ def _commit() -> str:
     return f"{told[0]} with local changes" if told[1] else told[0]
 
 
-def _processor() -> str:
+def _flags() -> list[str]:
+    """Those of :data:`PROCESSOR_FLAGS` that the processor has, as far as the system tells."""
+    known = (_of_processor("flags") or _of_processor("Features")).split()
+    return [flag for flag in PROCESSOR_FLAGS if flag in known]
+
+
+def _of_processor(key: str) -> str:
+    """The first value of a key that the system tells of its processors; empty where it tells none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

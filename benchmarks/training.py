@@ -25,12 +25,13 @@ from typing import Any
 import torch
 
 from benchmarks.comparison import print_workload
-from benchmarks.levers import LEVERS
+from benchmarks.levers import LEVERS, Lever
 from benchmarks.machine import conditions, host_class, keep
 from benchmarks.options import read_step_options
-from benchmarks.peers.environments import python_of
+from benchmarks.peers.environments import python_of, versions_of
 from benchmarks.workloads import ALPHA, LEARNING_RATE, RANK, WORKLOADS, Workload
 from tunesmith.catalog.cache import cache_folder
+from tunesmith.executors.environment import ALLOCATOR, compute_environment
 from tunesmith.models.host import race
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,7 @@ MOST_STEPS = 40
 class Side:
     """One way of training: whose code, and its settings; ``pairs`` says whether it can learn preference pairs.
 
-    ``lever`` is how ours trains.
+    ``lever`` is how ours trains. ``only`` names the one workload that a side is for; None for all.
     """
 
     peer: str | None
@@ -49,10 +50,16 @@ class Side:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pairs: bool = True
     lever: str = "all levers"
+    only: str | None = None
+
+    def takes(self, workload: Workload) -> bool:
+        """Whether it is measured on a workload."""
+        return (self.pairs or not workload.is_pairs) and (self.only is None or WORKLOADS[self.only] is workload)
 
 
 _BY_LENGTH = {"gradient_checkpointing": False, "train_sampling_strategy": "group_by_length"}
-_PACKED = {"packing": True, "neat_packing": True}
+# Activations are computed again unless it says otherwise; the tuned sides of TRL keep them too.
+_PACKED = {"packing": True, "neat_packing": True, "disable_gradient_checkpointing": True}
 SIDES: Mapping[str, Side] = {
     "tunesmith": Side(None),
     # Another choice of rows, so another training: what it does to the loss is measured apart.
@@ -60,6 +67,13 @@ SIDES: Mapping[str, Side] = {
     # The order of the rows costs nothing, and with the same order losses can be compared step by step.
     "trl-defaults": Side("trl", settings={"train_sampling_strategy": "sequential"}),
     "trl-float32": Side("trl", settings={"bf16": False, **_BY_LENGTH}),
+    # Slower, since its batches have rows of any length; for losses in float32 over the same rows as ours.
+    "trl-float32-sequential": Side(
+        "trl",
+        settings={"bf16": False, **_BY_LENGTH, "train_sampling_strategy": "sequential"},
+        pairs=False,
+        only="conversations",
+    ),
     "trl-bfloat16": Side("trl", "bfloat16", {"bf16": True, **_BY_LENGTH}),
     "llamafactory-float32": Side("llamafactory", settings=_PACKED, pairs=False),
     "llamafactory-bfloat16": Side("llamafactory", "bfloat16", {"bf16": True, **_PACKED}, pairs=False),
@@ -77,13 +91,19 @@ def main() -> None:
         measured[name] = measure(WORKLOADS[name], options)
         print_workload(name, measured[name])
     if not options.no_keep:
-        result = {"measured": measured, "conditions": before, "host_class": host_class()}
+        peers = sorted({peer for name in options.sides if (peer := SIDES[name].peer)})
+        result = {
+            "measured": measured,
+            "conditions": before,
+            "peers": {peer: versions_of(peer) for peer in peers},
+            "host_class": host_class(),
+        }
         print(f"kept in {keep('training', result).name}")
 
 
 def measure(workload: Workload, options: argparse.Namespace) -> dict[str, Any]:
     """All sides on one workload: each side's runs, and the speed of matrix products before each round."""
-    sides = [name for name in options.sides if SIDES[name].pairs or not workload.is_pairs]
+    sides = [name for name in options.sides if SIDES[name].takes(workload)]
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     products: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="tunesmith-benchmark-") as scratch:
@@ -120,7 +140,17 @@ def run_own(
         **more,
     }
     command = [sys.executable, "-m", "benchmarks.contestant"]
-    return run_job(command, job, folder, {**LEVERS[lever].environment, **os.environ})
+    return run_job(command, job, folder, own_environment(LEVERS[lever]))
+
+
+def own_environment(lever: Lever) -> dict[str, str]:
+    """The environment in which the launcher starts a worker, but with a lever's memory allocator."""
+    whole = compute_environment({**lever.environment, **os.environ})
+    return {
+        key: value
+        for key, value in whole.items()
+        if key not in ALLOCATOR or key in lever.environment or key in os.environ
+    }
 
 
 def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder: Path, model: str) -> dict[str, Any]:
@@ -144,7 +174,8 @@ def run_peer(side: Side, workload: Workload, options: argparse.Namespace, folder
         "steps": MOST_STEPS,
         "least_steps": 1 + options.least_counted_steps,
         "seconds": options.seconds,
-        "threads": torch.get_num_threads(),
+        # As many as ours has: torch's own choice, or the limit of a container that the launcher sets.
+        "threads": int(own_environment(LEVERS["all levers"]).get("OMP_NUM_THREADS", torch.get_num_threads())),
         "dtype": side.dtype,
         "rank": RANK,
         "alpha": ALPHA,

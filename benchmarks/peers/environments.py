@@ -12,6 +12,16 @@ from tunesmith.catalog.cache import cache_folder
 HERE = Path(__file__).parent
 
 
+def versions_of(peer: str) -> dict[str, str]:
+    """The pinned version of every package of a peer's environment.
+
+    Args:
+        peer: As in :func:`python_of`.
+    """
+    lines = (HERE / f"{peer}.txt").read_text(encoding="utf-8").splitlines()
+    return {name: version for name, mark, version in (line.partition("==") for line in lines) if mark}
+
+
 def python_of(peer: str) -> Path:
     """The Python of a peer's environment, which is made first if it is not there; that takes minutes.
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_models import tiny_model_folder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from benchmarks.startup import parts_of_start
+from benchmarks.startup import first_step_seconds, parts_of_start
 from tunesmith.runs.events import Event
 
 STARTED = 1_700_000_000.0
@@ -42,3 +43,21 @@ def test_measuring_is_told_apart_and_taken_off():
         "seconds: to the first step, measuring included": pytest.approx(49.0),
         "seconds: to the first step, without measuring": pytest.approx(9.0),
     }
+
+
+@pytest.mark.slow
+def test_the_clock_starts_with_the_command_that_a_user_types(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = tmp_path / "late"
+    late.mkdir()
+    # The program itself starts two seconds late, and nothing else.
+    (late / "sitecustomize.py").write_text(
+        "import sys, time\ntime.sleep(2 * any(word.endswith('bin/tunesmith') for word in sys.orig_argv))\n"
+    )
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    model = str(tiny_model_folder("llama", tmp_path / "model"))
+    first_word = "second run, all cached: seconds: to the worker's first word"
+    at_once = first_step_seconds(model)
+    assert len(at_once) == 12
+    monkeypatch.setenv("PYTHONPATH", str(late))
+    assert first_step_seconds(model)[first_word] > at_once[first_word] + 1
+    assert at_once[first_word] > 0
