@@ -11,11 +11,14 @@ from tunesmith.jobs import stages
 from tunesmith.jobs.counting import counted
 from tunesmith.jobs.planning import Known, known_facts
 from tunesmith.planner import calibration
+from tunesmith.planner.changes import change_of
 from tunesmith.planner.counted import Question, question_of, remembered
 from tunesmith.planner.hardware import this_machine
 from tunesmith.planner.plan import Plan, make_plan
+from tunesmith.planner.strategy import choosing
 from tunesmith.planner.trained import Counted
 from tunesmith.recipe.load import dump_recipe
+from tunesmith.recipe.refusal import Facts
 from tunesmith.recipe.resolve import resolve
 from tunesmith.runs.events import Event
 from tunesmith.service.context import Context
@@ -128,6 +131,9 @@ def _plan(context: Context, base: str, found: Examined, known: Known, *, exact: 
         resolved = resolve(found.recipe, known.data, known.model, known.host)
         shape, _ = model_of(offered(context)[base])
         trained = _trained(question_of(shape, known.config, resolved, known.data), exact=exact)
+        change = change_of(found.recipe, resolved, Facts(known.data, known.model, known.host))
+        # As the run itself will choose what the recipe leaves open.
+        resolved = choosing(found.recipe, change, shape, known.data, place, counted=trained)(()) or resolved
         plan = make_plan(shape, resolved, known.data, place, counted=trained, estimated_tokens=known.guessed)
     except TunesmithError as error:
         return None, error.lines()
