@@ -332,6 +332,23 @@ def test_an_estimate_counts_what_trains_where_no_formula_knows_only_if_asked_to(
     assert not any("guess, as much" in line for line in known["warnings"])
 
 
+def test_an_estimate_fits_where_the_run_will_make_itself_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a recipe leaves open is chosen in both as the plan says; here activations are computed again."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    machine_file().parent.mkdir(parents=True)
+    write_json(machine_file(), asdict(HostFacts(2, 3 * 10**9)))
+    site = make_site(tmp_path / "site", models=["smollm2-135m-instruct"])
+    body = {
+        "model": "smollm2-135m-instruct",
+        "training_file": upload(site.default, chat_rows(200)),
+        "tunesmith": {"technique": "dora"},
+    }
+    found = site.client().post("/tunesmith/v1/estimates", json=body).json()
+    assert found["plan"]["fits"], found
+    assert found["plan"]["peak_memory_bytes"] < 0.9 * 3 * 10**9
+    site.context.database.close()
+
+
 def test_azure_s_training_types_are_taken(one: Site) -> None:
     file_id = upload(one.default, chat_rows(20))
     made = [create(one.client(), file_id, trainingType=kind)["id"] for kind in ("Standard", "Developer")]
