@@ -319,7 +319,7 @@ def test_an_adapter_learns_the_same_in_packs(checkpointing):
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gemma3_text"])
 def test_prefixes_of_prefixes_are_exact(family):
-    """A tree of three levels: laid out by hand, since packs use one level."""
+    """A tree of three levels: laid out by hand, since packs use two."""
     rng = np.random.default_rng(3)
     root, left, right = (rng.integers(3, VOCABULARY_SIZE, length) for length in (10, 6, 4))
     leaves = [rng.integers(3, VOCABULARY_SIZE, length) for length in (5, 9, 3, 7)]

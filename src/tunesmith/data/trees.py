@@ -1,7 +1,7 @@
 """Rows in groups as packs: what all rows begin with is computed once a pack, what a group begins with once a group.
 
 The answers to one question are such a group: all questions stand behind the same examples, and all answers behind
-their question. :mod:`tunesmith.data.packs` shares one beginning; here it is two, one within the other.
+their question. :mod:`tunesmith.data.packs` finds such beginnings by itself, where sharing pays; here groups are given.
 """
 
 from __future__ import annotations
