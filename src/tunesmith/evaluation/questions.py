@@ -122,4 +122,4 @@ def _with_examples(task: PreparedTask, examples: Sequence[Example], question: Ev
         replace(message, trained=False) if number < first_own and message.role == "assistant" else message
         for number, message in enumerate(messages)
     ]
-    return Conversation((*asked, question.answer), question.tools)
+    return Conversation((*asked, question.answer), task.few_shot_tools(examples, question))

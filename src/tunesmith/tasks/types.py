@@ -115,6 +115,17 @@ class PreparedTask:
                 earlier.append(solved.answer)
         return (*system, *earlier, *asked)
 
+    def few_shot_tools(self, examples: Sequence[Example], row: EvaluationRow) -> tuple[Mapping[str, Any], ...]:
+        """The tools of ``row`` behind those of the examples before it, without which their calls would call nothing.
+
+        Of several tools with one name the row's is offered, else the first.
+        """
+        solved = (self.evaluation(example) for example in examples)
+        tools = [tool for one in solved if one is not None for tool in one.tools]
+        own = {tool["function"]["name"] for tool in row.tools}
+        earlier = {tool["function"]["name"]: tool for tool in reversed(tools) if tool["function"]["name"] not in own}
+        return (*reversed(earlier.values()), *row.tools)
+
 
 SYSTEM_ROLES = frozenset(("system", "developer"))
 
