@@ -45,9 +45,27 @@ _CONTRACTIONS = {
     "we are": "we're",
     "i am": "I'm",
 }
-# Pairs that mean the same in questions, whichever way around, without another word of the sentence changing.
-_SYNONYMS = {
+# Pairs that mean the same in questions, whichever way around, without another word of the sentence changing but the
+# article before them: both are of one part of speech only, and take what stands behind the other.
+_BOTH_WAYS = {
     "happens": "occurs",
+    "doctor": "physician",
+    "car": "automobile",
+    "kids": "children",
+    "often": "frequently",
+    "nearly": "almost",
+    "maybe": "perhaps",
+    "famous": "well-known",
+    "biggest": "largest",
+    "smallest": "tiniest",
+    "people": "persons",
+    "country": "nation",
+    "countries": "nations",
+    "smart": "clever",
+    "rich": "wealthy",
+}
+# What the second word also is would not be what the first is: "fast" is said of how something runs, too.
+_ONE_WAY = {
     "big": "large",
     "small": "little",
     "begin": "start",
@@ -55,37 +73,19 @@ _SYNONYMS = {
     "buy": "purchase",
     "quick": "fast",
     "quickly": "fast",
-    "correct": "right",
-    "wrong": "incorrect",
+    "incorrect": "wrong",
     "movie": "film",
-    "doctor": "physician",
-    "car": "automobile",
-    "kids": "children",
     "sick": "ill",
-    "often": "frequently",
-    "nearly": "almost",
-    "maybe": "perhaps",
-    "help": "assist",
-    "helps": "assists",
-    "need": "require",
-    "needs": "requires",
-    "answer": "reply",
-    "finish": "complete",
-    "build": "construct",
-    "show": "display",
+    "assist": "help",
+    "assists": "helps",
+    "construct": "build",
     "main": "principal",
-    "famous": "well-known",
-    "common": "widespread",
-    "biggest": "largest",
-    "smallest": "tiniest",
-    "people": "persons",
-    "country": "nation",
-    "countries": "nations",
+    "widespread": "common",
     "job": "occupation",
-    "smart": "clever",
-    "rich": "wealthy",
-    "whole": "entire",
+    "entire": "whole",
 }
+_SYNONYMS = {**_BOTH_WAYS, **{second: first for first, second in _BOTH_WAYS.items()}, **_ONE_WAY}
+_VOWELS = "aeiou"
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -149,18 +149,27 @@ def _contractions(text: str, chance: random.Random) -> str:  # noqa: ARG001 - al
 
 
 def _synonyms(text: str, chance: random.Random) -> str:  # noqa: ARG001 - all of them
-    pairs = {**{second: first for first, second in _SYNONYMS.items()}, **_SYNONYMS}
-    return _replace(text, pairs)
+    # Before "to" words go with it: what happens to be so does not occur to be so.
+    return _replace(text, _SYNONYMS, unless=r"\s+to\b")
 
 
-def _replace(text: str, pairs: Mapping[str, str]) -> str:
-    """Whole words replaced, the longest first, with the capital letter of what stood there."""
+def _replace(text: str, pairs: Mapping[str, str], unless: str | None = None) -> str:
+    """Whole words replaced, the longest first, with the capital letter of what stood there and the fitting article.
+
+    Words that the pattern ``unless`` follows stay.
+    """
     found = "|".join(re.escape(key) for key in sorted(pairs, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w'])(?:{found})(?![\w'])", re.IGNORECASE)
+    after = rf"(?![\w'])(?!{unless})" if unless else r"(?![\w'])"
+    pattern = re.compile(rf"(?<![\w'])(?:(?P<article>an?)(?P<gap>\s+))?(?P<word>{found}){after}", re.IGNORECASE)
 
     def put(match: re.Match[str]) -> str:
-        old, new = match.group(), pairs[match.group().lower()]
-        return new[:1].upper() + new[1:] if old[:1].isupper() else new
+        # A letter that is the same without regard to case may still be another one, such as a long s.
+        old = match["word"]
+        new = pairs.get(old.lower(), old)
+        article = match["article"] or ""
+        if article and (old[0].lower() in _VOWELS) != (new[0].lower() in _VOWELS):
+            article = article[0] + ("n" if new[0].lower() in _VOWELS else "")
+        return article + (match["gap"] or "") + (new[:1].upper() + new[1:] if old[:1].isupper() else new)
 
     return pattern.sub(put, text)
 
