@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tunesmith.errors import UsageError
+from tunesmith.evaluation.metrics.sql_tokens import asks_for_order, known_names, normal_tokens
 from tunesmith.evaluation.metrics.types import Rows, check_rows, divide, mean_rows
 
 SECONDS_A_QUERY = 2.0
@@ -26,9 +27,6 @@ MOST_BYTES_OF_A_VALUE = 1_000_000
 _INSTRUCTIONS_BETWEEN_LOOKS = 10_000
 
 _FENCE = re.compile(r"```(?:\w+)?\s*\n?(.*?)(?:```|\Z)", re.DOTALL)
-_TOKEN = re.compile(
-    r"'(?:[^']|'')*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|[0-9]+(?:\.[0-9]+)?|\w+|<>|!=|<=|>=|\|\||\S", re.DOTALL
-)
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _MAKING_REFUSED = {
     sqlite3.SQLITE_ATTACH,
@@ -45,19 +43,6 @@ def query_of(answer: str) -> str:
     """The query of an answer: what stands in its first fence, or all of it; without a semicolon at the end."""
     fenced = _FENCE.search(answer)
     return (fenced.group(1) if fenced else answer).strip().rstrip(";").strip()
-
-
-def normal_tokens(query: str) -> list[str]:
-    """The query as tokens: names and key words in lower case without quotes, texts as they are."""
-    return [_normal(token) for token in _TOKEN.findall(query_of(query))]
-
-
-def _normal(token: str) -> str:
-    if token.startswith("'") and len(token) > 1:
-        return token
-    if len(token) > 1 and token[0] in '"`[':
-        return token[1:-1].lower()
-    return "<>" if token == "!=" else token.lower()  # noqa: S105  (no secret)
 
 
 def run_query(query: str, tables: Sequence[Mapping[str, Any]], script: str | None) -> Result | None:
@@ -139,12 +124,13 @@ def _reference(reference: Any) -> Mapping[str, Any]:
 def sql_exact_rows(predictions: Sequence[str], references: Sequence[Any]) -> Rows:
     """Whether each query is the reference's, but for case, blanks and quotes of names."""
     check_rows(predictions, references)
-    return mean_rows(
-        [
-            float(normal_tokens(answer) == normal_tokens(_reference(reference)["sql"]))
-            for answer, reference in zip(predictions, references, strict=True)
-        ]
-    )
+    scores = []
+    for answer, given in zip(predictions, references, strict=True):
+        reference = _reference(given)
+        names = known_names(reference.get("tables") or (), reference.get("script"))
+        ours, theirs = (normal_tokens(query_of(query), names) for query in (answer, reference["sql"]))
+        scores.append(float(ours == theirs))
+    return mean_rows(scores)
 
 
 def _executions(predictions: Sequence[str], references: Sequence[Any]) -> list[bool | None]:
@@ -159,7 +145,7 @@ def _executions(predictions: Sequence[str], references: Sequence[Any]) -> list[b
             found.append(None)
             continue
         result = run_query(query_of(answer), tables, script)
-        ordered = "order" in normal_tokens(reference["sql"])
+        ordered = asks_for_order(query_of(reference["sql"]))
         found.append(result is not None and same_result(result, wanted, ordered=ordered))
     return found
 

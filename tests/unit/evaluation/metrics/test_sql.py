@@ -38,6 +38,51 @@ def test_texts_are_compared_as_they_are() -> None:
     assert score(["sql_exact"], ["SELECT a WHERE b = 'oslo'"], ["SELECT a WHERE b = 'Oslo'"])["sql_exact"]["value"] == 0
 
 
+ORDERS = ({"name": "order", "columns": ("id", "Town"), "rows": ((1, "Oslo"), (2, "New York"))},)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "tables", "is_equal"),
+    [
+        # A text between double quotes is one as SQLite reads it, where no column is called so.
+        ('SELECT id WHERE town = "new york"', 'SELECT id WHERE town = "New York"', ORDERS, False),
+        ("SELECT id WHERE town = 'New York'", 'SELECT id WHERE town = "New York"', ORDERS, True),
+        ('SELECT id WHERE town IN ("Oslo", "x")', 'SELECT id WHERE town IN ("oslo", "x")', (), False),
+        ('SELECT id WHERE town = "new york"', 'SELECT id WHERE town = "New York"', (), False),
+        ('SELECT id WHERE "town" = 1', 'SELECT id WHERE "Town" = 1', (), True),
+        ('SELECT id WHERE x = "town"', 'SELECT id WHERE x = "Town"', ORDERS, True),
+        ('SELECT id AS "Number" ORDER BY "number"', 'SELECT id AS "number" ORDER BY "Number"', ORDERS, True),
+        ("SELECT id WHERE a == 1", "SELECT id WHERE a = 1", (), True),
+    ],
+)
+def test_double_quotes(answer: str, wanted: str, tables: tuple[dict[str, object], ...], is_equal: bool) -> None:
+    reference = {"sql": wanted, "script": None, "tables": tables}
+    assert score(["sql_exact"], [answer], [reference])["sql_exact"]["value"] == is_equal
+
+
+def test_names_of_a_script_are_names() -> None:
+    script = "CREATE TABLE t (\"Home Town\" TEXT); INSERT INTO t VALUES ('Oslo')"
+    reference = {"sql": 'SELECT "Home Town" FROM t WHERE "home town" = "Oslo"', "script": script, "tables": ()}
+    answers = ('SELECT "home town" FROM t WHERE "Home Town" = \'Oslo\'', 'SELECT "home town" FROM t WHERE "x" = "oslo"')
+    assert [score(["sql_exact"], [one], [reference])["sql_exact"]["value"] for one in answers] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "order_counts"),
+    [
+        ('SELECT id FROM "order"', False),
+        ("SELECT id FROM [order]", False),
+        ('SELECT id FROM "order" ORDER BY id', True),
+        ('SELECT id FROM (SELECT id FROM "order" ORDER BY id)', False),
+        ("SELECT id FROM \"order\" WHERE Town <> 'order by'", False),
+    ],
+)
+def test_the_order_of_rows_counts_where_it_is_asked_for(wanted: str, order_counts: bool) -> None:
+    reference = {"sql": wanted, "script": None, "tables": ORDERS}
+    found = score(["sql_execution"], ['SELECT id FROM "order" ORDER BY id DESC'], [reference])
+    assert found["sql_execution"]["value"] == (not order_counts)
+
+
 @pytest.mark.parametrize(
     ("answer", "wanted", "is_right"),
     [
