@@ -48,7 +48,10 @@ _EXTRACTED = ("exact_match", "token_f1")
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run needs before any weights are loaded."""
+    """All that a run needs before any weights are loaded.
+
+    ``group_prefix_tokens`` are the most that rows of one group begin with, where the recipe keeps groups together.
+    """
 
     recipe: Recipe
     model: PreparedModel
@@ -61,6 +64,7 @@ class Prepared:
     validation: TokenStore
     stop_token_ids: tuple[int, ...]
     new_token_ids: tuple[int, ...] = ()
+    group_prefix_tokens: int = 0
 
 
 def prepare_model(name: str, runs_folder: Path, teller: Teller) -> PreparedModel:
@@ -132,6 +136,8 @@ def prepare(
         validation=held_out,
         stop_token_ids=stop_tokens(model.folder, tokenizer, None if template is None else template.end_of_turn_id),
         new_token_ids=new_token_ids,
+        # Found once: values are resolved many times where a plan looks for changes that fit.
+        group_prefix_tokens=longest_group_beginning(train.items) if recipe.train.sampler == "grouped" else 0,
     )
 
 
@@ -218,7 +224,7 @@ def data_facts(prepared: Prepared) -> DataFacts:
         trained_tokens=int(train.trained_counts_B.sum()),
         longest_row=int(train.lengths_B.max(initial=0)),
         shared_prefix_tokens=shared_prefix_length(train),
-        group_prefix_tokens=longest_group_beginning(train.items) if prepared.recipe.train.sampler == "grouped" else 0,
+        group_prefix_tokens=prepared.group_prefix_tokens,
         labels=len(task.labels),
         default_metrics=_EXTRACTED if objective == "question_answering" else task.metrics,
         answer_tokens=answer_tokens,
