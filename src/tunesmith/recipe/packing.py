@@ -27,6 +27,11 @@ def own_room(pack_tokens: int, beginning: int, longest_row: int) -> int:
     return max(room, pack_tokens // 2) if longest_row > pack_tokens else room
 
 
+def is_long(beginning: int, data: DataFacts) -> bool:
+    """Whether a beginning is so much of a row that packs should have room behind it."""
+    return beginning * 4 > data.mean_row_tokens
+
+
 def rows_a_beginning(pack_tokens: int, data: DataFacts) -> float:
     """How many rows of average length stand behind what all rows begin with, computed once; at least 1."""
     room = own_room(pack_tokens, data.shared_prefix_tokens, round(data.mean_row_tokens))

@@ -16,6 +16,7 @@ from tunesmith.recipe.objectives import ObjectiveSpec
 from tunesmith.recipe.packing import (
     SHORTEST_SHARED_PREFIX,
     USUAL_EPOCHS,
+    is_long,
     largest_pack,
     own_tokens_a_step,
     rows_a_beginning,
@@ -192,7 +193,7 @@ def _share_prefix(recipe: Recipe, model: ModelFacts) -> tuple[bool, str | None]:
 
 def _how_shared(data: DataFacts, pack_tokens: int) -> str:
     prefix = data.shared_prefix_tokens
-    if prefix >= SHORTEST_SHARED_PREFIX and rows_a_beginning(pack_tokens, data) < 2:
+    if is_long(prefix, data) and rows_a_beginning(pack_tokens, data) < 2:
         return (
             f"auto: wherever rows fit, but packs of {pack_tokens:,} tokens have no room for two rows of average length "
             f"behind the {prefix:,} tokens that all begin with (train.tokens_per_micro_batch)"

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from tunesmith.recipe.facts import DataFacts, HostFacts, ModelFacts
+from tunesmith.recipe.packing import is_long
 from tunesmith.recipe.reasons import ASKED, Reasons
 from tunesmith.recipe.refusal import Facts
 from tunesmith.recipe.schema import Recipe
@@ -88,7 +89,7 @@ def choose_micro_batch(
     if recipe.train.tokens_per_micro_batch != "auto":
         return int(reasons.give(key, recipe.train.tokens_per_micro_batch, ASKED))
     beginning = max(data.shared_prefix_tokens, data.group_prefix_tokens) if share else 0
-    if beginning * 4 <= data.mean_row_tokens:
+    if not is_long(beginning, data):
         return int(reasons.give(key, MICRO_BATCH_TOKENS, "auto: packs of this size measured fastest"))
     wanted = beginning + MICRO_BATCH_TOKENS
     if wanted <= SHARING_MICRO_BATCH_TOKENS:

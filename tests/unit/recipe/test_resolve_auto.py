@@ -186,6 +186,8 @@ def test_an_own_pack_size_that_leaves_no_room_to_share_stays_and_is_told():
     assert found.tokens_per_micro_batch == 1024
     assert "have no room for two rows of average length behind the 920" in found.reasons["train.share_prefix"]
     assert not found.reasons["train.share_prefix"].startswith("auto: on")
+    # A short beginning is no reason to speak of it, whatever the rows behind it.
+    assert resolved(data=instructed(30, 600)).reasons["train.share_prefix"].startswith("auto: on")
     # Steps are those of rows that share nothing.
     assert found.tokens_per_step == resolved("train.share_prefix=false", data=instructed(920)).tokens_per_step
     # A row that is longer than the pack goes beyond it in any case, and half a pack more of them together.
