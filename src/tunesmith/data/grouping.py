@@ -34,9 +34,11 @@ def rows_that_begin_alike(rows: TokenSet) -> Integers:
     return np.asarray(by_first_row[group_of_B], dtype=np.int64)
 
 
-def longest_group_beginning(rows: TokenSet) -> int:
-    """The most untrained tokens that two rows of one group begin with; 0 where no rows belong together."""
-    return max((common for _, _, common in _alike(rows)), default=0)
+def group_beginnings(rows: TokenSet) -> tuple[int, int]:
+    """The most untrained tokens that two rows of one group begin with, and all that rows have in common with one before
+    them; both 0 where no rows belong together."""
+    found = [common for _, _, common in _alike(rows)]
+    return max(found, default=0), sum(found)
 
 
 def _alike(rows: TokenSet) -> Iterator[tuple[int, int, int]]:

@@ -14,7 +14,7 @@ from tunesmith.catalog.watch import OnProgress
 from tunesmith.data.audit import Audit, audit
 from tunesmith.data.audit_labels import audit_labelled, audit_written
 from tunesmith.data.cache_key import cache_key
-from tunesmith.data.grouping import longest_group_beginning
+from tunesmith.data.grouping import group_beginnings
 from tunesmith.data.labelled import LabelReader, make_reader
 from tunesmith.data.store import TokenStore
 from tunesmith.data.template import chat_template
@@ -50,7 +50,8 @@ _EXTRACTED = ("exact_match", "token_f1")
 class Prepared:
     """All that a run needs before any weights are loaded.
 
-    ``group_prefix_tokens`` are the most that rows of one group begin with, where the recipe keeps groups together.
+    ``group_beginnings`` are the most tokens that rows of one group begin with and all that they share, where the recipe
+    keeps groups together.
     """
 
     recipe: Recipe
@@ -64,7 +65,7 @@ class Prepared:
     validation: TokenStore
     stop_token_ids: tuple[int, ...]
     new_token_ids: tuple[int, ...] = ()
-    group_prefix_tokens: int = 0
+    group_beginnings: tuple[int, int] = (0, 0)
 
 
 def prepare_model(name: str, runs_folder: Path, teller: Teller) -> PreparedModel:
@@ -137,7 +138,7 @@ def prepare(
         stop_token_ids=stop_tokens(model.folder, tokenizer, None if template is None else template.end_of_turn_id),
         new_token_ids=new_token_ids,
         # Found once: values are resolved many times where a plan looks for changes that fit.
-        group_prefix_tokens=longest_group_beginning(train.items) if recipe.train.sampler == "grouped" else 0,
+        group_beginnings=group_beginnings(train.items) if recipe.train.sampler == "grouped" else (0, 0),
     )
 
 
@@ -224,7 +225,8 @@ def data_facts(prepared: Prepared) -> DataFacts:
         trained_tokens=int(train.trained_counts_B.sum()),
         longest_row=int(train.lengths_B.max(initial=0)),
         shared_prefix_tokens=shared_prefix_length(train),
-        group_prefix_tokens=prepared.group_prefix_tokens,
+        group_prefix_tokens=prepared.group_beginnings[0],
+        group_shared_tokens=prepared.group_beginnings[1],
         labels=len(task.labels),
         default_metrics=_EXTRACTED if objective == "question_answering" else task.metrics,
         answer_tokens=answer_tokens,

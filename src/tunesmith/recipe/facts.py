@@ -14,7 +14,8 @@ class DataFacts:
     """What the training data is, in tokens of the model.
 
     ``shared_prefix_tokens`` are untrained tokens that all rows begin with; ``group_prefix_tokens`` are the most that
-    rows of one group do, where the recipe keeps groups together. ``default_metrics`` and ``answer_tokens`` (room for
+    rows of one group do, where the recipe keeps groups together, and ``group_shared_tokens`` all that rows have in
+    common with one of their group before them. ``default_metrics`` and ``answer_tokens`` (room for
     the longest answer, 0 where nothing is written) come from the task. ``has_context`` says that questions come with a
     text that holds the answer.
     """
@@ -28,6 +29,7 @@ class DataFacts:
     longest_row: int
     shared_prefix_tokens: int = 0
     group_prefix_tokens: int = 0
+    group_shared_tokens: int = 0
     labels: int = 0
     default_metrics: tuple[str, ...] = ()
     answer_tokens: int = 0

@@ -45,24 +45,26 @@ def largest_pack(data: DataFacts, pack_tokens: int, step_tokens: int, *, share: 
     return max(min(most, step_tokens), data.longest_row)
 
 
-def own_tokens_a_step(rows: float, data: DataFacts, pack_tokens: int | None) -> float:
-    """Tokens of a step that its rows do not share, so that ``rows`` in all make enough steps.
+def rows_a_step(rows: float, data: DataFacts, pack_tokens: int | None) -> float:
+    """Rows of average length in a step, so that ``rows`` in all make enough steps.
 
     Args:
         rows: All that are seen, counted as often as they are.
         data: The training data in tokens.
         pack_tokens: Tokens of a pack; None where nothing is shared.
     """
+    own, beginning = max(1.0, data.mean_row_tokens), 0
+    if pack_tokens is not None and data.group_shared_tokens:
+        own, beginning = max(1.0, own - data.group_shared_tokens / data.rows), data.group_prefix_tokens
+    elif pack_tokens is not None and rows_a_beginning(pack_tokens, data) >= 2:
+        own, beginning = data.own_row_tokens, data.shared_prefix_tokens
     fewest: float = FEWEST_OWN_TOKENS
-    own = data.mean_row_tokens
-    if pack_tokens is not None and rows_a_beginning(pack_tokens, data) >= 2:
-        own = data.own_row_tokens
-        if data.shared_prefix_tokens >= SHORTEST_SHARED_PREFIX:
-            # A shared beginning is computed once a pack, so few rows a step would leave most of the work to it; and
-            # more than a pack holds would compute it again.
-            room = rows_a_beginning(pack_tokens, data) * own
-            fewest = max(fewest, min(2.0 * data.shared_prefix_tokens, room))
-    return min(max(rows * own / STEPS_WANTED, fewest), max(MOST_OWN_TOKENS, fewest))
+    if pack_tokens is not None and beginning >= SHORTEST_SHARED_PREFIX:
+        # A shared beginning is computed once a pack, so few rows a step would leave most of the work to it; and more
+        # than a pack holds would compute it again.
+        room = own_room(pack_tokens, beginning, round(data.mean_row_tokens))
+        fewest = max(fewest, min(2.0 * beginning, room))
+    return min(max(rows * own / STEPS_WANTED, fewest), max(MOST_OWN_TOKENS, fewest)) / own
 
 
 def rows_together(recipe: Recipe, data: DataFacts, pack_tokens: int) -> float:
@@ -73,5 +75,5 @@ def rows_together(recipe: Recipe, data: DataFacts, pack_tokens: int) -> float:
     elif train.tokens_per_step != "auto":
         a_step = train.tokens_per_step / mean
     else:
-        a_step = own_tokens_a_step(USUAL_EPOCHS * data.rows, data, pack_tokens) / data.own_row_tokens
+        a_step = rows_a_step(USUAL_EPOCHS * data.rows, data, pack_tokens)
     return max(1.0, min(a_step, rows_a_beginning(pack_tokens, data)))

@@ -18,8 +18,8 @@ from tunesmith.recipe.packing import (
     USUAL_EPOCHS,
     is_long,
     largest_pack,
-    own_tokens_a_step,
     rows_a_beginning,
+    rows_a_step,
     rows_together,
 )
 from tunesmith.recipe.parts import Part
@@ -241,12 +241,12 @@ def _tokens_per_step(recipe: Recipe, data: DataFacts, rows: float, *, pack_token
         return int(
             reasons.give(key, tokens, f"train.rows_per_step is {asked}, of {data.mean_row_tokens:.0f} tokens each")
         )
-    shares = pack_tokens is not None and rows_a_beginning(pack_tokens, data) >= 2
-    own = data.own_row_tokens if shares else data.mean_row_tokens
-    because = ""
-    if shares and data.shared_prefix_tokens >= SHORTEST_SHARED_PREFIX:
-        because = f", and {data.shared_prefix_tokens} shared tokens should serve many rows"
-    rows_per_step = max(1, round(own_tokens_a_step(rows, data, pack_tokens) / own))
+    prefix, because = data.shared_prefix_tokens, ""
+    if pack_tokens is not None and data.group_shared_tokens:
+        because = f", and up to {data.group_prefix_tokens:,} tokens that rows of a group share should serve several"
+    elif pack_tokens is not None and rows_a_beginning(pack_tokens, data) >= 2 and prefix >= SHORTEST_SHARED_PREFIX:
+        because = f", and {prefix} shared tokens should serve many rows"
+    rows_per_step = max(1, round(rows_a_step(rows, data, pack_tokens)))
     tokens = max(1, round(rows_per_step * data.mean_row_tokens))
     reason = (
         f"auto: about {rows_per_step} rows of {data.mean_row_tokens:.0f} tokens a step, which makes about "

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_training import MemoryRows
 
-from tunesmith.data.grouping import longest_group_beginning, rows_that_begin_alike
+from tunesmith.data.grouping import group_beginnings, rows_that_begin_alike
 from tunesmith.data.types import TokenRow
 
 
@@ -50,6 +50,6 @@ def test_the_longest_beginning_of_a_group_counts_what_all_begin_with_too() -> No
         row(1, 2, 50, 51, 52, 8),
         row(1, 2, 60, 61, 62, 63, 8),
     ]
-    assert longest_group_beginning(MemoryRows(rows)) == 6
-    assert longest_group_beginning(MemoryRows(rows[:2])) == 0
-    assert longest_group_beginning(MemoryRows([])) == 0
+    assert group_beginnings(MemoryRows(rows)) == (6, 5 + 6)
+    assert group_beginnings(MemoryRows(rows[:2])) == (0, 0)
+    assert group_beginnings(MemoryRows([])) == (0, 0)

@@ -78,6 +78,8 @@ def test_what_groups_begin_with_is_measured_where_they_are_kept_together(tmp_pat
         recipe = parse_recipe({"model": str(model), "data": data, "train": {"sampler": sampler}})
         prepared = prepare(recipe, load_data(recipe.data, 0), tmp_path, Teller(open_events(tmp_path / "events.jsonl")))
         measured[sampler] = data_facts(prepared)
-    assert measured["random"].group_prefix_tokens == 0
+    assert (measured["random"].group_prefix_tokens, measured["random"].group_shared_tokens) == (0, 0)
     facts = measured["grouped"]
     assert facts.shared_prefix_tokens + 12 < facts.group_prefix_tokens < facts.longest_row
+    # Of each of three documents one row computes it.
+    assert facts.group_shared_tokens >= (facts.rows - 3) * (facts.shared_prefix_tokens + 12)

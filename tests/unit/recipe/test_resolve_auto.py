@@ -163,6 +163,17 @@ def test_a_beginning_as_long_as_a_pack_gets_packs_with_room_behind_it(prefix):
     assert resolved(data=grouped).tokens_per_micro_batch == prefix + 1024
 
 
+def test_steps_of_grouped_rows_have_several_rows_of_a_document():
+    """60 rows of 1,350 tokens on four documents of 1,300."""
+    documents = replace(DATA, rows=60, tokens=60 * 1350, longest_row=1360)
+    grouped = replace(documents, group_prefix_tokens=1300, group_shared_tokens=56 * 1300)
+    assert resolved(data=documents).tokens_per_step == 2 * 1350
+    found = resolved(data=grouped)
+    assert found.tokens_per_step == 1350 * round(1024 / (50 + 4 * 1300 / 60))
+    assert "up to 1,300 tokens that rows of a group share" in found.reasons["train.tokens_per_step"]
+    assert resolved("train.share_prefix=false", data=grouped).tokens_per_step == 2 * 1350
+
+
 def test_a_pack_behind_a_long_beginning_is_bounded_by_memory():
     def found(memory_gib: float, *settings: str):
         return resolved(*settings, data=instructed(6000), host=replace(HOST, memory_bytes=int(memory_gib * 2**30)))
