@@ -46,7 +46,7 @@ ROWS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "math": ("math/gsm8k_train.jsonl", ("final_number",)),
     "music": ("music/irish_abc.jsonl", ("abc_bars", "abc_valid", "distinct_1", "distinct_2", "distinct_3")),
     "ner": ("ner/snips_slots_train.jsonl", ENTITIES),
-    "ner-head": ("ner/snips_slots_train.jsonl", ENTITIES),
+    "ner-head": ("ner/snips_slots_train.jsonl", ("tag_f1", *ENTITIES)),
     "preference": ("preference/instructions_chosen_rejected.jsonl", ("pair_accuracy", "margin")),
     "qa": ("qa/xquad_en.jsonl", ("exact_match", "token_f1")),
     "qa-head": ("qa/xquad_en.jsonl", ("exact_match", "token_f1")),

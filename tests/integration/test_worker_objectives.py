@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 PLACES = ("Paris", "Rome", "Oslo", "Bonn")
 HEADS = {
     "sequence_classification": ("rows.csv", "accuracy", transformers.AutoModelForSequenceClassification),
-    "token_classification": ("words.jsonl", "entity_f1", transformers.AutoModelForTokenClassification),
+    "token_classification": ("words.jsonl", "tag_f1", transformers.AutoModelForTokenClassification),
     "question_answering": ("asked.jsonl", "exact_match", transformers.AutoModelForQuestionAnswering),
 }
 TECHNIQUES: dict[str, Any] = {"full": "full", "lora": {"name": "lora", "rank": 4}}

@@ -58,11 +58,13 @@ def tagged_words(example: EntityText) -> tuple[Word, ...]:
     return tuple(Word(start, end, tag) for (start, end), tag in tags.items())
 
 
-def entities_of(text: str, places: Sequence[tuple[int, int]], tags: Sequence[str]) -> list[dict[str, str]]:
-    """Entities that tags of words spell, in the order of the text."""
-    return [
-        {"text": text[places[first][0] : places[last][1]], "label": label} for first, last, label in entity_words(tags)
-    ]
+def entities_of(text: str, places: Sequence[tuple[int, int]], tags: Sequence[str]) -> list[dict[str, str | int]]:
+    """Entities that tags of words spell, in the order of the text, with their places (characters, end excluded)."""
+    found: list[dict[str, str | int]] = []
+    for first, last, label in entity_words(tags):
+        start, end = places[first][0], places[last][1]
+        found.append({"text": text[start:end], "label": label, "start": start, "end": end})
+    return found
 
 
 def entity_words(tags: Sequence[str]) -> list[tuple[int, int, str]]:

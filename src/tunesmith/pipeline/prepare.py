@@ -42,8 +42,12 @@ from tunesmith.recipe.schema import Recipe
 from tunesmith.runs.layout import RunFolder
 from tunesmith.tasks import PreparedTask, prepare_task
 
-# What is cut out of a text is compared as words, whatever form the answers of the data have.
-_EXTRACTED = ("exact_match", "token_f1")
+# By objective, where a head answers otherwise than a model that writes: what is cut out of a text is compared as words,
+# whatever form the answers of the data have, and tags say where each entity stands.
+_METRICS_OF_HEADS = {
+    "question_answering": ("exact_match", "token_f1"),
+    "token_classification": ("tag_f1", "entity_f1", "entity_precision", "entity_recall"),
+}
 
 
 @dataclass(frozen=True)
@@ -228,7 +232,7 @@ def data_facts(prepared: Prepared) -> DataFacts:
         group_prefix_tokens=prepared.group_beginnings[0],
         group_shared_tokens=prepared.group_beginnings[1],
         labels=len(task.labels),
-        default_metrics=_EXTRACTED if objective == "question_answering" else task.metrics,
+        default_metrics=_METRICS_OF_HEADS.get(objective, task.metrics),
         answer_tokens=answer_tokens,
         has_context=_has_context(prepared.data),
     )

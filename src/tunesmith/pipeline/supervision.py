@@ -5,6 +5,7 @@ One row of the table for each objective.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -130,7 +131,15 @@ def _as_read(task: PreparedTask, example: Example) -> EvaluationRow | None:
     else:
         assert isinstance(example, LabelledText | EntityText)
         text = example.text
-    return replace(row, messages=(Message("text", text),))
+    asked = replace(row, messages=(Message("text", text),))
+    if not isinstance(example, EntityText):
+        return asked
+    # A head says where an entity stands, so that of two with the same words each must be found.
+    spans = tuple(
+        {"text": text[span.start : span.end], "label": span.label, "start": span.start, "end": span.end}
+        for span in example.spans
+    )
+    return replace(asked, reference=spans, shown_reference=json.dumps(spans, ensure_ascii=False))
 
 
 def _as_source(task: PreparedTask, example: Example) -> EvaluationRow | None:

@@ -97,7 +97,10 @@ def test_words_are_tagged_once_each_and_read_back(tokenizers: dict[str, Any], ki
     assert len(rome) > 1
     assert row.marked_T[rome].tolist() == [number == (rome[0] if kind == "encoder" else rome[-1]) for number in rome]
     answer = json.loads(reader.answer(row, row.label_ids_T[row.marked_T].tolist()))
-    assert answer == [{"text": "Oslo", "label": "city"}, {"text": "Rome", "label": "city"}]
+    assert answer == [
+        {"text": "Oslo", "label": "city", "start": 3, "end": 7},
+        {"text": "Rome", "label": "city", "start": 13, "end": 17},
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -53,7 +53,7 @@ def prepared_rows(tmp_path: Path, task: str) -> tuple[PreparedTask, list[Evaluat
 @pytest.mark.parametrize(
     ("task", "metric", "why"),
     [
-        ("ner", "tag_f1", "not a sequence of tags"),
+        ("ner", "tag_f1", "neither tags nor entities with their places"),
         ("classification", "calls_match", "not a list of expected calls"),
         ("qa", "final_number", "not even the right answers score"),
         ("qa", "json_fields", "not a JSON object"),

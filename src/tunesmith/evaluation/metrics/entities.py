@@ -31,7 +31,7 @@ def _spans(value: Any) -> Spans | None:
     for item in value:
         if not isinstance(item, Mapping) or not all(isinstance(item.get(key), str) for key in ("text", "label")):
             return None
-        spans[item["label"].strip().casefold(), " ".join(item["text"].split())] += 1
+        spans[item["label"].strip(), " ".join(item["text"].split())] += 1
     return spans
 
 
@@ -58,14 +58,28 @@ def _rows(pairs: Sequence[tuple[Spans | None, Spans]]) -> Rows:
     return Rows(np.array(statistics, dtype=np.float64), np.array(scores, dtype=np.float64))
 
 
-def _pairs(predictions: Sequence[str], references: Sequence[Any]) -> list[tuple[Spans | None, Spans]]:
+def _pairs(
+    predictions: Sequence[str], references: Sequence[Any], labels: Sequence[str]
+) -> list[tuple[Spans | None, Spans]]:
+    """Answers and gold spans; labels without regard to case, unless two of the set differ in case alone."""
     check_rows(predictions, references)
-    return [(parse_spans(answer), _gold_spans(gold)) for answer, gold in zip(predictions, references, strict=True)]
+    found = [(parse_spans(answer), _gold_spans(gold)) for answer, gold in zip(predictions, references, strict=True)]
+    known = {label.strip() for label in labels} or {label for _, gold in found for label, _ in gold}
+    if len({label.casefold() for label in known}) < len(known):
+        return found
+    return [(None if answer is None else _folded(answer), _folded(gold)) for answer, gold in found]
 
 
-def span_rows(predictions: Sequence[str], references: Sequence[Any]) -> Rows:
+def _folded(spans: Spans) -> Spans:
+    folded: Spans = Counter()
+    for (label, text), count in spans.items():
+        folded[label.casefold(), text] += count
+    return folded
+
+
+def span_rows(predictions: Sequence[str], references: Sequence[Any], labels: Sequence[str]) -> Rows:
     """Generated spans against gold spans as multisets; an answer that is no list of spans has found nothing."""
-    return _rows(_pairs(predictions, references))
+    return _rows(_pairs(predictions, references, labels))
 
 
 def precision_value(sums: Array) -> Array:
@@ -102,45 +116,70 @@ def _per_label(pairs: Sequence[tuple[Spans | None, Spans]]) -> list[dict[str, An
     ]
 
 
-def span_details(predictions: Sequence[str], references: Sequence[Any]) -> dict[str, Any]:
+def span_details(predictions: Sequence[str], references: Sequence[Any], labels: Sequence[str]) -> dict[str, Any]:
     """The table of entity labels (``rows`` counts gold spans) and the share of answers that are lists of spans."""
-    pairs = _pairs(predictions, references)
+    pairs = _pairs(predictions, references, labels)
     valid = sum(answer is not None for answer, _ in pairs)
     return {"invalid": len(pairs) - valid, "format_valid": valid / len(pairs), "per_label": _per_label(pairs)}
+
+
+def _placed(value: Any) -> Spans | None:
+    """Labels with first and last character of a list of entities with their places; None where it is anything else."""
+    entities = parse_json(value) if isinstance(value, str) else value
+    if not isinstance(entities, list | tuple):
+        return None
+    if not all(
+        isinstance(item, Mapping) and isinstance(item.get("label"), str) and {"start", "end"} <= item.keys()
+        for item in entities
+    ):
+        return None
+    return Counter((item["label"], str(item["start"]), str(item["end"])) for item in entities)
 
 
 def _tags(value: Any) -> list[str]:
     tags = value.split() if isinstance(value, str) else value
     if isinstance(tags, list | tuple) and all(isinstance(tag, str) and _TAG.match(tag) for tag in tags):
         return list(tags)
-    raise UsageError("a row is not a sequence of tags", code="metrics.reference", value=repr(value)[:80])
+    raise UsageError(
+        "a row has neither tags nor entities with their places", code="metrics.reference", value=repr(value)[:80]
+    )
 
 
-def _tagged(tags: list[str]) -> Spans:
+def _tag_pair(answer: Any, gold: Any, row: int) -> tuple[Spans | None, Spans]:
     from seqeval.metrics.sequence_labeling import get_entities  # type: ignore[import-untyped]
 
-    return Counter((label, str(start), str(end)) for label, start, end in get_entities(tags))
+    placed = _placed(gold)
+    if placed is not None:
+        return _placed(answer), placed
+    sequences = [_tags(tags) for tags in (answer, gold)]
+    if len(sequences[0]) != len(sequences[1]):
+        raise UsageError(
+            "a row has more or fewer predicted tags than tokens",
+            code="metrics.tags",
+            place=f"row {row}",
+            value=f"{len(sequences[0])} tags for {len(sequences[1])} tokens",
+        )
+    spans: list[Spans] = [
+        Counter((str(label), str(start), str(end)) for label, start, end in get_entities(tags)) for tags in sequences
+    ]
+    return spans[0], spans[1]
 
 
 def _tag_pairs(predictions: Sequence[Any], references: Sequence[Any]) -> list[tuple[Spans | None, Spans]]:
     check_rows(predictions, references)
-    pairs = [(_tags(answer), _tags(gold)) for answer, gold in zip(predictions, references, strict=True)]
-    for row, (answer, gold) in enumerate(pairs):
-        if len(answer) != len(gold):
-            raise UsageError(
-                "a row has more or fewer predicted tags than tokens",
-                code="metrics.tags",
-                place=f"row {row + 1}",
-                value=f"{len(answer)} tags for {len(gold)} tokens",
-            )
-    return [(_tagged(answer), _tagged(gold)) for answer, gold in pairs]
+    pairs = zip(predictions, references, strict=True)
+    return [_tag_pair(answer, gold, row) for row, (answer, gold) in enumerate(pairs, start=1)]
 
 
 def tag_rows(predictions: Sequence[Any], references: Sequence[Any]) -> Rows:
-    """Tag sequences (lists, or one string with spaces) as entities in seqeval's default reading; same columns."""
+    """Entities by label and place, as seqeval reads tags; same columns.
+
+    Rows are tags (lists, or one string with spaces), or what tags of a head spell: JSON lists of entities with
+    ``label``, ``start`` and ``end``. Labels are the same where every letter is.
+    """
     return _rows(_tag_pairs(predictions, references))
 
 
 def tag_details(predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
-    """The table of entity labels of tag sequences."""
+    """The table of entity labels of tags, or of entities with their places."""
     return {"per_label": _per_label(_tag_pairs(predictions, references))}

@@ -65,11 +65,14 @@ def summarise(metric: str, rows: Rows, seed: int = 0) -> dict[str, Any]:
 def details(
     metric_names: Sequence[str], predictions: Sequence[Any], references: Sequence[Any], labels: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What stands behind the metrics: tables of classes, labels or fields, invalid answers, signatures."""
+    """What stands behind the metrics: tables of classes, labels or fields, invalid answers, signatures.
+
+    Of one table that several metrics have, the first metric's counts.
+    """
     functions = dict.fromkeys(function for name in metric_names if (function := find_metric(name).details))
     merged: dict[str, Any] = {}
     for function in functions:
-        merged |= function(predictions, references, labels)
+        merged = function(predictions, references, labels) | merged
     return merged
 
 

@@ -37,7 +37,6 @@ def _plain(
 
 
 # One object for metrics that share their details, so that they are computed once.
-_SPANS = _plain(entities.span_details)
 _JSON = _plain(json_fields.json_details)
 _TRANSLATION = _plain(translation.translation_details)
 _CALLS = _plain(function_calls.call_details)
@@ -131,7 +130,16 @@ _TABLE: Mapping[str, Metric] = {
         Metric(
             "chrf", "chrF", "points", True, "text", translation.chrf_value, _plain(translation.chrf_rows), _TRANSLATION
         ),
-        Metric("entity_f1", "Entity F1", "share", True, "spans", entities.f1_value, _plain(entities.span_rows), _SPANS),
+        Metric(
+            "entity_f1",
+            "Entity F1",
+            "share",
+            True,
+            "spans",
+            entities.f1_value,
+            entities.span_rows,
+            entities.span_details,
+        ),
         Metric(
             "entity_precision",
             "Entity precision",
@@ -139,8 +147,8 @@ _TABLE: Mapping[str, Metric] = {
             True,
             "spans",
             entities.precision_value,
-            _plain(entities.span_rows),
-            _SPANS,
+            entities.span_rows,
+            entities.span_details,
         ),
         Metric(
             "entity_recall",
@@ -149,12 +157,12 @@ _TABLE: Mapping[str, Metric] = {
             True,
             "spans",
             entities.recall_value,
-            _plain(entities.span_rows),
-            _SPANS,
+            entities.span_rows,
+            entities.span_details,
         ),
         Metric(
             "tag_f1",
-            "Entity F1 (tags)",
+            "Entity F1 by place",
             "share",
             True,
             "tags",

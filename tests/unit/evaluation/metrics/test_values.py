@@ -172,6 +172,24 @@ def test_generated_spans_match_as_multisets() -> None:
     assert {row["label"]: row["rows"] for row in found["per_label"]} == {"loc": 1, "org": 0, "per": 3}
 
 
+def test_labels_that_differ_in_case_alone_are_different() -> None:
+    gold = [[{"text": "May", "label": "month"}, {"text": "May", "label": "MONTH"}]]
+    answers = ['[{"text": "May", "label": "month"}, {"text": "May", "label": "month"}]']
+    assert value("entity_f1", answers, gold) == pytest.approx(1 / 2)
+    assert value("entity_f1", answers, [gold[0][:1]], ["month", "MONTH"]) == pytest.approx(2 / 3)
+    assert value("entity_f1", ['[{"text": "May", "label": "Month"}]'], [gold[0][:1]]) == 1
+
+
+def test_entities_with_places_are_told_apart_by_them() -> None:
+    gold = [{"text": "Paris", "label": "LOC", "start": start, "end": start + 5} for start in (5, 14)]
+    answer = json.dumps([gold[0], {**gold[0], "start": 0}])
+    assert value("tag_f1", [answer], [gold]) == pytest.approx(1 / 2)
+    assert value("entity_f1", [answer], [gold]) == 1
+    assert value("tag_f1", [json.dumps(gold), "[]"], [gold, ()]) == 1
+    # Text that a model writes has no places.
+    assert value("tag_f1", ["no list"], [gold]) == 0
+
+
 def test_span_references_may_be_json_texts() -> None:
     text = '[{"text": "Rome", "label": "LOC"}]'
     assert value("entity_f1", [text], [text]) == 1
