@@ -17,10 +17,12 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
     if form == "short" and any(_turns(example) > 1 for example in sample):
         # Dialogues end in a few words of farewell, which say little of what comes before them.
         form = "long"
+    # Short answers are compared as they are, which says nothing of near misses, lengths and form; texts' metrics do.
+    metrics = METRICS_OF_FORM[form] + (METRICS_OF_FORM["long"] if form == "short" else ())
     return PreparedTask(
         "chat",
         labels=(),
-        metrics=METRICS_OF_FORM[form],
+        metrics=metrics,
         longest_answer=longest(answers),
         training=_conversation,
         evaluation=_evaluation,
