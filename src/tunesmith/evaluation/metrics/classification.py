@@ -71,9 +71,11 @@ def macro_f1_value(sums: Array) -> Array:
 def classification_details(
     predictions: Sequence[str], references: Sequence[Any], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """The table of classes, the count of invalid answers and, for up to 20 classes, the confusion counts.
+    """The table of classes, the count of invalid answers, and the confusion counts of up to 20 classes.
 
-    The last column of ``confusion["counts"]`` counts invalid answers; rows are true classes.
+    The last column of ``confusion["counts"]`` counts invalid answers; rows are true classes. Of more classes, those are
+    there that are taken for each other most; ``others`` then counts for each of them the answers that name a class
+    which is not there, and ``classes`` how many there are in all.
     """
     from sklearn.metrics import (  # type: ignore[import-untyped]
         confusion_matrix,
@@ -97,7 +99,28 @@ def classification_details(
             for number in numbers
         ],
     }
-    if len(names) <= CONFUSION_CLASSES:
-        counts = confusion_matrix(true, predicted, labels=[*numbers, INVALID])[:-1]
-        details["confusion"] = {"labels": names, "counts": counts.tolist()}
+    counts = confusion_matrix(true, predicted, labels=[*numbers, INVALID])[:-1]
+    shown = numbers if len(names) <= CONFUSION_CLASSES else _most_confused(counts)
+    if shown:
+        details["confusion"] = {
+            "labels": [names[number] for number in shown],
+            "counts": counts[np.ix_(shown, [*shown, len(names)])].tolist(),
+        }
+        if len(shown) < len(names):
+            elsewhere = [number for number in numbers if number not in shown]
+            details["confusion"] |= {"others": counts[np.ix_(shown, elsewhere)].sum(axis=1).tolist()}
+            details["confusion"] |= {"classes": len(names)}
     return details
+
+
+def _most_confused(counts: NDArray[np.int64]) -> list[int]:
+    """Classes of the pairs that are taken for each other most, as many as are drawn, in their own order."""
+    between = counts[:, :-1] + counts[:, :-1].T
+    first, second = np.triu_indices(len(between), k=1)
+    chosen: list[int] = []
+    for at in np.argsort(-between[first, second], kind="stable"):
+        pair = [number for number in (int(first[at]), int(second[at])) if number not in chosen]
+        if not between[first[at], second[at]] or len(chosen) + len(pair) > CONFUSION_CLASSES:
+            break
+        chosen += pair
+    return sorted(chosen)

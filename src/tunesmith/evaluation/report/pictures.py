@@ -205,11 +205,16 @@ def _confusion(report: Report) -> Picture | None:
     system = next((system for system in reversed(report.systems) if system.name == "tuned"), None)
     found = system.details.get("confusion") if system else None
     labels, counts = _confusion_counts(found)
-    if system is None or not labels:
+    if system is None or found is None or not labels:
         return None
-    invalid = any(row[-1] for row in counts)
-    columns = [*labels, "(invalid)"] if invalid else labels
-    side = len(labels)
+    columns, side = list(labels), len(labels)
+    classes = found.get("classes", side)
+    others = found.get("others", [0] * side)
+    if classes > side:
+        columns.append(f"({classes - side} others)")
+        counts = [[*row[:-1], other, row[-1]] for row, other in zip(counts, others, strict=True)]
+    if any(row[-1] for row in counts):
+        columns.append("(invalid)")
     with styled():
         figure = new_figure(min(6.6, 2.0 + 0.36 * side))
         axes = figure.add_subplot()
@@ -239,6 +244,8 @@ def _confusion(report: Report) -> Picture | None:
         axes.set_ylabel("true")
         axes.set_xlabel("answered")
     caption = f"Answers of the {_short(system_label(system))}. The diagonal is right; the darker, the larger its share."
+    if classes > side:
+        caption += f" Of {classes} classes, the {side} that are taken for each other most."
     return finish("confusion", "Confusion", caption, figure)
 
 
@@ -253,4 +260,7 @@ def _confusion_counts(found: Any) -> tuple[list[str], list[list[int]]]:
         isinstance(line, list) and len(line) == len(labels) + 1 and all(isinstance(count, int) for count in line)
         for line in counts
     )
-    return ([str(label) for label in labels], counts) if square else ([], [])
+    others = found.get("others", [0] * len(labels))
+    told = isinstance(others, list) and len(others) == len(labels) and all(isinstance(count, int) for count in others)
+    told &= isinstance(found.get("classes", len(labels)), int)
+    return ([str(label) for label in labels], counts) if square and told else ([], [])

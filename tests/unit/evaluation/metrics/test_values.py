@@ -84,11 +84,23 @@ def test_labels_that_differ_in_case_alone_stay_apart() -> None:
     assert value("accuracy", ["us", "US"], ["US", "US"], ["us", "US"]) == 0.5
 
 
-def test_many_classes_have_a_table_but_no_confusion() -> None:
-    labels = [f"class {number}" for number in range(21)]
-    found = details(["accuracy"], labels, labels, labels)
-    assert len(found["per_class"]) == 21
-    assert "confusion" not in found
+def test_of_many_classes_the_most_confused_are_counted() -> None:
+    labels = [f"class {number:02}" for number in range(40)]
+    assert "confusion" not in details(["accuracy"], labels, labels, labels)
+    # Classes 30 and 31 are taken for each other most, then 2 and 5; class 30 once for one that is no label.
+    references = [*labels, *["class 30"] * 4, *["class 05"] * 2, "class 30"]
+    answers = [*labels, *["class 31"] * 4, *["class 02"] * 2, "nothing"]
+    found = details(["accuracy"], answers, references, labels)
+    assert len(found["per_class"]) == 40
+    assert found["confusion"] == {
+        "labels": ["class 02", "class 05", "class 30", "class 31"],
+        "counts": [[1, 0, 0, 0, 0], [2, 1, 0, 0, 0], [0, 0, 1, 4, 1], [0, 0, 0, 1, 0]],
+        "others": [0, 0, 0, 0],
+        "classes": 40,
+    }
+    everywhere = details(["accuracy"], labels[1:] + labels[:1], labels, labels)["confusion"]
+    assert len(everywhere["labels"]) <= 20
+    assert sum(map(sum, everywhere["counts"])) + sum(everywhere["others"]) == len(everywhere["labels"])
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -150,6 +150,17 @@ def test_hostile_text_stays_text(report: dict[str, Any]) -> None:
     page.encode()
 
 
+def test_the_most_confused_of_many_classes_are_drawn(report: dict[str, Any]) -> None:
+    many = copy.deepcopy(report)
+    confusion = {"labels": ["up", "down"], "counts": [[5, 2, 0], [1, 4, 0]], "others": [3, 0], "classes": 77}
+    many["systems"][2]["details"]["confusion"] = confusion
+    text = " ".join(read_page(render_html(many)).texts)
+    assert "Of 77 classes, the 2 that are taken for each other most." in text
+    assert "(75 others)" in text
+    confusion["others"] = ["3"]
+    assert "(75 others)" not in " ".join(read_page(render_html(many)).texts)
+
+
 def test_dollar_signs_in_labels_are_no_mathematics(report: dict[str, Any]) -> None:
     priced = copy.deepcopy(report)
     priced["systems"][2]["label"] = "$\\bad{$"
