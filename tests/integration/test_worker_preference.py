@@ -77,7 +77,10 @@ def test_whole_models_learn_pairs_without_a_reference(place: Place) -> None:
 def test_ratings_are_learned(place: Place) -> None:
     run = trained(place, "rated", "rated.jsonl", "held_rated.jsonl")
     assert run.report["objective"] == "kto"
-    assert run.report["verdict"]["metric"] == "loss"
+    assert run.report["verdict"]["metric"] == "wanted_likelier"
+    base, tuned = (run.systems[name]["metrics"] for name in ("base", "tuned"))
+    assert tuned["wanted_likelier"]["value"] > base["wanted_likelier"]["value"]
+    assert tuned["wanted_margin"]["value"] > base["wanted_margin"]["value"]
     assert run.systems["tuned"]["loss"]["value"] < run.systems["base"]["loss"]["value"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from tunesmith.evaluation.held_out import RowLosses
 from tunesmith.evaluation.metrics import compare_paired, details, loss_rows, measure, pair_rows, score_losses, summarise
+from tunesmith.evaluation.metrics.pairs import can_be_compared
 from tunesmith.evaluation.metrics.types import Rows
 from tunesmith.evaluation.otherwise import ways_table, worst_name, worst_rows
 from tunesmith.evaluation.questions import HeldOut
@@ -35,7 +36,7 @@ def verdict(base: Measured, tuned: Measured, held_out: HeldOut, judge: Judge) ->
         name = judge.metrics[0]
         before, after = (measure(name, one.answers, held_out.references, judge.labels) for one in (base, tuned))
         return compare_paired(name, before, after, judge.seed)
-    if judge.metrics and tuned.pair_scores_B:
+    if judge.metrics and can_be_compared(tuned.pair_scores_B):
         name = judge.metrics[0]
         before, after = (pair_rows(name, one.pair_scores_B) for one in (base, tuned))
         return compare_paired(name, before, after, judge.seed)
@@ -113,7 +114,7 @@ def _system(system: Measured, held_out: HeldOut, judge: Judge) -> dict[str, Any]
         found["details"] = details(metrics, system.answers, held_out.references, labels)
         if system.otherwise:
             _add_other_ways(found, system, held_out, judge)
-    if system.pair_scores_B:
+    if can_be_compared(system.pair_scores_B):
         found["metrics"] = {name: summarise(name, pair_rows(name, system.pair_scores_B), seed) for name in metrics}
     beside = _beside(system, seed)
     if beside:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tunesmith.data.types import TokenRow
@@ -18,7 +18,8 @@ def preference_ruler(
     """How models are measured on pairs and on rated answers.
 
     The loss is that of chosen or wanted answers; an item without one counts no token. ``pair_scores_B`` are the mean
-    log probabilities a token of the chosen and of the rejected answer, so that length alone decides nothing.
+    log probabilities a token of the chosen and of the rejected answer, so that length alone decides nothing; of a
+    rated answer that of its own kind, and None for the other.
 
     Measuring raises a :class:`tunesmith.errors.DataError` (``evaluation.none_wanted``) where no answer is wanted.
     """
@@ -35,17 +36,21 @@ def preference_ruler(
                 value=f"{len(asked.items)} rows",
                 hint="hold out more rows, or raise evaluate.rows",
             )
-        pairs = [item for item in asked.items if len(item) == 2]
-        if not pairs:
-            return Answers()
-        rows = [(row,) for pair in pairs for row in _chosen_first(pair)]
+        rows = [row for item in asked.items for row in _chosen_first(item)]
         # The rows were counted as done when their losses were measured.
-        found = held_out_losses(model, rows, label_losses, layout, should_stop=stop)
-        means = [-total / count for total, count in zip(found.loss_sums_B, found.counts_B, strict=True)]
-        return Answers(pair_scores_B=tuple(zip(means[::2], means[1::2], strict=True)))
+        found = held_out_losses(model, [(row,) for row in rows], label_losses, layout, should_stop=stop)
+        means = iter([-total / count for total, count in zip(found.loss_sums_B, found.counts_B, strict=True)])
+        return Answers(pair_scores_B=tuple(_scores(item, means) for item in asked.items))
 
     return Ruler(losses, answers, on_progress, should_stop)
 
 
 def _chosen_first(pair: Item) -> list[TokenRow]:
     return sorted(pair, key=lambda row: -row.kind)
+
+
+def _scores(item: Item, means: Iterator[float]) -> tuple[float | None, float | None]:
+    """What an item's answers score, taken from those of all rows in their order."""
+    if len(item) == 2:
+        return next(means), next(means)
+    return (next(means), None) if item[0].kind == 1 else (None, next(means))

@@ -24,7 +24,8 @@ class Measured:
     """One system's results as plain data, so that a resumed run need not measure again.
 
     ``loss_seconds`` and ``answer_seconds`` are wall time; ``answer_tokens`` counts generated tokens;
-    ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer. ``general`` and
+    ``pair_scores_B`` is the mean log probability a token of each pair's chosen and rejected answer; of a rated answer,
+    one of the two. ``general`` and
     ``choices`` are what was measured beside the held-out rows, see :mod:`tunesmith.evaluation.beside`; ``otherwise``
     are answers to the same questions asked otherwise, None where a kind of change leaves a question as it is.
     ``tokens_read`` and ``tokens_written`` are those of all rows, prompts and answers, however they were asked.
@@ -37,7 +38,7 @@ class Measured:
     answer_tokens: int
     loss_seconds: float
     answer_seconds: float
-    pair_scores_B: tuple[tuple[float, float], ...] = ()
+    pair_scores_B: tuple[tuple[float | None, float | None], ...] = ()
     general: RowLosses | None = None
     choices: ChoiceScores | None = None
     beside_seconds: float = 0.0
@@ -82,7 +83,7 @@ class Answers:
 
     texts: tuple[str, ...] = ()
     tokens: int = 0
-    pair_scores_B: tuple[tuple[float, float], ...] = ()
+    pair_scores_B: tuple[tuple[float | None, float | None], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from tunesmith.data.subset import Subset
 from tunesmith.engine.checkpoint import Checkpoints
 from tunesmith.engine.train import train
 from tunesmith.evaluation.metrics import measure, pair_rows, summarise
+from tunesmith.evaluation.metrics.pairs import can_be_compared
 from tunesmith.evaluation.systems import Measured, measure_system
 from tunesmith.formats.read import choose_rows
 from tunesmith.objectives.table import make_objective
@@ -69,7 +70,7 @@ def _values(bench: Bench, measured: Measured) -> dict[str, Any]:
         name = bench.resolved.metrics[0]
         rows = measure(name, measured.answers, bench.held_out.references, bench.prepared.task.labels)
         values["metric"] = summarise(name, rows, bench.resolved.seed)["value"]
-    if measured.pair_scores_B and bench.resolved.metrics:
+    if can_be_compared(measured.pair_scores_B) and bench.resolved.metrics:
         name = bench.resolved.metrics[0]
         values["metric"] = summarise(name, pair_rows(name, measured.pair_scores_B), bench.resolved.seed)["value"]
     return values

@@ -92,7 +92,7 @@ def _joined(whole: HeldOut, pieces: Sequence[tuple[Sequence[int], Measured]]) ->
     """Several measurements as one, items and answers in the order of the whole."""
     losses: dict[int, tuple[float, int]] = {}
     answers: dict[str, str] = {}
-    pairs: dict[int, tuple[float, float]] = {}
+    pairs: dict[int, tuple[float | None, float | None]] = {}
     for chosen, measured in pieces:
         losses |= dict(
             zip(chosen, zip(measured.losses.loss_sums_B, measured.losses.counts_B, strict=True), strict=True)

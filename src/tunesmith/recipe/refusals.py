@@ -23,7 +23,7 @@ _ASKING = ("chat", "classification", "ner", "translation", "qa", "creative", "fu
 LEARNED_BY_SFT = (*_ASKING, "text")
 # Tasks whose rows are measured by likelihoods alone.
 _UNASKED = ("text", "preference")
-_PAIR_METRICS = ("pair_accuracy", "margin")
+_PAIR_METRICS, _RATED_METRICS = ("pair_accuracy", "margin"), ("wanted_likelier", "wanted_margin")
 
 
 def _dropout(recipe: Recipe) -> bool:
@@ -53,10 +53,10 @@ def _needs_reference(recipe: Recipe, facts: Facts) -> bool:
 def _foreign_metrics(recipe: Recipe, facts: Facts) -> bool:
     if recipe.evaluate.metrics == "auto":
         return False
-    of_pairs = [metric in _PAIR_METRICS for metric in recipe.evaluate.metrics]
     if facts.data.task != "preference":
-        return any(of_pairs)
-    return facts.data.shape == "rated" or not all(of_pairs)
+        return any(metric in _PAIR_METRICS + _RATED_METRICS for metric in recipe.evaluate.metrics)
+    own = _RATED_METRICS if facts.data.shape == "rated" else _PAIR_METRICS
+    return any(metric not in own for metric in recipe.evaluate.metrics)
 
 
 _HEAD_TASKS = {"sequence_classification": "classification", "token_classification": "ner", "question_answering": "qa"}
@@ -175,7 +175,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "recipe.pair_metrics",
         "evaluate.metrics",
-        f"{' and '.join(_PAIR_METRICS)} measure pairs of a chosen and a rejected answer, and nothing else does",
+        f"{' and '.join(_PAIR_METRICS)} measure pairs of a chosen and a rejected answer, "
+        f"{' and '.join(_RATED_METRICS)} rated answers, and nothing else does",
         "set evaluate.metrics=auto",
         _foreign_metrics,
     ),

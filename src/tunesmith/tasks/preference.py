@@ -29,7 +29,7 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
     return PreparedTask(
         "preference",
         labels=(),
-        metrics=("pair_accuracy", "margin") if pairs else (),
+        metrics=("pair_accuracy", "margin") if pairs else ("wanted_likelier", "wanted_margin"),
         longest_answer="",
         training=lambda example: answers_of(example)[0].conversation,
         evaluation=lambda example: None,  # noqa: ARG005
@@ -37,7 +37,8 @@ def prepare(inspection: Inspection, sample: Sequence[Example]) -> PreparedTask: 
         description="Preference: chosen answers are learned against rejected ones, measured by how often and by how "
         "much the chosen one is the likelier."
         if pairs
-        else "Preference: rated answers are learned, measured by the held-out loss of the wanted ones.",
+        else "Preference: rated answers are learned, measured by how often and by how much wanted ones are likelier "
+        "than unwanted ones.",
         is_asked=False,
     )
 

@@ -206,8 +206,11 @@ CASES: dict[str, tuple[list[Case], list[Case]]] = {
             (recipe("evaluate.metrics=[margin, rouge_l]"), PAIRS, MODEL),
             (recipe("evaluate.metrics=[margin]"), RATED, MODEL),
             (recipe("evaluate.metrics=[pair_accuracy]"), DATA, MODEL),
+            (recipe("evaluate.metrics=[wanted_margin]"), PAIRS, MODEL),
+            (recipe("evaluate.metrics=[wanted_likelier]"), DATA, MODEL),
         ],
         [
+            (recipe("evaluate.metrics=[wanted_margin]"), RATED, MODEL),
             (recipe("evaluate.metrics=[margin]"), PAIRS, MODEL),
             (recipe("evaluate.metrics=[accuracy]"), DATA, MODEL),
             (recipe(), RATED, MODEL),

@@ -389,7 +389,8 @@ def test_a_text_is_written_on_from_its_opening(
 
 def test_preferences_are_measured_by_likelihoods_alone(prepare: Callable[..., Prepared]) -> None:
     rated = {"prompt": "a", "completion": "b", "label": True}
-    for row, metrics in (({"prompt": "a", "chosen": "b", "rejected": "c"}, ("pair_accuracy", "margin")), (rated, ())):
+    pair = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    for row, metrics in ((pair, ("pair_accuracy", "margin")), (rated, ("wanted_likelier", "wanted_margin"))):
         task, examples, _ = prepare([row])
         assert (task.name, task.metrics) == ("preference", metrics)
         assert task.tokens_to_generate(len) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from tunesmith.errors import UsageError
 from tunesmith.evaluation.metrics import compare_paired, measure, pair_rows, summarise
@@ -21,6 +22,19 @@ def test_a_verdict_compares_pair_by_pair() -> None:
     before, after = (pair_rows("margin", [(score, -2.0)] * 12) for score in (-2.5, -1.0))
     found = compare_paired("margin", before, after)
     assert (found["decided"], found["difference"]) == (True, pytest.approx(1.5))
+
+
+def test_rated_answers_are_compared_with_all_of_the_other_kind() -> None:
+    wanted, unwanted = [-1.0, -2.0, -0.5], [-1.5, -2.0, -3.0, -0.2]
+    rated = [(one, None) for one in wanted] + [(None, one) for one in unwanted]
+    truth = [1] * len(wanted) + [0] * len(unwanted)
+    found = summarise("wanted_likelier", pair_rows("wanted_likelier", rated))
+    assert found["value"] == pytest.approx(roc_auc_score(truth, wanted + unwanted))
+    assert found["low"] < found["value"] < found["high"]
+    margin = summarise("wanted_margin", pair_rows("wanted_margin", rated))
+    assert margin["value"] == pytest.approx(sum(wanted) / 3 - sum(unwanted) / 4)
+    with pytest.raises(UsageError):
+        pair_rows("wanted_likelier", rated[:3])
 
 
 def test_what_has_no_pairs_is_refused() -> None:
