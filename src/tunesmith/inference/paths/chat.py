@@ -105,7 +105,7 @@ def event(data: bytes) -> bytes:
 def _completion(body: ChatRequest, request: Request, answers: Sequence[Answer], texts: TokenTexts) -> dict[str, Any]:
     choices = []
     for index, answer in enumerate(answers):
-        calls = calls_in(answer.text, _offered(body))
+        calls = calls_in(answer.text, _offered(body), _schemas(body))
         message = AnswerMessage(content=None if calls else answer.text, tool_calls=calls or None)
         logprobs = _logprobs(answer.scored, texts) if request.likeliest is not None else None
         reason = "tool_calls" if calls else answer.finish_reason
@@ -129,6 +129,11 @@ def _offered(body: ChatRequest) -> frozenset[str]:
     if body.tool_choice == "none":
         return frozenset()
     return frozenset(tool.function.name for tool in body.tools or [])
+
+
+def _schemas(body: ChatRequest) -> dict[str, dict[str, Any] | None]:
+    """The parameters of the functions on offer."""
+    return {tool.function.name: tool.function.parameters for tool in body.tools or []}
 
 
 def _logprobs(scored: Sequence[ScoredToken], texts: TokenTexts) -> ChatLogprobs:
@@ -178,7 +183,9 @@ class _Stream:
             text = ""
         else:
             self._held[index] = ""
-        calls = calls_in(self._said[index], self._offered) if piece.finish_reason is not None else []
+        calls = (
+            calls_in(self._said[index], self._offered, _schemas(self._body)) if piece.finish_reason is not None else []
+        )
         logprobs = _logprobs([piece.scored], self._texts) if piece.scored is not None else None
         found = []
         if calls:

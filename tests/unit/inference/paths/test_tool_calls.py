@@ -58,3 +58,14 @@ def test_arguments_of_any_length_are_read() -> None:
     long = {"name": "write", "arguments": {"text": "parcel " * 10_000}}
     (call,) = calls_in(json.dumps([long]), {"write"})
     assert json.loads(call.function.arguments) == long["arguments"]
+
+
+def test_a_schema_tells_a_text_of_digits_from_a_number() -> None:
+    text = "<function=post><parameter=code>\n00100\n</parameter><parameter=days>\n2\n</parameter></function>"
+    schema = {"properties": {"code": {"type": "string"}, "days": {"type": "integer"}}}
+    (call,) = calls_in(text, {"post"}, {"post": schema})
+    assert json.loads(call.function.arguments) == {"code": "00100", "days": 2}
+    (call,) = calls_in(text.replace("00100", "100"), {"post"}, {"post": schema})
+    assert json.loads(call.function.arguments) == {"code": "100", "days": 2}
+    (call,) = calls_in(FORMS[0], {"weather"}, {"weather": {"properties": {"days": {"type": "string"}}}})
+    assert json.loads(call.function.arguments) == CALL["arguments"]
