@@ -70,7 +70,8 @@ def test_a_cuda_build_gives_way_to_the_cpu_build_of_pytorchs_index(venv):
     assert "taking the CPU build of torch from https://download.pytorch.org/whl/cpu" in said
     (from_index,) = [line for line in asked if "--index-url" in line]
     assert "--no-deps --index-url https://download.pytorch.org/whl/cpu torch==" in from_index
-    assert asked[-1].endswith("--no-build-isolation --editable .")
+    assert [line for line in asked if "pip" in line][-1].endswith("--no-build-isolation --editable .")
+    assert "compileall" in asked[-1]
 
 
 def test_a_cuda_build_is_announced_before_it_is_installed_where_nothing_else_answers(venv):
@@ -78,7 +79,8 @@ def test_a_cuda_build_is_announced_before_it_is_installed_where_nothing_else_ans
     assert "does not answer" in said
     assert "TORCH_INDEX_URL" in said
     assert not any("--index-url" in line for line in asked)
-    assert asked[-1].endswith("--no-build-isolation --editable .")
+    assert [line for line in asked if "pip" in line][-1].endswith("--no-build-isolation --editable .")
+    assert "compileall" in asked[-1]
 
 
 def test_a_cpu_build_needs_no_words(venv):
