@@ -190,7 +190,7 @@ def long_lists(service: LiveService, project_id: str, done: Work, base: str) -> 
     )
     more = {"job": f"/ui/jobs/{failed}", "webhook": f"/ui/webhooks/{hook}", "webhooks": "/ui/webhooks"}
     more |= {"batch": f"/ui/batches/{batch}", "evaluation": f"/ui/evaluations/{evaluation}"}
-    more |= {"new-job": "/ui/jobs/new", "playground": "/ui/playground", "deployment": "/ui/deployments/answers-000"}
+    more |= {"new-job": "/ui/jobs/new", "models-to-ask": "/ui/playground", "deployment": "/ui/deployments/answers-000"}
     return {**{name: done.pages[name] for name in same}, **more}
 
 
