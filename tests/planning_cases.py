@@ -7,6 +7,7 @@ from typing import Any
 
 from recipe_cases import DATA
 
+from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.shape import shape_of_config
 from tunesmith.recipe.facts import DataFacts
 
@@ -39,3 +40,16 @@ ROWS = replace(
 def facts_of(data: DataFacts) -> dict[str, Any]:
     model = shape_of_config(CONFIG, "model").facts(has_chat_template=True)
     return {"config": CONFIG, "data": asdict(data), "model": asdict(model)}
+
+
+def machine_of_bytes(size: int) -> Hardware:
+    """A processor with so little memory that a test can be short of it."""
+    return Hardware(
+        id="small",
+        name="Small",
+        device="cpu",
+        host_memory_bytes=size,
+        framework_bytes=2**20,
+        matmul_flops_per_second={"float32": 1e11},
+        source="this test",
+    )

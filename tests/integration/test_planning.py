@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from loopback_hub import serve_hub
+from planning_cases import machine_of_bytes
 from real_worker import Place, RealRun, write_labelled
 
 from tunesmith.errors import ResourceError
@@ -22,7 +23,6 @@ from tunesmith.pipeline import planned
 from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.prepare import prepare, resolve_run
 from tunesmith.pipeline.told import Teller
-from tunesmith.planner.hardware import Hardware
 from tunesmith.recipe.load import load_recipe
 from tunesmith.runs.events import open_events
 from tunesmith.techniques.table import make_technique
@@ -335,18 +335,6 @@ def test_a_worker_makes_the_change_that_fits_where_it_is_asked_to(wide: Place) -
     assert "memory is not enough otherwise" in run.warnings["resource.fit"]
 
 
-def of_bytes(size: int) -> Hardware:
-    return Hardware(
-        id="small",
-        name="Small",
-        device="cpu",
-        host_memory_bytes=size,
-        framework_bytes=2**20,
-        matmul_flops_per_second={"float32": 1e11},
-        source="this test",
-    )
-
-
 @pytest.fixture
 def too_small(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A run on a machine that has not quite the memory that the plan wants, up to its planning."""
@@ -355,11 +343,11 @@ def too_small(place: Place, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
         train = {"activation_checkpointing": again, "devices": devices}
         run = place.run(name, {**RECIPE, "fit": fit, "train": train})
         prepared, resolved, teller = prepared_run(run)
-        monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(10**12))
+        monkeypatch.setattr(planned, "_hardware", lambda _: machine_of_bytes(10**12))
         planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
         needed = json.loads(run.folder.plan.read_text())["memory"]["host"]
         run.folder.plan.unlink()
-        monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(int(needed)))
+        monkeypatch.setattr(planned, "_hardware", lambda _: machine_of_bytes(int(needed)))
         return run, lambda: planned.plan_run(run.folder, prepared, resolved, teller, is_new=True)
 
     return plan

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from planning_cases import machine_of_bytes
 from real_worker import write_labelled
 from tiny_models import tiny_model_folder
 
@@ -14,7 +15,6 @@ from tunesmith.pipeline import planned
 from tunesmith.pipeline.data import load_data
 from tunesmith.pipeline.prepare import Prepared, data_facts, prepare, resolve_run
 from tunesmith.pipeline.told import Teller
-from tunesmith.planner.hardware import Hardware
 from tunesmith.planner.memory import predict_memory
 from tunesmith.planner.shape import shape_of_config
 from tunesmith.recipe.load import parse_recipe
@@ -24,18 +24,6 @@ from tunesmith.runs.events import open_events
 from tunesmith.runs.layout import RunFolder
 
 _LAYERS = 8
-
-
-def of_bytes(size: int) -> Hardware:
-    return Hardware(
-        id="small",
-        name="Small",
-        device="cpu",
-        host_memory_bytes=size,
-        framework_bytes=2**20,
-        matmul_flops_per_second={"float32": 1e11},
-        source="this test",
-    )
 
 
 @pytest.fixture
@@ -58,10 +46,10 @@ def planned_run(
 
         def needed(again: bool | int) -> int:
             one = replace(resolved, activation_checkpointing=again)
-            return predict_memory(shape, one, data_facts(prepared), of_bytes(10**12)).host
+            return predict_memory(shape, one, data_facts(prepared), machine_of_bytes(10**12)).host
 
         room = int((needed(True) + share * (needed(False) - needed(True))) / 0.9)
-        monkeypatch.setattr(planned, "_hardware", lambda _: of_bytes(room))
+        monkeypatch.setattr(planned, "_hardware", lambda _: machine_of_bytes(room))
         folder = RunFolder(tmp_path / "run")
         folder.path.mkdir()
         found = planned.plan_run(folder, prepared, resolved, teller, is_new=True)
