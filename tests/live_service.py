@@ -85,8 +85,8 @@ class LiveService:
             time.sleep(_POLL_SECONDS)
 
     def words(self) -> str:
-        """What the keeper and its processes said on stderr."""
-        places = [self.errors, *sorted((self.data_folder / "logs").glob("*.stderr"))]
+        """What the keeper and its processes said on stderr and in their logs."""
+        places = [self.errors, *sorted((self.data_folder / "logs").iterdir())]
         return "\n".join(f"{path.name}: {path.read_text('utf-8', 'replace')[-2000:]}" for path in places)
 
     def stop(self) -> int:

@@ -46,7 +46,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LiveSer
 
 def test_a_job_trains_on_the_cluster_and_answers(service: LiveService) -> None:
     with service.client() as client:
-        job = _create(client, epochs=3)
+        job = _create(client, n_epochs=3)
         service.wait_for(lambda: _job(client, job)["status"] == "running", PATIENCE_SECONDS)
         # Whoever follows the job is replaced; the cluster goes on meanwhile.
         service.kill("dispatcher")
@@ -60,26 +60,28 @@ def test_a_job_trains_on_the_cluster_and_answers(service: LiveService) -> None:
         results = client.get(f"/files/{done['result_files'][0]}/content")
         assert results.text.startswith("step,")
         checkpoints = client.get(f"/fine_tuning/jobs/{job}/checkpoints").json()["data"]
-        assert checkpoints
-        for model in (done["fine_tuned_model"], checkpoints[0]["fine_tuned_model_checkpoint"]):
+        # Those on the way too, which need what went along with the job to be made usable here.
+        assert [one["step_number"] for one in checkpoints] == list(range(max(steps), 1, -1)), service.words()
+        assert not list((service.data_folder / "runs" / job / "inputs").rglob("*.jsonl"))
+        for model in (done["fine_tuned_model"], checkpoints[-1]["fine_tuned_model_checkpoint"]):
             assert _answer(client, model)["choices"][0]["message"]["role"] == "assistant"
 
 
 def test_a_job_on_the_cluster_is_cancelled(service: LiveService) -> None:
     with service.client() as client:
-        job = _create(client, epochs=1000)
+        job = _create(client, n_epochs=50, batch_size=1)
         service.wait_for(lambda: _job(client, job)["status"] == "running", PATIENCE_SECONDS)
         assert client.post(f"/fine_tuning/jobs/{job}/cancel").status_code == httpx.codes.OK
         service.wait_for(lambda: _job(client, job)["status"] == "cancelled", PATIENCE_SECONDS)
 
 
-def _create(client: httpx.Client, epochs: int) -> str:
+def _create(client: httpx.Client, **hyperparameters: int) -> str:
     rows = "".join(json.dumps(row) + "\n" for row in chat_rows(24)).encode()
     file = client.post("/files", files={"file": ("rows.jsonl", rows)}, data={"purpose": "fine-tune"}).json()["id"]
     body = {
         "model": "tiny",
         "training_file": file,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": epochs}}},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
         "tunesmith": {**QUICK, "evaluation_rows": 2, "checkpoint_every_steps": 2},
     }
     answer = client.post("/fine_tuning/jobs", json=body)

@@ -1,9 +1,10 @@
-"""The base model of a job that another machine does: a folder that went along with it, brought back to its run here."""
+"""What went along with a job that another machine does, its base model above all, brought back to its run here."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,29 @@ def bring_base(store: RunStore, run: RunFolder, record: Mapping[str, Any]) -> No
         OutputError: The run's folder cannot be written.
         NetworkError: The store does not answer.
     """
+    _bring(store, run, record, _MODEL)
+
+
+@contextmanager
+def inputs_here(store: RunStore, run: RunFolder, record: Mapping[str, Any]) -> Iterator[None]:
+    """Let the rows lie in the run's folder too while the block lasts: what is trained is built anew with them.
+
+    Raises:
+        OutputError, NetworkError: As :func:`bring_base`.
+    """
+    try:
+        _bring(store, run, record, f"{INPUTS}/")
+        yield
+    finally:
+        for path in record["inputs"]:
+            if not path.startswith(_MODEL):
+                run.path.joinpath(*safe_path(path).parts).unlink(missing_ok=True)
+
+
+def _bring(store: RunStore, run: RunFolder, record: Mapping[str, Any], beginning: str) -> None:
     for path, source in record["inputs"].items():
         place = run.path.joinpath(*safe_path(path).parts)
-        if path.startswith(_MODEL) and not place.is_file():
+        if path.startswith(beginning) and not place.is_file():
             with telling_output_errors(place):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 if not _linked(Path(source), place, record["submitted"]):

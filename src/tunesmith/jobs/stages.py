@@ -18,6 +18,7 @@ from tunesmith.jobs.prune import prune_scratch
 from tunesmith.registry.names import looks_like_address
 from tunesmith.runs.atomic import read_json, telling_output_errors, write_json, write_text
 from tunesmith.runs.events import Event
+from tunesmith.storage.run_store import INPUTS
 
 if TYPE_CHECKING:
     from tunesmith.planner.counted import Question
@@ -247,7 +248,9 @@ def checkpoints(
             _keep(step, folder / "checkpoints" / step.name)
         request = {"run": str(run.resolve()), "steps": [int(step.name.removeprefix("step-")) for step in steps]}
         write_json(folder / "request.json", request)
-        _run(folder, "checkpoint", on_event, command, working_folder=known_working_folder(run))
+        # The recipe of a job that another machine does names what lies in its run's folder.
+        place = known_working_folder(run) or (run if (run / INPUTS).is_dir() else None)
+        _run(folder, "checkpoint", on_event, command, working_folder=place)
         yield _written(folder, "usable")
 
 

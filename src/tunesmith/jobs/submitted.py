@@ -134,11 +134,19 @@ def refresh(job: Job, status: JobStatus) -> None:
     if store is not None:
         pull_events(store, job.run)
         over = status.state in ENDED
-        pull_files(store, job.run, lambda path: (over or "/" not in path) and not path.startswith(_LEFT_THERE))
+        pull_files(store, job.run, lambda path: not path.startswith(_LEFT_THERE) and (over or _comes_early(path)))
         if over and job.run.adapter.is_dir():
             bring_base(store, job.run, job.record)
     elif isinstance(job.executor, Tells):
         _take_down(job, job.executor)
+
+
+def _comes_early(path: str) -> bool:
+    """Whether a file is wanted while the job goes on.
+
+    Not the manifest: a run that has one is whole, and the platform may call a job running whose worker has put its own.
+    """
+    return "/" not in path and path != "manifest.json"
 
 
 def logs(job: Job) -> Iterator[str]:

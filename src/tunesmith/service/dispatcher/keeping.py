@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select
 
 from tunesmith.errors import TunesmithError
-from tunesmith.jobs.bases import bring_base
+from tunesmith.jobs.bases import inputs_here
 from tunesmith.jobs.checkpoints import checkpoint_folders, keep_checkpoints
 from tunesmith.jobs.registry import Wanted, register
 from tunesmith.jobs.submitted import Job
@@ -64,23 +65,25 @@ def keep(context: Context, run: Job, steps: list[int]) -> dict[int, Version]:
     A worker loads the model for it. What does not work is told in the log and takes nothing from the job.
     """
     store = registry_of(context)
-    name = run.run.name
     try:
-        if run.store is not None:
-            bring_base(run.store, run.run, run.record)
-        wanted = Wanted(name, checkpoints=False)
-        version = register(store, str(run.run.path), run.run.path.parent, wanted, _nothing).version
+        with nullcontext() if run.store is None else inputs_here(run.store, run.run, run.record):
+            wanted = Wanted(run.run.name, checkpoints=False)
+            version = register(store, str(run.run.path), run.run.path.parent, wanted, _nothing).version
+            return dict.fromkeys(_usable(store, version, steps), version)
     except TunesmithError:
-        _log.exception("job %s: its checkpoints cannot be kept", name)
+        _log.exception("job %s: its checkpoints cannot be kept", run.run.name)
         return {}
+
+
+def _usable(store: Store, version: Version, steps: list[int]) -> list[int]:
     result = None if version.record is None else version.record.step
     there = read_checkpoints(store, version.name, version.number)
     missing = [step for step in steps if step != result and step not in there]
     # Together they cost one worker; where that fails, one of them is to blame.
     if missing and not _kept(store, version, missing):
         missing = [step for step in missing if not _kept(store, version, [step])]
-        return {step: version for step in steps if step not in missing}
-    return dict.fromkeys(steps, version)
+        return [step for step in steps if step not in missing]
+    return steps
 
 
 def _kept(store: Store, version: Version, steps: list[int]) -> bool:
