@@ -97,10 +97,10 @@ def _database(_: Faulty) -> None:
 def _full_disk(faulty: Faulty) -> None:
     """Nothing can be written for some seconds; then there is room again."""
     filling = faulty.service.data_folder / "filling"
-    with filling.open("wb") as file, suppress(OSError):
+    # Without a buffer: what lies in one is written as the file is closed, and fails there.
+    with filling.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(2**16))
-            file.flush()
     with faulty.service.client() as client:
         answer = client.post(
             "/files", files={"file": ("x.jsonl", bytes(2**20))}, data={"purpose": "fine-tune"}, timeout=60.0
